@@ -50,7 +50,7 @@ models/pocket-strong models/pocket-weak &: $(READY)
 demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness run --model models/pocket-weak --suite all --edition pocket --results $(RESULTS)
 	$(BIN)/harness run --model models/pocket-strong --suite all --edition pocket --results $(RESULTS)
-	$(BIN)/harness leaderboard --results $(RESULTS)
+	$(BIN)/harness leaderboard --summary --results $(RESULTS)
 	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
 	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
 	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"

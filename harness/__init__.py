@@ -1,6 +1,7 @@
 """Evaluate a model on MT-Bench, AlpacaEval 2 and Arena-Hard, with scores that can be trusted, resumed and compared.
 
-The names below are what a plug-in needs; they stay when modules move:
+`run`, `load`, `compare`, `gate` and `leaderboard` do what the commands of these names do. The other names below are
+what a plug-in needs; they stay when modules move:
 
 >>> from harness import Prompt
 >>> Prompt(id="1", turns=("What is 2 + 2?",), category="math").turns
@@ -13,6 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .python.api import (
+        Cards,
+        Comparisons,
+        GateVerdict,
+        Leaderboard,
+        LoadedRun,
+        Runs,
+        compare,
+        gate,
+        leaderboard,
+        load,
+        run,
+        run_async,
+    )
     from .records import (
         Answer,
         Failure,
@@ -65,7 +80,9 @@ __all__ = [
     "Answer",
     "Backend",
     "BulkBackend",
+    "Cards",
     "CheckpointError",
+    "Comparisons",
     "ConfigError",
     "DataError",
     "DefaultCheck",
@@ -74,6 +91,7 @@ __all__ = [
     "Failure",
     "FileFormat",
     "FinishedRun",
+    "GateVerdict",
     "HarnessError",
     "ImportRequest",
     "Imported",
@@ -83,6 +101,8 @@ __all__ = [
     "JudgeTask",
     "JudgeTemplate",
     "Judgment",
+    "Leaderboard",
+    "LoadedRun",
     "Metric",
     "ModelRef",
     "Numbers",
@@ -96,6 +116,7 @@ __all__ = [
     "ReplyError",
     "Reward",
     "RewardOptions",
+    "Runs",
     "Sampling",
     "Score",
     "ScoreCard",
@@ -109,11 +130,18 @@ __all__ = [
     "SuiteScores",
     "VerdictParseError",
     "__version__",
+    "compare",
+    "gate",
+    "leaderboard",
+    "load",
     "mean_score",
+    "run",
+    "run_async",
     "verdicts_by_slot",
 ]
 
 _HOMES = {
+    ".python.api": "Cards Comparisons GateVerdict Leaderboard LoadedRun Runs compare gate leaderboard load run run_async",
     ".records": (
         "Answer Failure JudgeSpec JudgeTask JudgeTemplate Judgment ModelRef Preference Prompt Rating Sampling "
         "Score ScoreCard SuiteScores"

@@ -196,8 +196,13 @@ class LlmJudge:
 
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge cannot handle the task."""
-        if self._evaluator is not None:
-            self._evaluator.rephrase(task)
+        template = self._rephrased(task).template
+        if template.top_logprobs is not None and self.spec.params.get("logprobs", True) is None:
+            raise ConfigError(
+                f"judge {self.spec.name!r} returns no log-probabilities, from which template {template.name!r} reads "
+                "its verdict: give this suite another judge (--judge SUITE=JUDGE,...), or one whose file sets "
+                "`evaluator:` (harness judge template evaluator)"
+            )
 
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the verdict, or the reason why there is none. Raise JudgeUnavailableError if the endpoint is down."""
@@ -299,7 +304,7 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
         "messages": list(messages),
         # 0 instead of 0.0, to send the same bytes as the original tools
         "temperature": int(temperature) if temperature.is_integer() else temperature,
-        "max_tokens": template.max_tokens,
+        spec.token_limit: template.max_tokens,
         **template.extra,
     }
     if template.top_logprobs is not None:

@@ -18,7 +18,6 @@ from typing import Literal
 from harness.judging.cost import CHARACTERS_PER_TOKEN
 from harness.records import Answer, ModelRef, Record
 from harness.records.errors import ConfigError, DataError
-from harness.records.settings import ServeSpec
 from harness.store import JsonlRows
 
 from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
@@ -167,6 +166,8 @@ class Estimator:
             counts = Counter(row.part for row in rows)
             parts: dict[Part, int] = {part: counts[part] for part in PARTS}
             return Prompts(parts, self.mean_tokens([row.prompt.turns[0] for row in rows]), "the stage `prompts`")
+        if (pairs := self.recipe.spec.pairs).dataset is not None:
+            return self._own_pairs(pairs.dataset, pairs.split)
         if not spec.dataset.startswith("hf:"):
             texts = _texts(spec)
             count, by = len(texts), f"{Path(spec.dataset).name}, before any prompt is dropped"
@@ -179,6 +180,19 @@ class Estimator:
             )
         tokens = Mean(rates.prompt_tokens, "rates.prompt_tokens")
         return Prompts(part_sizes(min(guess, spec.limit or guess), spec), tokens, by)
+
+    def _own_pairs(self, dataset: str, split: str) -> Prompts:
+        """Count existing pairs as preference prompts, and what is held out to be answered."""
+        spec, rates = self.recipe.spec.prompts, self.recipe.spec.rates
+        parts: dict[Part, int] = dict.fromkeys(PARTS, 0) | {"validation": spec.validation, "test": spec.test}
+        if not dataset.startswith("hf:"):
+            parts["preference"] = len(load_rows(dataset, split))
+            by = f"{Path(dataset).name}, before any pair is dropped"
+        elif rates.prompts is not None:
+            parts["preference"], by = rates.prompts, "rates.prompts"
+        else:
+            raise ConfigError(f"the number of pairs in {dataset} is unknown until they are loaded; give rates.prompts")
+        return Prompts(parts, Mean(rates.prompt_tokens, "rates.prompt_tokens"), by)
 
     def mean_tokens(self, texts: Sequence[str]) -> Mean:
         """Return the mean tokens per text, estimated from a sample, without the chat template's tokens."""
@@ -205,6 +219,7 @@ class Estimator:
     def any_source_answer(self) -> float:
         """Mean tokens per answer over all sources, which are assumed to be chosen equally often."""
         lengths = [self.source_answer(source.name).value for source in self.recipe.spec.sources]
+        lengths = lengths or [self._assumed_answer.value]  # existing pairs
         return sum(lengths) / len(lengths)
 
     @cached_property
@@ -251,15 +266,15 @@ def lines_of(path: Path) -> int:
         return 0
 
 
-def devices_of(serve: ServeSpec) -> int:
-    """Return the number of devices that a server uses."""
-    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
-
-
 def number(counts: Counts, key: str) -> float:
     """Return a count as a float, 0 if it is missing."""
     count = counts.get(key)
     return float(count) if isinstance(count, int | float) else 0.0
+
+
+def replicas(counts: Counts) -> float:
+    """Return how many servers or processes shared the work of a step's last session."""
+    return number(counts, "session_replicas") or 1.0
 
 
 def tokenizer_file(target: str) -> Path | None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
 from harness.records.keys import api_key
+from harness.store import write_lines
 
 from .layout import Recipe, record_in
 
@@ -87,31 +90,44 @@ def push(upload: Push, *, public: bool = False) -> str:
     Raise ConfigError if the checkpoint is unfinished or the token is rejected, EndpointDownError if the Hub cannot be
     reached, IncompleteError if the Hub rejects the upload.
     """
-    from huggingface_hub import HfApi, errors
-
     if record_in(upload.folder) is None:
         raise ConfigError(
             f"{upload.folder} is not finished; first run harness train without --push-to-hub, or with --until align"
         )
+    files = files_of(upload.folder)
+    address = _upload(upload.folder, upload.repo, files, public=public)
+    log.info("%s: %d files", upload.repo, len(files))
+    return address
+
+
+def push_pairs(lines: Sequence[str], repo: str, *, public: bool = False) -> str:
+    """Upload rows of JSON as `train.jsonl` of a data set, and return its address. Raise errors as `push` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_lines(Path(folder) / "train.jsonl", lines)
+        return _upload(Path(folder), repo, ["train.jsonl"], public=public, kind="dataset")
+
+
+def _upload(folder: Path, repo: str, files: list[str], *, public: bool, kind: str | None = None) -> str:
+    from huggingface_hub import HfApi, errors
+
     check_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ[TOKEN])
     try:
-        address = api.create_repo(upload.repo, private=not public, exist_ok=True)
-        files = files_of(upload.folder)
+        address = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
         api.upload_folder(
-            repo_id=upload.repo,
-            folder_path=upload.folder,
+            repo_id=repo,
+            repo_type=kind,
+            folder_path=folder,
             allow_patterns=files,
-            commit_message="fusion-harness checkpoint",
+            commit_message="fusion-harness " + ("checkpoint" if kind is None else "pairs"),
         )
     except errors.HfHubHTTPError as error:
-        raise _refused(upload.repo, error) from None
+        raise _refused(repo, error) from None
     # the base class of its HTTP client, whichever client this version uses
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # imported there, not exported
         raise EndpointDownError(
             f"the Hub cannot be reached ({type(error).__name__}); the same command resumes"
         ) from None
-    log.info("%s: %d files", upload.repo, len(files))
     return str(address)
 
 

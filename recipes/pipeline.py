@@ -1,20 +1,14 @@
-"""Order the steps of a recipe and run them, one by one or several at a time (`--jobs`).
+"""Order the steps of a recipe and run them, one by one or several at a time.
 
 This module decides which step uses which, and when a step runs. `stages` defines what a step does, `steps` how it runs
-once and resumes. With `--jobs`, a step runs in a process of its own as soon as its inputs are finished; a step with
-`alone` runs in this process while no other step runs.
+once and resumes, `schedule` how several run in parallel.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import multiprocessing
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,19 +16,24 @@ from pathlib import Path
 import yaml
 
 from harness.records import ModelRef
-from harness.records.errors import CheckpointError, ConfigError, RunLockedError, UsageError
+from harness.records.errors import CheckpointError, ConfigError, HarnessError, RunLockedError, UsageError
 from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
-from .layout import DONE, STAGES, Recipe, StepRecord
+from .devices import visible_devices
+from .estimate import Estimator
+from .layout import DONE, STAGES, Recipe
+from .preflight import preflight
+from .prompts import is_missing_file
 from .rewards.scoring import check_reward
+from .schedule import check_fits, fill_devices, side_by_side
 from .spec import WEIGHTED, sources_loaded
-from .stages.align import TrainedFrom, align_step
+from .stages.align import TrainedFrom, align_step, align_steps
 from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
 from .stages.logps import logps_steps
 from .stages.merge import check_merges, merge_steps
-from .stages.pairs import pairs_steps
+from .stages.pairs import own_pairs_step, pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
 from .stages.rewards import source_reward_steps, target_reward_step
@@ -42,7 +41,7 @@ from .stages.sft import sft_step
 from .stages.sources import source_steps
 from .stages.target import target_step
 from .stages.weighted import weighted_step
-from .steps import Outcome, Step, check_unowned, finished, is_done, log_to_terminal, run_step, undo
+from .steps import Outcome, Step, check_unowned, finished, gpu_hours, is_done, remaining, run_step, undo
 
 log = logging.getLogger(__name__)
 RESOLVED = "resolved.yaml"
@@ -52,6 +51,8 @@ SIGNATURE = "# Written by harness train; a changed copy belongs under another na
 
 def all_steps(recipe: Recipe) -> list[Step]:
     """Return every step of the recipe, each after its inputs. Nothing is read or written."""
+    if recipe.spec.has_own_pairs:
+        return _steps_of_own_pairs(recipe)
     prompts = prompts_step(recipe)
     answers = source_steps(recipe, prompts)
     rewards = source_reward_steps(recipe, prompts, answers)
@@ -64,6 +65,26 @@ def all_steps(recipe: Recipe) -> list[Step]:
         held_out = held_out_steps(recipe, seed, prompts, [sft, *align])
         steps += [sft, *trained, *held_out]
         models += [sft, *align, *held_out]
+    merged = merge_steps(recipe, models)
+    merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
+    steps += merged
+    models += merged
+    suites = suite_steps(recipe, models)
+    return [*steps, *suites, report_step(recipe, [*steps, *suites])]
+
+
+def _steps_of_own_pairs(recipe: Recipe) -> list[Step]:
+    """Return the steps of a recipe with existing pairs: nothing is sampled but answers to held-out prompts."""
+    held_out = recipe.spec.prompts.validation + recipe.spec.prompts.test
+    prompts = prompts_step(recipe)
+    steps: list[Step] = [prompts] if held_out else []
+    models: list[Step] = []
+    for seed in recipe.seeds:
+        start, pairs = sft_step(recipe, seed, prompts, [], []), own_pairs_step(recipe, seed)
+        align = align_steps(recipe, seed, start, {0: pairs})
+        answered = held_out_steps(recipe, seed, prompts, align)
+        steps += [start, pairs, *align, *answered]
+        models += [start, *align, *answered]
     merged = merge_steps(recipe, models)
     merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
     steps += merged
@@ -111,8 +132,9 @@ def train(
     jobs: int = 1,
     on_step: Callable[[Step], None] = lambda _: None,
 ) -> Iterator[Outcome]:
-    """Run the steps up to and including stage `last`, `jobs` of them in parallel, and yield their outcomes.
+    """Run the steps up to and including stage `last`, and yield their outcomes.
 
+    `jobs` of them run in parallel; with one job and several GPUs, as many as the GPUs have room for.
     Steps of stage `first` and later are archived and start over.
     """
     check_span(first, last)
@@ -120,6 +142,7 @@ def train(
     kept = before(steps, first)
     wanted = steps if last is None else up_to(steps, last)
     _check_settings(recipe, steps, kept, last)
+    devices = _devices(recipe, wanted)
     resolved = _Resolved(recipe)
     for step in wanted:
         check_unowned(step)
@@ -129,7 +152,14 @@ def train(
     absent = [path for path in _traces(recipe.out, wanted) if not path.exists()]
     try:
         resolved.write()
-        yield from side_by_side(wanted, partial(all_steps, recipe), jobs) if jobs > 1 else _one_by_one(wanted, on_step)
+        if jobs > 1:
+            yield from side_by_side(wanted, partial(all_steps, recipe), jobs)
+        elif devices:
+            hours = _gpu_hours(recipe, wanted)
+            start = recipe.spec.rates.start_minutes / 60
+            yield from fill_devices(wanted, partial(all_steps, recipe), devices, hours=hours, start_hours=start)
+        else:
+            yield from _one_by_one(wanted, on_step)
     except RunLockedError:
         raise  # what is there belongs to another process
     except UsageError:
@@ -164,6 +194,33 @@ def _without(steps: Sequence[Step], is_out: Callable[[Step], bool]) -> list[Step
         if is_out(step) or any(earlier.name in out for earlier in step.inputs):
             out.add(step.name)
     return [step for step in steps if step.name not in out]
+
+
+def _devices(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return the GPUs to divide among the steps, or () to run one step after another.
+
+    Raise ConfigError if the machine has fewer than the recipe or one of the steps needs.
+    """
+    shown, wanted = visible_devices(), recipe.spec.devices
+    if len(shown) < 2 and (wanted is None or not shown):
+        return ()
+    if wanted is not None and len(shown) < wanted:
+        raise ConfigError(
+            f"devices = {wanted}, but this machine shows {len(shown)} GPUs ({', '.join(shown)}); set `devices` to at "
+            "most that number, and `launch` and tensor_parallel to match"
+        )
+    devices = shown[:wanted]
+    check_fits([step for step in steps if finished(step) is None], devices)
+    return devices
+
+
+def _gpu_hours(recipe: Recipe, steps: Sequence[Step]) -> dict[str, float]:
+    """Return the GPU-hours of each step as far as they can be estimated."""
+    try:
+        return gpu_hours(remaining(Estimator(recipe, frozenset(step.name for step in steps)), steps))
+    except HarnessError as error:
+        log.info("all steps are assumed to take equally long: %s", error)
+        return {}
 
 
 def _one_by_one(steps: Sequence[Step], on_step: Callable[[Step], None]) -> Iterator[Outcome]:
@@ -243,8 +300,8 @@ def _remove(absent: Sequence[Path]) -> None:
 def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
     """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
 
-    The reward must exist and be the one that scored the existing answers. Checking training keys imports torch, so it
-    is skipped if all training is done. Checking a reward may download it, so it is skipped if the run ends earlier.
+    The reward must exist and be the one that scored the existing answers; checking it may download it, so that is
+    skipped if the run ends earlier. `preflight` checks the rest.
     """
     remaining = [step for step in steps if step not in kept or finished(step) is None]
     to_do = {step.stage for step in remaining}
@@ -252,13 +309,21 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if recipe.merges and "align" in to_do & set(reached):
         check_merges(recipe)
-    if to_do & {"rewards", "evaluate"} & set(reached):
+    if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
         check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
-    if to_do & {"sft", "align"}:
-        from .training.settings import check_training
+    ahead = frozenset(to_do & set(reached))
+    if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
+        preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)
+    for sentence in preflight(recipe, ahead, here=True):
+        log.warning("%s", sentence)
 
-        trains = last is None or STAGES.index(last) >= STAGES.index("sft")
-        check_training(recipe.spec, trains_here=trains)
+
+def stages_to_do(recipe: Recipe, first: str | None, last: str | None) -> frozenset[str]:
+    """Return the stages with a step that a run would still have to do."""
+    steps = all_steps(recipe)
+    kept = {step.name for step in before(steps, first)}
+    wanted = steps if last is None else up_to(steps, last)
+    return frozenset(step.stage for step in wanted if step.name not in kept or finished(step) is None)
 
 
 def _check_places(recipe: Recipe, to_do: set[str]) -> None:
@@ -278,64 +343,9 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
             raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+    pairs = spec.pairs.dataset
+    if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
+        raise ConfigError(f"pairs: no such data file: {pairs!r}")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
-
-
-def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]], jobs: int) -> Iterator[Outcome]:
-    """Run the steps and yield each outcome when the step ends. Inputs must come before their users.
-
-    `make_steps` makes all of the recipe's steps again in each process, so it must be picklable: a module's function,
-    or a partial of one. If one step fails, wait for the running ones, then re-raise.
-    """
-    waiting, unfinished = list(steps), {step.name for step in steps}
-    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    started = (make_steps, os.getpid(), max(1, (os.cpu_count() or 1) // jobs))
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=started) as pool:
-        running: dict[Future[StepRecord], Step] = {}
-        while waiting or running:
-            for step in _ready(waiting, unfinished):
-                if is_done(step):
-                    waiting.remove(step)
-                    unfinished.remove(step.name)
-                    yield Outcome(step, run_step(step), skipped=True)
-                elif step.alone and not running:
-                    waiting.remove(step)
-                    yield Outcome(step, run_step(step), skipped=False)
-                    unfinished.remove(step.name)
-                elif not step.alone and len(running) < jobs:
-                    waiting.remove(step)
-                    running[pool.submit(_do, step.name)] = step
-            if running:
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    step = running.pop(future)
-                    yield Outcome(step, future.result(), skipped=False)
-                    unfinished.remove(step.name)
-
-
-def _ready(waiting: Sequence[Step], unfinished: set[str]) -> list[Step]:
-    return [step for step in waiting if not any(earlier.name in unfinished for earlier in step.inputs)]
-
-
-_STEPS: dict[str, Step] = {}
-"""The recipe's steps by name, in a process of `side_by_side`."""
-
-
-def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    log_to_terminal()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _STEPS.update({step.name: step for step in make_steps()})
-
-
-def _do(name: str) -> StepRecord:
-    return run_step(_STEPS[name])
-
-
-def _end_with(parent: int) -> None:
-    """End this process if its parent is gone, e.g. after kill -9, because a new run may resume the same steps."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)

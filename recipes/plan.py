@@ -6,8 +6,9 @@ Finished steps cost nothing. In a step that was interrupted, rows that exist alr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -19,11 +20,13 @@ from rich.text import Text
 from harness.records import Record
 from harness.records.errors import IncompleteError
 
+from .devices import PlannedStep, simulate
 from .estimate import Estimator, PlanItem
 from .layout import STAGES, Recipe
 from .pipeline import all_steps, before, check_span, up_to
 from .records import PARTS
-from .steps import Step, is_done
+from .schedule import check_fits, job_of
+from .steps import Step, gpu_hours, is_done, remaining
 from .training.launch import training_devices
 
 SUMS = ("calls", "calls_done", "prompt_tokens", "answer_tokens", "trained_tokens")
@@ -48,6 +51,10 @@ class RecipePlan(Record):
 
     recipe: str
     items: tuple[PlanItem, ...]
+    devices: int | None = None
+    """GPUs that the steps share."""
+    schedule: tuple[PlannedStep, ...] = ()
+    """When each step runs on these GPUs; empty if their number or the speed of a step is unknown."""
     notes: tuple[str, ...]
     """What the estimates are based on, one sentence each."""
 
@@ -80,6 +87,24 @@ class RecipePlan(Record):
     def of_seed(self, seed: int) -> list[PlanItem]:
         return [item for item in self.items if item.seed == seed]
 
+    @property
+    def wall_hours(self) -> float:
+        """Hours from the first step's start to the last one's end on the recipe's GPUs."""
+        return max((step.start + step.hours for step in self.schedule), default=0.0)
+
+    @property
+    def busy_devices(self) -> float:
+        """How many of the GPUs work on average. Those that load a model count as idle."""
+        return busy_of(self.schedule, self.wall_hours)
+
+    def machine(self) -> dict[str, JsonValue]:
+        """Return the schedule as printed by `--json`."""
+        steps: list[JsonValue] = [
+            {**asdict(step), "busy_devices": busy_of([step], step.hours)} for step in self.schedule if step.devices
+        ]
+        sums = {"wall_hours": self.wall_hours, "busy_devices": self.busy_devices}
+        return {"devices": self.devices, **sums, "steps": steps}
+
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the plan as printed by `--json`."""
         return {
@@ -90,6 +115,7 @@ class RecipePlan(Record):
             "by_source": {name: total(items) for name, items in self.by_source().items()},
             "by_variant": {name: total(items) for name, items in self.by_model("align", "evaluate").items()},
             "steps": [item.model_dump(mode="json") for item in self.items],
+            **({"machine": self.machine()} if self.schedule else {}),
             "notes": list(self.notes),
         }
 
@@ -105,14 +131,33 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
     kept = before(steps, first)
     check_finished(kept)
     known = Estimator(recipe, frozenset(step.name for step in kept))
-    items = tuple(
-        item
-        for step in (steps if last is None else up_to(steps, last))
-        for item in step.estimate(
-            known, PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=known.done(step.name, step.folder))
-        )
+    wanted = steps if last is None else up_to(steps, last)
+    work = remaining(known, wanted)
+    items = tuple(item for step in wanted for item in work[step.name])
+    devices = recipe.spec.devices
+    return RecipePlan(
+        recipe=recipe.spec.name,
+        items=items,
+        devices=devices,
+        schedule=() if devices is None else _schedule(recipe, wanted, work, devices),
+        notes=tuple(dict.fromkeys(_notes(known, items))),
     )
-    return RecipePlan(recipe=recipe.spec.name, items=items, notes=tuple(dict.fromkeys(_notes(known, items))))
+
+
+def _schedule(
+    recipe: Recipe, steps: Sequence[Step], work: Mapping[str, Sequence[PlanItem]], devices: int
+) -> tuple[PlannedStep, ...]:
+    check_fits(steps, [str(number) for number in range(devices)])
+    hours = gpu_hours(work)
+    if len(hours) < len(work):
+        return ()
+    jobs = [job_of(step, hours[step.name]) for step in steps if hours[step.name] or not step.gpus.unit]
+    return simulate(jobs, devices, recipe.spec.rates.start_minutes / 60)
+
+
+def busy_of(steps: Collection[PlannedStep], hours: float) -> float:
+    """Return how many GPUs work on average over so many hours."""
+    return sum(step.gpu_hours for step in steps) / hours if hours else 0.0
 
 
 def check_finished(steps: Iterable[Step]) -> None:
@@ -133,6 +178,10 @@ def _notes(known: Estimator, items: tuple[PlanItem, ...]) -> Iterator[str]:
         yield f"a source's answer: {length.value:.0f} tokens, by {length.by}"
     yield f"the target's answer: {known.target_answer.value:.0f} tokens, by {known.target_answer.by}"
     yield f"training on {training_devices(spec)} device(s); reference log-probabilities as a third of a training pass"
+    if spec.devices is not None:
+        yield f"{spec.devices} GPUs; a model starts in {spec.rates.start_minutes:g} minutes, by rates.start_minutes"
+    else:
+        yield "hours are those of steps one after another: set `devices` to the number of GPUs that they share"
     for rate in sorted({rate for item in items for rate in item.rates}):
         yield f"speed of {rate}"
     if any(item.gpu_hours is None for item in items):
@@ -161,7 +210,7 @@ COLUMNS = (
 
 
 def plan_tables(plan: RecipePlan) -> list[RenderableType]:
-    """Return a table per stage with totals, then per source, variant and seed if there are several, then the notes."""
+    """Return a table per stage with totals, then per source, variant and seed, then when the steps run, then notes."""
     stages = [*plan.by_stage().items(), ("all", list(plan.items))]
     parts: list[tuple[str, Sequence[tuple[str, Sequence[PlanItem]]]]] = [
         (f"{plan.recipe}: remaining work per stage (read, written, trained: tokens)", stages)
@@ -172,14 +221,35 @@ def plan_tables(plan: RecipePlan) -> list[RenderableType]:
         parts.append(("per model: training and evaluation, all seeds", by_variant))
     if len(plan.seeds) > 1:
         parts.append(("per seed", [(str(seed), plan.of_seed(seed)) for seed in plan.seeds]))
-    tables: list[RenderableType] = [shown for name, rows in parts for shown in (Text(name), _table(rows))]
+    # the table of the machine has its own hours
+    columns = [column for column in COLUMNS if not (plan.schedule and column.key == "hours")]
+    tables: list[RenderableType] = [shown for name, rows in parts for shown in (Text(name), _table(rows, columns))]
+    if plan.schedule:
+        tables += [Text(f"on {plan.devices} GPUs: when each step runs, and how many GPUs work"), _machine_table(plan)]
     return [*tables, Text("\n".join(f"- {note}" for note in plan.notes))]
 
 
-def _table(rows: Sequence[tuple[str, Sequence[PlanItem]]]) -> Table:
+def _machine_table(plan: RecipePlan) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for head in ("GPUs", "start (h)", "hours", "GPU-hours", "busy"):
+        table.add_column(head, justify="right", no_wrap=True)
+
+    def add(name: str, devices: str, start: float, hours: float, steps: Collection[PlannedStep]) -> None:
+        sums = (start, hours, sum(step.gpu_hours for step in steps), busy_of(steps, hours))
+        table.add_row(Text(name), devices, *(quantity(value, 2) for value in sums))
+
+    for step in plan.schedule:
+        if step.devices:
+            add(step.name, str(step.devices), step.start, step.hours, [step])
+    add("all", str(plan.devices), 0.0, plan.wall_hours, plan.schedule)
+    return table
+
+
+def _table(rows: Sequence[tuple[str, Sequence[PlanItem]]], columns: Sequence[PlanColumn]) -> Table:
     # Columns that are empty in every row are left out.
     sums = [total(items) for _, items in rows]
-    cells = {column.head: [_cell(row_sums, column) for row_sums in sums] for column in COLUMNS}
+    cells = {column.head: [_cell(row_sums, column) for row_sums in sums] for column in columns}
     shown = {head: column for head, column in cells.items() if any(cell != "-" for cell in column)}
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)

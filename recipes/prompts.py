@@ -30,7 +30,8 @@ from .spec import PromptsSpec
 Row = Mapping[str, Any]
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 FUNCTION = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_]\w*)")
-FORMS = "FILE.jsonl, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that returns rows"
+FILES = (".json", ".jsonl", ".parquet")
+FORMS = "FILE.jsonl, FILE.json, FILE.parquet, hf:ORG/NAME[@REVISION], or module:NAME of a function that returns rows"
 
 
 NGRAM = 13
@@ -60,9 +61,11 @@ def load_rows(dataset: str, split: str) -> list[Row]:
     if match := HUB.fullmatch(dataset):
         return _from_hub(match["name"], match["revision"], split)
     path = Path(dataset).expanduser()
-    if path.suffix in (".jsonl", ".parquet"):
+    if path.suffix in FILES:
         if not path.is_file():
             raise ConfigError(f"no such data file: {dataset!r}; use {FORMS}")
+        if path.suffix == ".json":
+            return _from_json(path)
         return list(read_json_lines(path)) if path.suffix == ".jsonl" else _from_parquet(path)
     if match := FUNCTION.fullmatch(dataset):
         return _from_function(match["module"], match["name"])
@@ -71,7 +74,12 @@ def load_rows(dataset: str, split: str) -> list[Row]:
 
 def portable_name(dataset: str) -> str:
     """Return the data set's name for a step's settings, without the folder of a file."""
-    return Path(dataset).name if Path(dataset).suffix in (".jsonl", ".parquet") else dataset
+    return Path(dataset).name if Path(dataset).suffix in FILES else dataset
+
+
+def is_missing_file(dataset: str) -> bool:
+    """Return whether the name is that of a file, but there is none."""
+    return Path(dataset).suffix in FILES and not HUB.fullmatch(dataset) and not Path(dataset).expanduser().is_file()
 
 
 def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
@@ -88,6 +96,8 @@ def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
         raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
     turns = [_message(message, column) for message in messages]
     system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    if system and system.strip():
+        _words(system)
     if [role for role, _ in turns].count("user") > 1:
         raise PromptError("several_turns", f"{len(turns)} messages")
     if not turns or turns[0][0] != "user":
@@ -105,7 +115,20 @@ def _message(message: object, column: str) -> tuple[str, str]:
 def _words(text: str) -> str:
     if not text.strip():
         raise PromptError("empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise PromptError("surrogates", "half characters, which no file can store")
     return text
+
+
+def _from_json(path: Path) -> list[Row]:
+    """Return the rows of a JSON list."""
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not JSON: {one_line(error)}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise DataError(f"{path} is not a JSON list of rows")
+    return rows
 
 
 def _from_parquet(path: Path) -> list[Row]:
@@ -326,4 +349,5 @@ def _id(row: Row, spec: PromptsSpec, number: int) -> str | None:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -84,6 +84,14 @@ class PreferencePair(Record):
     """y_wt: the best of the target's own samples."""
     rejected: Chosen
     """y_l: the worst of the target's own samples."""
+    history: tuple[dict[str, str], ...] = Field(default=(), exclude_if=is_empty)
+    """Messages between the system message and the prompt, if the pair is not ours: earlier turns and their answers."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation to answer."""
+        *system, question = messages(self.prompt)
+        return [*system, *self.history, question]
 
 
 def rows_in(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:

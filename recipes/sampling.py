@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,15 @@ from pydantic import JsonValue
 
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
-from harness.records.protocols import Backend, BulkBackend, Draw, Preparing, ServeOptions, load_plugin
+from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
-from harness.run.pipeline import DONE_FAILURES
-from harness.run.same_model import ask_foreign, compare, record
+from harness.running.pipeline import DONE_FAILURES
+from harness.running.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 
-from .estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, number
+from .devices import Gpus, assigned_devices, devices_of, replica_devices
+from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
 from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
 from .records import Part, PromptRow, rows_in
@@ -46,6 +48,12 @@ BULK = 4096
 """Number of draws passed to a bulk backend at once."""
 REPORT = 60.0
 """Seconds between two progress lines."""
+CHOOSING = ("ray", "moa", "route", "best_of", "best_source")
+"""Backends that choose their GPUs themselves: those of a cluster, or of several models."""
+UNREPLICATED = ("in_process", "scripted", *CHOOSING)
+"""Backends of which a step runs only one: in this process, or with workers of its own."""
+REPLICA_CONCURRENCY = 256
+"""Requests in flight per server of ours, unless `concurrency` is set: vLLM's default batch, max_num_seqs on GPUs."""
 DECIDING = (
     "chat_template",
     "dtype",
@@ -116,6 +124,8 @@ class Session:
 
     answers: int = 0
     completion_tokens: int = 0
+    replicas: int = 1
+    """Number of servers that shared the draws."""
     start_seconds: float = 0.0
     """Time until the model was ready."""
     seconds: float = 0.0
@@ -184,17 +194,18 @@ def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> N
 
 async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Session:
     session = Session()
-    options = ServeOptions(log_dir=folder, seed=sampler.seed, **sampler.serve.model_dump())
-    backend: Backend = load_plugin("backends", sampler.backend)(sampler.model, options)
-    identity: dict[str, JsonValue] = json.loads(json.dumps(backend.identity()))
+    backends = _replicas(sampler, folder, math.ceil(len(missing) / max(1, missing[0][0].sampling.n)))
+    identity: dict[str, JsonValue] = json.loads(json.dumps(backends[0].identity()))
     check_identity(folder, identity, sampler.name)
-    presented = await ask_foreign(backend, needed=True)
+    presented = await ask_foreign(backends[0], needed=True)
     if presented is not None:
         compare(folder, presented, advice="serve the earlier model, or move the folder away")
         record(folder, presented)
+    session.replicas = len(backends)
     begun = time.monotonic()
     try:
-        async with backend as server:
+        async with AsyncExitStack() as stack:
+            servers = await _entered(stack, backends)
             session.start_seconds = time.monotonic() - begun
             write_atomic(folder / IDENTITY, dump_json(identity))
             begun = time.monotonic()
@@ -203,16 +214,50 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
                 rows.append(_kept(answer, sampler.name))
                 session.note(answer, sampler.name, len(missing))
 
-            if isinstance(server, Preparing):
-                await server.prepare([draw for draw, _ in missing])
-            if isinstance(server, BulkBackend):
-                await _ask_in_bulk(server, missing, keep)
+            for server in servers:
+                if isinstance(server, Preparing):
+                    await server.prepare([draw for draw, _ in missing])
+            if isinstance(servers[0], BulkBackend):
+                await _ask_in_bulk(servers[0], missing, keep)
             else:
-                await _ask_by_workers(server, missing, keep, sampler.serve.concurrency)
+                await _ask_by_workers(servers, missing, keep, _concurrency(sampler))
             session.seconds = time.monotonic() - begun
     except* HarnessError as errors:
         raise first_error(errors) from None
     return session
+
+
+def _replicas(sampler: Sampler, folder: Path, prompts: int) -> list[Backend]:
+    """Return the backends that share the prompts: one per unit of this process's GPUs. Nothing is started.
+
+    The first one logs into the folder itself, as a single one does; the others into folders of their own.
+    """
+    serve, concurrency = sampler.serve, _concurrency(sampler)
+    is_replicated = gpus_of(sampler.model, sampler.backend, serve).limit(len(assigned_devices())) > devices_of(serve)
+    groups = replica_devices(devices_of(serve)) if is_replicated else [serve.devices]
+    backends: list[Backend] = []
+    for rank, devices in enumerate(groups[:prompts]):
+        log_dir = folder if rank == 0 else folder / f"replica-{rank}"
+        log_dir.mkdir(parents=True, exist_ok=True)
+        settings = serve.model_dump() | {"devices": devices, "concurrency": concurrency}
+        options = ServeOptions(log_dir=log_dir, seed=sampler.seed, **settings)
+        backends.append(load_plugin("backends", sampler.backend)(sampler.model, options))
+    return backends
+
+
+def _concurrency(sampler: Sampler) -> int:
+    """Return the answers in flight per server: as set, else REPLICA_CONCURRENCY unless others run the server."""
+    is_set = "concurrency" in sampler.serve.model_fields_set or sampler.model.scheme == "endpoint"
+    return sampler.serve.concurrency if is_set else REPLICA_CONCURRENCY
+
+
+async def _entered(stack: AsyncExitStack, backends: Sequence[Backend]) -> list[Backend]:
+    """Start all servers at once. If one fails, those that started are stopped with the stack."""
+    servers = await asyncio.gather(*map(stack.enter_async_context, backends), return_exceptions=True)
+    for server in servers:
+        if isinstance(server, BaseException):
+            raise server
+    return [server for server in servers if not isinstance(server, BaseException)]
 
 
 async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Keep) -> None:
@@ -223,16 +268,41 @@ async def _ask_in_bulk(server: BulkBackend, missing: Sequence[Missing], keep: Ke
                 keep(answer, rows)
 
 
-async def _ask_by_workers(server: Backend, missing: Sequence[Missing], keep: Keep, concurrency: int) -> None:
-    open_draws = iter(missing)
+async def _ask_by_workers(servers: Sequence[Backend], missing: Sequence[Missing], keep: Keep, concurrency: int) -> None:
+    """Let every server take the next prompt whenever it has room, up to `concurrency` answers in flight each."""
+    groups = list(_grouped(missing))
+    open_groups = iter(groups)
+    widest = max(map(len, groups))
 
-    async def work() -> None:
-        for draw, rows in open_draws:
-            keep(await server.answer(draw.prompt, draw.sampling, draw.index), rows)
+    async def work(server: Backend) -> None:
+        for group in open_groups:
+            first, rows = group[0]
+            if first.sampling.seed is None and isinstance(server, GroupBackend):
+                indices = [draw.index for draw, _ in group]
+                for answer in await server.answer_group(first.prompt, first.sampling, indices):
+                    keep(answer, rows)
+            else:
+                for draw, _ in group:
+                    keep(await server.answer(draw.prompt, draw.sampling, draw.index), rows)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(missing))):
-            group.create_task(work())
+    workers = max(1, min(concurrency // widest, len(groups)))
+    async with asyncio.TaskGroup() as tasks:
+        for server in [*servers] * workers:
+            tasks.create_task(work(server))
+
+
+def _grouped(missing: Sequence[Missing]) -> Iterator[Sequence[Missing]]:
+    """Yield the draws of one request: without a seed all of a prompt, else one by one."""
+    together: list[Missing] = []
+    for draw, rows in missing:
+        first = together[0] if together else None
+        fits = first is not None and draw.sampling.seed is None and first[1] is rows and first[0].prompt == draw.prompt
+        if together and not fits:
+            yield together
+            together = []
+        together.append((draw, rows))
+    if together:
+        yield together
 
 
 def _done(rows: JsonlRows[Answer], draw: Draw) -> bool:
@@ -258,8 +328,21 @@ def _counts(files: Sequence[JsonlRows[Answer]], session: Session) -> Counts:
         "session_answers": session.answers,
         "session_completion_tokens": session.completion_tokens,
         "session_seconds": round(session.seconds, 3),
+        **({"session_replicas": session.replicas} if session.replicas > 1 else {}),
         "start_seconds": round(session.start_seconds, 3),
     }
+
+
+def gpus_of(model: ModelRef, backend: str, serve: ServeSpec) -> Gpus:
+    """Return how many GPUs sampling a model can use: one server per unit, except for backends without servers."""
+    if model.scheme == "endpoint":
+        return Gpus()
+    return Gpus(devices_of(serve), replicas=1 if backend in UNREPLICATED or serve.devices else None)
+
+
+def needs_machine(backend: str, serve: ServeSpec) -> bool:
+    """Return whether sampling chooses its GPUs itself, so that no other step may run at the same time."""
+    return backend in CHOOSING or serve.devices is not None
 
 
 def left_to_sample(known: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
@@ -277,7 +360,7 @@ def generation_time(
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
-        return number(counts, "session_completion_tokens") / seconds / devices if seconds else 0.0
+        return number(counts, "session_completion_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
     assumed = configured.get(model) if isinstance(configured, dict) else configured
     return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
@@ -359,7 +442,8 @@ def _texts(row: Row, where: str) -> list[Thoughts]:
     thoughts = row.get("reasoning") if "turns" in row else None
     if isinstance(thoughts, Sequence) and not isinstance(thoughts, str) and any(thoughts):  # our format
         return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, where)]
-    return [split_reasoning(text) for text in _plain_texts(row, where)]
+    # Lone surrogates become question marks, as in answers that are sampled: no file can store them.
+    return [split_reasoning(text.encode("utf-8", "replace").decode("utf-8")) for text in _plain_texts(row, where)]
 
 
 def _plain_texts(row: Row, where: str) -> list[str]:

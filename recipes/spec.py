@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
@@ -22,6 +22,10 @@ from harness.records.settings import ServeSpec, checked
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy's generator accepts."""
+Temperature = Annotated[float, Field(ge=0, le=2)]
+"""Endpoints accept at most 2, and so does vLLM's API."""
 Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
 WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
 """Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
@@ -31,12 +35,14 @@ SCORED_BY = ("vllm", "in_process", "transformers")
 """Backends of sources whose log-probabilities of given answers can be computed (`likelihood`)."""
 
 
-SWEPT = ("alpha", "beta", "gamma", "learning_rate", "sources")
+SWEPT = ("alpha", "beta", "gamma", "gamma_beta_ratio", "learning_rate", "sources")
 """Keys of a variant that may be lists; they give one variant per value."""
 RIVALS = ("best_source", "moa", "route")
 """Ensembles of the recipe's sources that `evaluate.models` may name."""
 RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
 """Names that a variant may not have."""
+OF_TARGET = ("target_license", "chat_template", "pad_token", "chat_template_kwargs")
+"""Keys that describe the target: a file that names another target does not inherit them."""
 MERGE_KEYS = {
     "base": ("ties", "dare_ties", "model_stock", "sce"),
     "weights": ("linear", "ties", "dare_ties"),
@@ -58,8 +64,8 @@ def is_one(value: object) -> bool:
 class PromptsSpec(Record):
     """Section `prompts:`: which prompts to use, and how to split them."""
 
-    dataset: str
-    """FILE.jsonl, FILE.parquet, `hf:ORG/NAME[@REVISION]`, or `module:NAME` of a function that returns rows."""
+    dataset: str = ""
+    """FILE.jsonl, .json or .parquet, `hf:ORG/NAME[@REVISION]`, or `module:NAME` of a function that returns rows."""
     split: str = "train"
     column: str = "prompt"
     """Column of the prompt's text or messages."""
@@ -70,7 +76,7 @@ class PromptsSpec(Record):
     limit: int | None = Field(default=None, gt=0)
     """Maximum number of prompts, drawn at random by `seed`."""
     sft_share: float = Field(default=1 / 3, ge=0, le=1)
-    """Share of the prompts for SFT. WRPO release, README: one third SFT, two thirds preferences."""
+    """Share of the prompts for SFT; 0: no SFT. WRPO release, README: one third SFT, two thirds preferences."""
     validation: int = Field(default=0, ge=0)
     """Number of prompts held out to choose the best variant."""
     test: int = Field(default=0, ge=0)
@@ -110,17 +116,19 @@ class SamplingSpec(Record):
     Defaults: WRPO release, README; max_tokens: SimPO's on_policy_data_gen.
     """
 
-    n: int = Field(default=5, ge=1)
-    temperature: float = Field(default=0.8, ge=0)
+    n: int = Field(default=5, ge=1, le=1024)
+    temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
-    seed: int = 42
+    seed: int | None = 42
+    """Decides every answer. None: one request for all answers to a prompt, without a seed, which is faster in vLLM."""
     max_failed: float = Field(default=0.05, ge=0, le=1)
     """Share of answers that may fail or be empty before the stage stops as incomplete."""
 
     def as_sampling(self, seed: int | None = None) -> Sampling:
-        """Return the settings as backends take them, with another seed if one is given."""
-        settings = self.model_dump(exclude={"max_failed"}) | ({} if seed is None else {"seed": seed})
+        """Return the settings as backends take them, with another seed if one is given and answers have seeds."""
+        settings = self.model_dump(exclude={"max_failed"})
+        settings |= {} if seed is None or self.seed is None else {"seed": seed}
         return Sampling(**settings)
 
 
@@ -146,14 +154,28 @@ class RewardSpec(Record):
 
 
 class PairsSpec(Record):
-    """Section `pairs:`: how y_ws, y_wt and y_l are picked."""
+    """Section `pairs:`: how y_ws, y_wt and y_l are picked, or where existing pairs are. A text is a `dataset`."""
 
+    dataset: str | None = Field(default=None, exclude_if=is_empty)
+    """Your own pairs, in the forms of `prompts.dataset`: rows with `prompt`, `chosen` and `rejected` (see `trl_pairs`).
+
+    The recipe then needs no sources, no reward and no SFT: variants are trained from the target itself.
+    """
+    split: str = Field(default="train", exclude_if=lambda split: split == "train")
+    """Split of that data set."""
+    held_out: int = Field(default=0, ge=0, exclude_if=is_empty)
+    """Number of pairs that are not trained on but evaluated while training, for `eval_strategy`."""
     min_margin: float = Field(default=0.0, ge=0)
     """Minimum of the reward of y_wt less that of y_l. WRPO has no minimum, FuseChat-3.0 uses 0.01."""
     max_margin: float | None = Field(default=None, gt=0)
     """Maximum of the same difference. FuseChat-3.0 uses 0.1."""
-    drop_truncated: bool = False
-    """Drop answers that were truncated at max_tokens."""
+    drop_truncated: bool = True
+    """Drop answers that were truncated at max_tokens: training would teach to stop there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"dataset": value} if isinstance(value, str) else value
 
 
 class VariantSpec(Record):
@@ -251,7 +273,7 @@ class EvaluateSpec(SuitesSpec):
     too. `all` does not include them.
     """
     moa: MoaSpec = Field(default=MoaSpec(), exclude_if=lambda moa: moa == MoaSpec())
-    temperatures: tuple[float, ...] = Field(default=(0.0,), min_length=1)
+    temperatures: tuple[Temperature, ...] = Field(default=(0.0,), min_length=1)
     """Held-out prompts are answered and rewarded at each of these temperatures. 0: greedy."""
     samples: int = Field(default=1, ge=1)
     """Answers per held-out prompt at temperatures above 0."""
@@ -281,6 +303,8 @@ class RatesSpec(Record):
     """Trained tokens per second and device, counting the prompt and every answer."""
     gpu_hour_price: float | None = Field(default=None, ge=0)
     """US dollars per GPU-hour."""
+    start_minutes: float = Field(default=5.0, ge=0, exclude_if=lambda minutes: minutes == 5.0)
+    """Minutes until a model is loaded and works. The default is a guess for models of tens of GB on a local disk."""
 
 
 class EvaluateEverySpec(SuitesSpec):
@@ -301,15 +325,16 @@ class RecipeSpec(Record):
     target: str
     """The model to train: a folder or hf:ORG/NAME@REVISION."""
     target_license: str | None = None
-    seeds: tuple[int, ...] = Field(default=(42,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     """Each seed repeats everything after the sources: SFT, sampling from the target, pairs, variants."""
-    prompts: PromptsSpec
-    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    prompts: PromptsSpec = PromptsSpec()
+    sources: tuple[SourceSpec, ...] = ()
     sampling: SamplingSpec = SamplingSpec()
     target_backend: str = "vllm"
     """Backend that samples the SFT model and answers held-out prompts."""
     target_serve: ServeSpec = ServeSpec()
-    reward: RewardSpec
+    reward: RewardSpec = RewardSpec(kind="")
+    """These three are required, unless `pairs` names existing ones."""
     pairs: PairsSpec = PairsSpec()
     keep_reasoning: bool = Field(default=False, exclude_if=is_empty)
     """Train on the reasoning of answers too, in `<think>` marks before them. Rewards never see it."""
@@ -327,8 +352,26 @@ class RecipeSpec(Record):
 
     None: train in this process.
     """
+    devices: int | None = Field(default=None, ge=1, exclude_if=is_empty)
+    """GPUs that the steps share. None: all that the machine shows, and none for --dry-run."""
     chat_template: str | None = None
+    """Jinja file that replaces the target's chat template."""
     pad_token: str | None = None
+    """Token that pads batches. None: the tokenizer's, else its end token."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default={}, exclude_if=is_empty)
+    """Values for variables of the target's chat template, e.g. `enable_thinking: false`.
+
+    They are written into the template of every checkpoint, so that it is served as it was trained.
+    """
+
+    @property
+    def has_own_pairs(self) -> bool:
+        return self.pairs.dataset is not None
+
+    @property
+    def starts_at_target(self) -> bool:
+        """Whether variants are trained from the target itself, without SFT."""
+        return self.has_own_pairs or self.prompts.sft_share == 0
 
 
 def read_recipe(path: Path) -> RecipeSpec:
@@ -344,6 +387,7 @@ def read_recipe(path: Path) -> RecipeSpec:
         if merges:
             sections["merges"] = {**(sections.get("merges") or {}), **merges}
     spec = checked(RecipeSpec, sections, str(path))
+    _check_sections(spec, str(path))
     _check_names(spec, str(path))
     return spec
 
@@ -357,6 +401,10 @@ def _with_base(path: Path) -> dict[str, Any]:
     under = dict(read_yaml(below))
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
+    if "target" in sections:  # these describe the base's target, not this one
+        under = {key: value for key, value in under.items() if key not in OF_TARGET}
+    if isinstance(pairs := sections.get("pairs"), str) or (isinstance(pairs, dict) and pairs.get("dataset")):
+        under = {key: value for key, value in under.items() if key not in ("prompts", "sources", "reward")}
     return {**under, **sections}
 
 
@@ -421,6 +469,23 @@ def _expanded(name: str, entry: Any) -> dict[str, Any]:
     if isinstance(rounds, int) and rounds > 1:
         return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
     return {name: entry}
+
+
+def _check_sections(spec: RecipeSpec, where: str) -> None:
+    """Raise ConfigError if a section is missing, or was given although existing pairs replace it."""
+    held_out = spec.prompts.validation + spec.prompts.test
+    absent = {"prompts": not spec.prompts.dataset, "sources": not spec.sources, "reward": not spec.reward.kind}
+    needed = ("prompts", "reward") if spec.has_own_pairs and held_out else () if spec.has_own_pairs else tuple(absent)
+    for name in needed:
+        if absent[name]:
+            raise ConfigError(f"{where}: the section `{name}` is missing, or empty; see `harness train --list`")
+    if spec.has_own_pairs and spec.sources:
+        raise ConfigError(f"{where}: `sources` and existing `pairs` exclude each other; remove one")
+    for name, variant in spec.variants.items():
+        if spec.has_own_pairs and (variant.method not in ("preference", "sft") or variant.after is not None):
+            raise ConfigError(
+                f"{where}: variant {name!r} needs sources or new samples, but `pairs` names existing ones"
+            )
 
 
 def _with_copies(variants: dict[str, Any], sources: Any, where: str) -> dict[str, Any]:

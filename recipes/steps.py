@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from harness.store import FolderLock, archive_run, dump_json, write_atomic
 from harness.store.files import file_sha256
 from harness.store.provenance import packages
 
+from .devices import Gpus
 from .estimate import Estimator, PlanItem
 from .layout import DONE, Counts, Output, StepRecord, flat, record_in
 
@@ -54,7 +55,9 @@ class Step:
     always: bool = False
     """Whether to run the step every time, as for a summary of the current files."""
     alone: bool = False
-    """Whether no other step may run at the same time (`--jobs`)."""
+    """Whether no other step may run at the same time."""
+    gpus: Gpus = field(default=Gpus(), compare=False)
+    """How many GPUs the step can use."""
     seed: int | None = None
     """The seed that the step belongs to. It decides the outputs only if `settings` has it too."""
     estimate: Callable[[Estimator, PlanItem], Iterable[PlanItem]] = field(
@@ -102,6 +105,25 @@ def is_done(step: Step) -> bool:
             f"again with --from {step.stage}"
         )
     return True
+
+
+def remaining(known: Estimator, steps: Iterable[Step]) -> dict[str, tuple[PlanItem, ...]]:
+    """Return what each step still has to do."""
+    return {
+        step.name: tuple(
+            step.estimate(
+                known,
+                PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=known.done(step.name, step.folder)),
+            )
+        )
+        for step in steps
+    }
+
+
+def gpu_hours(work: Mapping[str, Iterable[PlanItem]]) -> dict[str, float]:
+    """Return the GPU-hours of each step whose speed is known."""
+    hours = {name: [item.gpu_hours for item in items] for name, items in work.items()}
+    return {name: sum(filter(None, values)) for name, values in hours.items() if None not in values}
 
 
 def run_step(step: Step) -> StepRecord:

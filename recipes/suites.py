@@ -10,8 +10,8 @@ from harness.records.facts import facts_of
 from harness.records.judge_choice import choose_judges, suite_names
 from harness.records.protocols import OwnRunner, SuiteOptions
 from harness.records.settings import RunSpec, checked
-from harness.run.execute import execute, opened
-from harness.run.plan import limited, load_suite, plan
+from harness.running.execute import execute, opened
+from harness.running.plan import limited, load_suite, plan
 
 from .spec import SuitesSpec
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,11 @@ from pydantic import JsonValue
 
 from harness.cli.options import JsonFlags, command
 from harness.records.errors import ConfigError
+from harness.store import write_lines
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .training.nodes import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -35,7 +38,9 @@ class TrainFlags(JsonFlags):
     jobs: Annotated[
         int,
         typer.Option(
-            min=1, help="Steps to run in parallel, one process each; for models so small that one core is enough."
+            min=1,
+            help="Steps to run in parallel, one process each, for models so small that one core is enough. "
+            "GPUs are not divided among them.",
         ),
     ] = 1
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate the cost without running anything.")] = False
@@ -46,6 +51,15 @@ class TrainFlags(JsonFlags):
         ),
     ] = None
     public: Annotated[bool, typer.Option("--public", help="Create public repositories; default: private.")] = False
+    export_pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the pairs to FILE.jsonl in TRL's form afterwards (prompt, chosen, rejected), of the first seed."
+        ),
+    ] = None
+    push_pairs: Annotated[
+        str | None, typer.Option(help="Upload the pairs to the data set ORG/NAME afterwards, in the same form.")
+    ] = None
     list_recipes: Annotated[bool, typer.Option("--list", help="List the shipped recipes and their variants.")] = False
 
     def selected(self) -> Recipe:
@@ -77,11 +91,29 @@ def train(flags: TrainFlags) -> None:
     if flags.dry_run:
         _dry_run(recipe, flags)
         return
+    if flags.export_pairs is not None or flags.push_pairs is not None:
+        _check_export(flags)
     uploads = [] if flags.push_to_hub is None else _checked_uploads(recipe, flags.push_to_hub, flags.last_stage)
-    records = _run(recipe, flags)
+    machines = claimed_machines()
+    if machines is not None and recipe.spec.launch is None:
+        raise ConfigError(f"{machines.count} machines need `launch` in the recipe, e.g. launch: fsdp2")
+    if machines is not None and machines.rank:
+        _follow(machines)
+        return
+    with nullcontext() if machines is None else leading(machines):
+        records = _run(recipe, flags)
+    _export(recipe, flags)
     pages = _push(uploads, flags)
     if flags.as_json:
         typer.echo(json.dumps({**records, "pushed": pages}, indent=2))
+
+
+def _follow(machines: Machines) -> None:
+    """Take part in the trainings of the first machine."""
+    from .training.launch import launch_share
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    follow(machines, lambda words, processes, port: launch_share(words, processes, port, machines))
 
 
 def _list_recipes(*, as_json: bool) -> None:
@@ -120,13 +152,17 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     from harness.cli.console import stdout_console
 
+    from .pipeline import stages_to_do
     from .plan import make_plan, plan_tables
+    from .preflight import preflight
 
     plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
+    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), here=False)
+    plan = plan.model_copy(update={"notes": (*plan.notes, *warnings)})
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = stdout_console(120)
+    console = stdout_console()
     for part in plan_tables(plan):
         console.print(part)
 
@@ -174,6 +210,39 @@ def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -
         raise ConfigError(f"--push-to-hub needs trained variants, but --until {last_stage} stops before training")
     check_token()
     return pushes(recipe, destination)
+
+
+def _check_export(flags: TrainFlags) -> None:
+    """Raise ConfigError before anything runs if the pairs cannot be exported afterwards."""
+    from .hub import check_token
+
+    if flags.last_stage is not None and STAGES.index(flags.last_stage) < STAGES.index("pairs"):
+        raise ConfigError(
+            f"--export-pairs and --push-pairs need pairs, but --until {flags.last_stage} stops before them"
+        )
+    if flags.export_pairs is not None and flags.export_pairs.exists():
+        raise ConfigError(f"--export-pairs {str(flags.export_pairs)!r} exists; name another file, or move it away")
+    if flags.push_pairs is not None:
+        if flags.push_pairs.count("/") != 1:
+            raise ConfigError(f"--push-pairs {flags.push_pairs!r} is not ORG/NAME")
+        check_token()
+
+
+def _export(recipe: Recipe, flags: TrainFlags) -> None:
+    from .hub import push_pairs
+    from .layout import PAIRS
+    from .records import PreferencePair, rows_in
+    from .trl_pairs import trl_row
+
+    if flags.export_pairs is None and flags.push_pairs is None:
+        return
+    pairs = rows_in(recipe.seed(recipe.seeds[0]) / "pairs" / PAIRS, PreferencePair)
+    lines = [json.dumps(trl_row(pair), ensure_ascii=False) for pair in pairs]
+    if flags.export_pairs is not None:
+        write_lines(flags.export_pairs, lines)
+    page = None if flags.push_pairs is None else push_pairs(lines, flags.push_pairs, public=flags.public)
+    if not flags.as_json:
+        typer.echo(f"pairs: {len(lines)} to {', '.join(str(goal) for goal in (flags.export_pairs, page) if goal)}")
 
 
 def _push(uploads: list[Push], flags: TrainFlags) -> list[JsonValue]:

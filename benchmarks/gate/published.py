@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.analysis.gate.policy import default_checks
 from harness.records.facts import facts_of, load_function
 from harness.records.protocols import OwnRunner, SuiteOptions
-from harness.run.plan import load_suite
+from harness.running.plan import load_suite
 from harness.suites.exchange import ImportRequest, with_format
 from harness.suites.files import SourceFile, read_files
 from harness.suites.scoring import QuestionSums, question_sums

@@ -13,7 +13,7 @@ from harness.pages.text import markdown_table
 from harness.records import Score, ScoreCard
 from harness.records.facts import facts_of, load_function
 from harness.records.protocols import OwnRunner, RefitsPairs, RunRows, SuiteOptions
-from harness.run.plan import load_suite
+from harness.running.plan import load_suite
 from harness.stats.paired import ClusteredEstimate, non_inferiority, paired_difference, required_n
 from harness.suites.exchange import ImportRequest, with_format
 from harness.suites.files import read_files

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
@@ -197,7 +198,7 @@ def prices(sources: Sources) -> str:
     rows = []
     for name in judge_files():
         judge = find_judge(name, {})
-        if judge.price_in is None or "Retired" in (judge.note or ""):
+        if judge.price_in is None or (judge.retired is not None and judge.retired <= date.today()):
             continue
         cells = []
         for sample in (100, 500, None):

@@ -20,9 +20,9 @@ from harness.cli.console import PlainProgress, set_up_logging
 from harness.records import Answer, JudgeSpec, JudgeTemplate, ModelRef, Prompt
 from harness.records.protocols import SuiteData
 from harness.records.settings import RunSpec, ServeSpec
-from harness.run.execute import opened
-from harness.run.pipeline import Progress, SuiteRun, evaluate
-from harness.run.plan import Plan, plan, suite_plan
+from harness.running.execute import opened
+from harness.running.pipeline import Progress, SuiteRun, evaluate
+from harness.running.plan import Plan, plan, suite_plan
 from harness.suites.alpaca_eval.suite import AlpacaEval
 
 TEMPLATE = JudgeTemplate(

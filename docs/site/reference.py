@@ -64,7 +64,7 @@ def _cli() -> str:
     from harness.records.protocols import installed
 
     parts = ["# Commands\n\nEvery command ends with 0 when done, 2 for bad input, 4 when incomplete.\n"]
-    for name in [*COMMANDS, *sorted(installed("commands"))]:
+    for name in dict.fromkeys([*COMMANDS, *sorted(installed("commands"))]):
         parts += _command(f"harness {name}", load_command(name), 2)
     return "\n".join(parts)
 

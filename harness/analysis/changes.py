@@ -68,6 +68,13 @@ class Orders(Record):
     """The headline difference without these questions."""
 
 
+def has_flipped(score: float, other_score: float, *, middle: float | None) -> bool:
+    """Return whether a question flips. `middle`: the score of a draw; None: ratings."""
+    if middle is None:
+        return abs(other_score - score) >= RATING_FLIP
+    return (score - middle) * (other_score - middle) < 0
+
+
 def flips(
     first: QuestionSums,
     second: QuestionSums,
@@ -81,8 +88,7 @@ def flips(
     contradicted = set(doubts.either) if doubts is not None else set()
     flipped = []
     for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
-        moved = abs(other_score - score) >= RATING_FLIP
-        if moved if middle is None else (score - middle) * (other_score - middle) < 0:
+        if has_flipped(score, other_score, middle=middle):
             flipped.append(
                 Flip(
                     prompt_id=prompt_id,

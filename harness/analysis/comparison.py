@@ -170,9 +170,7 @@ def compare(
     pairs = _paired_sums(first, second, categories)
     main = pairs[0] if pairs else None
     is_audited = first.audit is not None or second.audit is not None
-    fits = None
-    if isinstance(suite, RefitsPairs) and prompts and not is_audited:
-        fits = suite.paired_refits(prompts, first, second)
+    fits = _fits(first, second, prompts, suite)
     rows = [refitted(fits)] if fits is not None else []
     clusters: Mapping[str, str] = getattr(suite, "clusters", {})
     units = [(sums[0].by_cluster(clusters), sums[1].by_cluster(clusters)) for sums in pairs]
@@ -214,6 +212,30 @@ def compare(
         notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
         adjusted=_adjustments(first, second, covariates, seed),
     )
+
+
+def headline_difference(
+    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
+) -> Difference | None:
+    """Return the difference of the headline as `compare` does, and nothing else: for tables of many pairs."""
+    headline = first.card.headline
+    fits = _fits(first, second, prompts, suite)
+    row = refitted(fits) if fits is not None and fits.metric == headline else None
+    if row is None:
+        pairs = _paired_sums(first, second, None)
+        sums = next((pair for pair in pairs if pair[0].metric == headline), None)
+        if not pairs:
+            sums = _own_sums(first, second).get((headline, None))
+        row = None if sums is None else paired(*sums, None, seed)
+    if row is None:
+        row = unpaired(first.card, second.card, headline)
+    return None if row is None else _directed(row, first.card)
+
+
+def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
+    if not isinstance(suite, RefitsPairs) or not prompts or first.audit is not None or second.audit is not None:
+        return None
+    return suite.paired_refits(prompts, first, second)
 
 
 def is_part(first: RunRows, second: RunRows) -> bool:

@@ -17,12 +17,12 @@ from pydantic import JsonValue
 
 from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
-from ..records.errors import ConfigError, DataError
+from ..records.errors import ConfigError, DataError, did_you_mean
 from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec
-from ..run.pipeline import current_judgments
-from ..run.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
+from ..running.pipeline import current_judgments
+from ..running.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
@@ -189,10 +189,12 @@ def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[St
         and (not suites or run.card.suite in suites)
     ]
     if not matches:
-        models = ", ".join(sorted({run.card.model for run in runs})[:12]) or "none"
+        known = sorted({run.card.model for run in runs})
+        near = did_you_mean(name, known)
+        models = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "") or "none"
         kind = f" of {' or '.join(sorted(suites))}" if suites else ""
         raise ConfigError(
-            f"no run{kind} named {name!r}: pass its folder, its card, or a model under {results}; models there: "
+            f"no run{kind} named {name!r}{near}: pass its folder, its card, or a model under {results}; models there: "
             f"{models}"
         )
     refuse_two_models(name, matches)

@@ -27,8 +27,8 @@ from ..records import Answer, JudgeSpec, JudgeTask, Judgment, JuryRule, Prompt, 
 from ..records.errors import ConfigError, DataError, ServerError
 from ..records.facts import RecordedJudgments, all_facts, load_function
 from ..records.protocols import Backend, Checking, Judge, SuiteOptions
-from ..run.pipeline import ProgressCallback, SuiteRun, evaluate
-from ..run.plan import SuitePlan, connect_judges, load_judge
+from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
+from ..running.plan import SuitePlan, connect_judges, load_judge
 from ..store import RunStore, dump_json, write_atomic
 from ..store.provenance import VERSION
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
@@ -257,11 +257,11 @@ async def ask(
             store.answers.append(answer)
     plan = SuitePlan(suite, spec.loaded, tuple(suite.prompts()), suite.sampling, store.folder, repeats=spec.repeats)
     async with calls.cache:
-        await evaluate([SuiteRun(plan, store)], _no_backend, concurrency=1, on_progress=on_progress)
+        await evaluate([SuiteRun(plan, store)], no_backend, concurrency=1, on_progress=on_progress)
 
 
 @asynccontextmanager
-async def _no_backend() -> AsyncIterator[Backend]:
+async def no_backend() -> AsyncIterator[Backend]:
     raise ServerError("a recorded answer is missing from the store; use --fresh")
     yield
 

@@ -1,18 +1,19 @@
-"""Rank score cards in tables, one per protocol, and read the leaderboard of a results folder. Nothing is written.
+"""Rank score cards in tables, one per protocol. Nothing is written; `read_board.py` reads a results folder.
 
 Two cards share a table only if suite, version and every protocol field are equal. An incomplete card is listed below
-the ranked ones, never among them. Figures that others reported are kept apart (`reported`).
+the ranked ones, never among them.
 
-Cards are compared question by question if their rows exist: easy and hard questions then cancel. AlpacaEval's
+Rank ranges are paired by question if the rows exist: easy and hard questions then cancel. AlpacaEval's
 length-controlled rate is not a ratio over questions. There the raw preferences' terms give the correlation of two
-models, and the cards' own standard errors the scale.
+models, and the cards' own standard errors the scale. Differences of two rows come from `pairs.py`, as in
+`harness compare`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,8 +29,8 @@ from ..records.facts import facts_of, higher_is_better
 from ..records.protocols import RunRows
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
-from ..store import find_cards, read_card
-from ..store.checkpoint import Fusion, read_fusion
+from ..store import read_card
+from ..store.checkpoint import Fusion
 from ..store.runs import QUESTIONS, read_question_scores, read_rows
 from ..suites.scoring import (
     QuestionSums,
@@ -40,8 +41,8 @@ from ..suites.scoring import (
     run_sums,
     sums_difference,
 )
+from .comparison import ALPHA
 from .naming import row_names
-from .reported import ReportedTable, load_reported, reported_beside
 
 RESAMPLES = 2000
 """Resamples of the rank intervals; the 95 % quantile of their largest difference then varies by about 1.5 %."""
@@ -67,7 +68,11 @@ class HeadlineDifference(Record):
 
     @property
     def significant(self) -> bool:
-        return self.p < 0.05
+        return self.p <= ALPHA  # not corrected for the number of rows
+
+
+PairDifference = Callable[[ScoreCard, ScoreCard], HeadlineDifference | None]
+"""`(card, other)` -> card minus other."""
 
 
 class RankRange(Record):
@@ -87,7 +92,7 @@ class BoardRow(Record):
     score: Score
     """The headline."""
     above: HeadlineDifference | None = None
-    """Compared with the row above; None for the first and the unranked."""
+    """Compared with the row above, or with `Table.baseline`; None for the first, the baseline and the unranked."""
     others: dict[str, Score]
     categories: dict[str, Score] = {}
     """`Table.category_metric` by category."""
@@ -127,6 +132,8 @@ class Table(Record):
     length_unit: Literal["characters", "tokens"] = "tokens"
     joint_ranks: bool = Field(default=False, exclude_if=is_empty)
     """Whether the rows' rank ranges hold all at once; otherwise each holds by itself."""
+    baseline: str = Field(default="", exclude_if=is_empty)
+    """The model that `BoardRow.above` compares with; empty: the row above."""
     rows: tuple[BoardRow, ...]
 
     @property
@@ -151,36 +158,20 @@ def _safe(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Board:
-    tables: tuple[Table, ...]
-    reported: tuple[ReportedTable, ...]
-    cards: tuple[ScoreCard, ...]
-    broken: tuple[str, ...]
-    """One sentence per card that could not be read."""
+class RankOptions:
+    """How cards are ranked and compared."""
+
+    rank_incomplete: bool = False
+    """Also rank cards with more than MAX_EMPTY empty answers."""
+    joint_ranks: bool = False
+    """The rank ranges of a table hold all at once."""
+    baseline: str = ""
+    """The model that each row is compared with; empty: the row above."""
+    difference: PairDifference | None = None
+    """Compares a card with another; None: `against`, by the questions' terms."""
 
 
-def read_board(
-    results: Path,
-    *,
-    reported: bool = True,
-    paired: bool = True,
-    rank_incomplete: bool = False,
-    joint_ranks: bool = False,
-) -> Board:
-    """Return the leaderboard of all cards in a results folder.
-
-    `paired` compares question by question if a run's rows exist; `rank_incomplete` also ranks cards with more than
-    MAX_EMPTY empty answers. Raise ConfigError if there is no card.
-    """
-    paths = find_cards(results)
-    if not paths:
-        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` creates them")
-    readable_cards, broken = readable(paths)
-    cards = [card for _, card in readable_cards]
-    questions = read_questions(readable_cards) if paired else {}
-    tables = rank(cards, questions, read_fusion(results), rank_incomplete=rank_incomplete, joint_ranks=joint_ranks)
-    beside = reported_beside(cards, load_reported()) if reported else []
-    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
+DEFAULT_RANKING = RankOptions()
 
 
 def readable(paths: Iterable[Path]) -> tuple[list[tuple[Path, ScoreCard]], list[str]]:
@@ -232,16 +223,17 @@ def rank(
     cards: Iterable[ScoreCard],
     questions: Mapping[str, QuestionSums] = NO_QUESTIONS,
     fusion: Mapping[str, Fusion] = NO_FUSION,
-    *,
-    rank_incomplete: bool = False,
-    joint_ranks: bool = False,
+    options: RankOptions = DEFAULT_RANKING,
 ) -> list[Table]:
     """Return one table per protocol, ordered by suite, version and protocol digest.
 
     `questions`: run id -> the headline's terms per question, for paired comparisons. `fusion`: model -> how it was
-    made; it overrides the card's own statement. Cards with more than MAX_EMPTY empty answers are unranked, unless
-    `rank_incomplete`. `joint_ranks`: the rank ranges of a table hold all at once.
+    made; it overrides the card's own statement. Raise ConfigError if the baseline is not among the cards.
     """
+    cards = list(cards)
+    if options.baseline and options.baseline not in {card.model for card in cards}:
+        models = ", ".join(sorted({card.model for card in cards})[:12])
+        raise ConfigError(f"no score card of the baseline {options.baseline!r}; models with cards: {models}")
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
@@ -261,7 +253,7 @@ def rank(
             # another metric's terms would pair the wrong numbers
             terms_of_metric = {key: sums for key, sums in questions.items() if not mixed or sums.metric == metric}
             differs |= {HEADLINE: metric} if len(columns) > 1 else {}
-            table = _table(column, terms_of_metric, fusion, rank_incomplete=rank_incomplete, joint_ranks=joint_ranks)
+            table = _table(column, terms_of_metric, fusion, options)
             tables.append(table.model_copy(update={"differs": dict(differs)}))
     return tables
 
@@ -289,9 +281,7 @@ def _table(
     cards: list[ScoreCard],
     questions: Mapping[str, QuestionSums],
     fusion: Mapping[str, Fusion],
-    *,
-    rank_incomplete: bool,
-    joint_ranks: bool,
+    options: RankOptions,
 ) -> Table:
     first = cards[0]
     better = _direction(cards)
@@ -299,12 +289,14 @@ def _table(
 
     def is_ranked(card: ScoreCard) -> bool:
         has_value = card.scores[card.headline].value is not None and better is not None
-        return card.complete and has_value and (rank_incomplete or card.is_mostly_text)
+        return card.complete and has_value and (options.rank_incomplete or card.is_mostly_text)
 
     ordered = sorted(cards, key=lambda card: (not is_ranked(card), _worth(card, sign), card.model, run_id(card)))
     ranked_cards = [card for card in ordered if is_ranked(card)]
-    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False, joint=joint_ranks)
+    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False, joint=options.joint_ranks)
     metric = _category_metric(first)
+    difference = options.difference or (lambda card, other: against(card, other, questions))
+    baseline = next((card for card in ordered if card.model == options.baseline), None)
     rows: list[BoardRow] = []
     names = row_names(ordered)
     for position, card in enumerate(ordered):
@@ -312,13 +304,15 @@ def _table(
         if is_ranked(card):
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
-            above = against(card, ordered[position - 1], questions) if position else None
+            reference = baseline if options.baseline else ordered[position - 1] if position else None
+            above = None if reference is None or reference is card else difference(card, reference)
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
         rows.append(row)
     length = facts_of(first.suite).length_of(first.scores)
     return Table(
-        joint_ranks=joint_ranks,
+        joint_ranks=options.joint_ranks,
+        baseline=options.baseline if baseline is not None else "",
         suite=first.suite,
         suite_version=first.suite_version,
         protocol_sha=first.protocol_sha,

@@ -133,6 +133,14 @@ class ChatCompletions:
         body = {"model": self.model, "messages": _json(messages), **self.switches, **params}
         return read_chat_reply(await self.post(f"{self.base}/chat/completions", body), accept_calls=False)
 
+    async def complete_many(
+        self, messages: Sequence[Message], params: dict[str, JsonValue], count: int
+    ) -> list[ChatReply | ReplyError]:
+        """Return `count` replies of one request, or why one of them is none. vLLM reads the prompt once for all."""
+        body = {"model": self.model, "messages": _json(messages), **self.switches, **params}
+        whole = await self.post(f"{self.base}/chat/completions", {**body, "n": count, "return_token_ids": True})
+        return replies_of(whole, count)
+
     async def count(self, messages: Sequence[Message]) -> int | None:
         if self.tokenize:
             return len((await self.tokens(messages))[0])
@@ -194,6 +202,30 @@ async def count_by_server(post: Post, model: str, text: str) -> int:
     return len((await tokenized(post, {"model": model, "prompt": text, "add_special_tokens": False}))[0])
 
 
+def replies_of(body: Mapping[str, Any], count: int) -> list[ChatReply | ReplyError]:
+    """Return the choices of a chat completion in their order, or why one cannot be read.
+
+    A choice has as many tokens as it has `token_ids`; without them all have an equal share of the usage. Raise
+    ReplyError if there are not `count` choices.
+    """
+    choices = body.get("choices")
+    if not isinstance(choices, list) or len(choices) != count:
+        received = len(choices) if isinstance(choices, list) else 0
+        raise ReplyError(f"asked for {count} answers, the server returned {received}", reason="http", status=200)
+    usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+    total = usage.get("completion_tokens")
+    replies: list[ChatReply | ReplyError] = []
+    for number, choice in enumerate(choices):
+        ids = choice.get("token_ids") if isinstance(choice, dict) else None
+        share = (total + count - 1 - number) // count if isinstance(total, int) else 0
+        tokens = {**usage, "completion_tokens": len(ids) if isinstance(ids, list) else share}
+        try:
+            replies.append(read_chat_reply({**body, "choices": [choice], "usage": tokens}, accept_calls=False))
+        except ReplyError as error:
+            replies.append(error)
+    return replies
+
+
 def _json(messages: Sequence[Message]) -> JsonValue:
     return [{"role": message.role, "content": message.content} for message in messages]
 
@@ -253,6 +285,32 @@ class Asker:
         replies = [reply for reply, _ in turns]
         return answer_of(prompt, self.label, replies, index=index, is_split=is_split, seconds=seconds)
 
+    async def answer_group(self, prompt: Prompt, sampling: Sampling, indices: Sequence[int]) -> list[Answer]:
+        """Return several draws of a prompt of one turn, by one request without a seed if the dialogue allows it."""
+        if not isinstance(self.dialogue, ChatCompletions) or len(prompt.turns) != 1:
+            return [await self.answer(prompt, sampling, index) for index in indices]
+        begin = time.monotonic()
+        messages = [Message("system", prompt.system)] if prompt.system is not None else []
+        messages.append(Message("user", prompt.turns[0]))
+        replies: Sequence[ChatReply | ReplyError]
+        try:
+            room = await self.room(messages, sampling.max_tokens + self.thinking.room)
+            params = self._params(sampling, room, prompt.id, 0, 0)
+            params.pop("seed", None)
+            replies = await self.dialogue.complete_many(messages, params, len(indices))
+        except ReplyError as error:
+            replies = [error] * len(indices)
+        seconds = (time.monotonic() - begin) / len(indices)
+        return [await self._drawn(prompt, reply, index, seconds) for index, reply in zip(indices, replies, strict=True)]
+
+    async def _drawn(self, prompt: Prompt, whole: ChatReply | ReplyError, index: int, seconds: float) -> Answer:
+        if isinstance(whole, ReplyError):
+            failure = Failure(reason=whole.reason, message=str(whole))
+            return Answer(prompt_id=prompt.id, model=self.label, index=index, seconds=seconds, error=failure)
+        reply, is_split = separated(whole, self.thinking)
+        reply = replace(reply, reasoning_tokens=await self._reasoning_tokens(reply))
+        return answer_of(prompt, self.label, [reply], index=index, is_split=is_split, seconds=seconds)
+
     async def _turns(self, prompt: Prompt, sampling: Sampling, index: int) -> list[tuple[ChatReply, bool]]:
         """Return a reply per turn, and whether its reasoning was split off here."""
         messages = [Message("system", prompt.system)] if prompt.system is not None else []
@@ -295,7 +353,7 @@ class Asker:
         return min(max_tokens, room)
 
     def _params(self, sampling: Sampling, room: int, prompt_id: str, turn: int, index: int) -> dict[str, JsonValue]:
-        params: dict[str, JsonValue] = {"max_tokens": room}
+        params: dict[str, JsonValue] = {sampling.token_limit: room}
         if sampling.temperature is not None:
             params["temperature"] = sampling.temperature
         if sampling.top_p is not None:
@@ -306,7 +364,8 @@ class Asker:
         seed = sampling.seed if sampling.seed is not None else self.seed
         if seed is not None:
             params["seed"] = request_seed(seed, prompt_id, turn, index)
-        return params
+        params |= sampling.extra
+        return {name: value for name, value in params.items() if name not in sampling.omits}
 
 
 class ChatBackend:
@@ -314,6 +373,8 @@ class ChatBackend:
 
     A subclass puts what it opens there on the stack, which is closed at the end.
     """
+
+    takes_parameters = True  # any request parameter of `sampling:`
 
     def __init__(self) -> None:
         self._client: ChatClient | None = None

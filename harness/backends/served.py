@@ -149,6 +149,10 @@ class FastChatCompletions:
     """Whether the server is vLLM: has /tokenize, `add_special_tokens` and `stop_token_ids`."""
 
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply:
+        limit = params.get("max_completion_tokens")  # which text completions do not have
+        if limit is not None:
+            params = {name: value for name, value in params.items() if name != "max_completion_tokens"}
+            params["max_tokens"] = limit
         body = {"model": self.model, **self._prompt(messages), **params}
         template = conversation(self.template)
         stop_str = [template.stop_str] if isinstance(template.stop_str, str) else list(template.stop_str or ())

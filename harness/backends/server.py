@@ -83,6 +83,32 @@ def tail(text: str, count: int = 12) -> str:
     return "\n".join(list(dict.fromkeys(kept))[-count:])
 
 
+LOG_TAIL = 65_536
+"""Bytes of a log's end in which its stage is looked for."""
+STAGES = (
+    (r"Downloading|Fetching \d+ files", "downloading"),
+    (r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights", "loading weights"),
+    (r"torch\.compile|Compiling a graph|Dynamo bytecode", "compiling"),
+    (r"KV cache", "making the KV cache"),
+    (r"Capturing (?:CUDA|cudagraph)|Graph capturing|[Ww]arming up", "warming up"),
+    (r"Started server process|Waiting for application startup", "opening its port"),
+)
+"""Pattern in a server's log -> what it is doing then (vLLM 0.32, transformers serve 5.19)."""
+
+
+def stage_of(text: str) -> str:
+    """Return the stage whose line comes last in a server's log; empty if there is none.
+
+    >>> stage_of("INFO Starting to load model\\nINFO GPU KV cache size: 1,024 tokens")
+    'making the KV cache'
+    """
+    last = [
+        (max((match.start() for match in re.finditer(pattern, text)), default=-1), name) for pattern, name in STAGES
+    ]
+    position, name = max(last)
+    return name if position >= 0 else ""
+
+
 class ServerDiedError(ServerError):
     """The process ended by itself before it answered."""
 
@@ -178,8 +204,23 @@ class ModelServer:
                     raise ServerError(self.obituary(f"did not answer within {self._start_timeout:.0f} s"))
                 if waited - announced >= COUNTDOWN:
                     announced = waited
-                    log.info("waiting for %s: %.0f s of at most %.0f s", self.name, waited, self._start_timeout)
+                    stage = self.stage()
+                    log.info(
+                        "waiting for %s: %.0f s of at most %.0f s%s",
+                        *(self.name, waited, self._start_timeout, f", {stage}" if stage else ""),
+                        extra={"transient": True},  # a terminal shows only the latest of these lines
+                    )
                 await asyncio.sleep(POLL)
+
+    def stage(self) -> str:
+        """Return what the server is doing, by the latest known line of its log; empty if none is known."""
+        try:
+            with self.log_file.open("rb") as log_stream:
+                size = log_stream.seek(0, os.SEEK_END)
+                log_stream.seek(max(self._log_start, size - LOG_TAIL))
+                return stage_of(log_stream.read().decode("utf-8", "replace"))
+        except OSError:
+            return ""
 
     async def _answers(self, session: aiohttp.ClientSession) -> bool:
         try:

@@ -24,8 +24,9 @@ from ..records import Answer, Failure, ModelRef, Record, digest
 from ..records.asking import Work, is_empty, slug_of
 from ..records.documents import read_yaml
 from ..records.errors import BudgetReachedError, ConfigError, HarnessError, ReplyError, first_error
-from ..records.keys import PROVIDERS, api_key, belongs
+from ..records.keys import api_key, belongs
 from ..records.protocols import Backend, BulkBackend, Draw, Foreign, Preparing, ReadsPrompts, ServeOptions, load_plugin
+from ..records.providers import providers
 from ..records.settings import ServeSpec, checked
 from ..store import JsonlRows, make_folder
 from ..store.checkpoint import resolve
@@ -210,9 +211,10 @@ class Member:
             return
         if url is None:
             raise ConfigError(f"member {self.name!r}: key_env is for endpoint:NAME@URL, not for {self.spec.model!r}")
-        if variable in PROVIDERS and not belongs(variable, url):
+        hosts = [host for provider in providers().values() if variable in provider.keys for host in provider.hosts]
+        if hosts and not belongs(variable, url):
             raise ConfigError(
-                f"member {self.name!r}: the key in {variable} is for {' or '.join(PROVIDERS[variable])}, not for "
+                f"member {self.name!r}: the key in {variable} is for {' or '.join(hosts)}, not for "
                 f"{url!r}; put the key of that server into a variable of its own"
             )
 

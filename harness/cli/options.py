@@ -15,14 +15,18 @@ hello you
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
 import typer
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from typer.core import TyperCommand
 from typer.models import ParameterInfo
+
+from ..records.errors import printable
 
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
 
@@ -75,7 +79,8 @@ def parameters(record: type[Flags]) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.is_required() else field.default,
+            # a default that is found out at run time is known to typer by the option itself
+            default=inspect.Parameter.empty if field.is_required() or field.default_factory else field.default,
             annotation=Annotated[field.annotation, info],
         )
 
@@ -95,6 +100,22 @@ def _names(record: type[Flags]) -> list[str]:
     return [name for name in dict.fromkeys(own_first) if name in record.model_fields]
 
 
+class PanelCommand(TyperCommand):
+    """A command whose help page groups the options by their `rich_help_panel`, without rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_argument = parameter.param_type_name == "argument"
+                default = "Arguments" if is_argument else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+        for heading in sorted(panels, key=lambda name: name != "Arguments"):  # otherwise in the order of the record
+            with formatter.section(heading):
+                formatter.write_dl(panels[heading])
+
+
 def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:
     return isinstance(annotation, type) and issubclass(annotation, Flags)
 
@@ -107,13 +128,33 @@ def command_group(about: str) -> typer.Typer:
 
 # Shared by several commands
 
-RESULTS = typer.Option(help="Results folder.", envvar="HARNESS_RESULTS")
+RESULTS_HELP = "Results folder; default: `results:` of ./harness.yaml, else ./results."
+RESULTS = typer.Option(help=RESULTS_HELP, envvar="HARNESS_RESULTS")
 DRY_RUN = typer.Option("--dry-run", help="Print what would be asked; write nothing.")
 NO_CACHE = typer.Option("--no-cache", help="Neither read nor fill the judges' reply cache.")
 
 
+def configured_results() -> Path:
+    """Return `results:` of ./harness.yaml, which is then named on stderr, else `results`.
+
+    Raise ConfigError if that file is invalid.
+    """
+    from ..store.trusted import NAME, configured_results_folder  # deferred: the help needs no configuration
+
+    folder = configured_results_folder()
+    if folder is None:
+        return Path("results")
+    print(f"harness: results folder {printable(folder)}, from ./{NAME}", file=sys.stderr)
+    return Path(folder)
+
+
 class ResultsFlags(Flags):
-    results: Annotated[Path, RESULTS] = Path("results")
+    results: Annotated[
+        Path,
+        typer.Option(
+            help=RESULTS_HELP, envvar="HARNESS_RESULTS", default_factory=configured_results, show_default=False
+        ),
+    ] = Field(default_factory=configured_results)
 
 
 class MirrorFlags(Flags):

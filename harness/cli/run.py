@@ -17,9 +17,9 @@ from ..records import ScoreCard
 from ..records.errors import IncompleteError
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec
-from ..run.estimate import Estimate, estimate
-from ..run.plan import Plan, plan
-from ..run.resolve import overlaid, resolve, retirement_warnings
+from ..running.estimate import Estimate, estimate
+from ..running.plan import Plan, plan
+from ..running.resolve import judge_warnings, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
     STDERR,
@@ -35,11 +35,14 @@ from .console import (
 from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, VerboseFlags, command
 
 if TYPE_CHECKING:
-    from ..run.baselines import BaselineJob
-    from ..run.pipeline import ProgressCallback, SuiteRun
+    from ..analysis.leaderboard import Table
+    from ..running.baselines import BaselineJob
+    from ..running.pipeline import ProgressCallback, SuiteRun
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MOST_SHOWN = 12
+"""Models in the table at the end; `harness leaderboard --summary` has all."""
 Job = Callable[["list[SuiteRun]", "ProgressCallback"], Coroutine[Any, Any, T]]
 serving = partial(typer.Option, rich_help_panel="Serving")
 answering = partial(
@@ -92,6 +95,19 @@ class SamplingFlags(Flags):
     top_p: Annotated[float | None, answering(help="Probability mass that nucleus sampling keeps.")] = None
     max_tokens: Annotated[int | None, answering(help="Longest answer, in tokens.")] = None
     n: Annotated[int | None, answering("--samples", help="Answers per prompt.")] = None
+    max_completion_tokens: Annotated[
+        int | None, answering(help="As --max-tokens, for servers that want this name.")
+    ] = None
+    top_k: Annotated[int | None, answering(help="Most tokens to choose among.")] = None
+    min_p: Annotated[float | None, answering(help="Smallest share of the likeliest token's probability.")] = None
+    presence_penalty: Annotated[float | None, answering(help="Penalty of tokens that occurred.")] = None
+    frequency_penalty: Annotated[float | None, answering(help="Penalty per occurrence of a token.")] = None
+    repetition_penalty: Annotated[float | None, answering(help="Factor against repetition; 1: none.")] = None
+    stop: Annotated[list[str] | None, answering(help="Text that ends an answer; repeatable.")] = None
+    draw_seed: Annotated[int | None, answering(help="Seed of the answers, also sent to endpoint:.")] = None
+    system_prompt: Annotated[str | None, answering(help="System prompt, e.g. the model card's.")] = None
+    extra_body: Annotated[str | None, answering(help="JSON object with any other request fields.")] = None
+    omit: Annotated[list[str] | None, answering(help="Request field to leave out; repeatable.")] = None
 
 
 class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
@@ -107,8 +123,8 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     judge: Annotated[
         str | None,
         typer.Option(
-            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), FILE.yaml, endpoint:M@URL, "
-            "local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
+            help="JUDGE for all suites, or SUITE=JUDGE,...: a name (harness judge list), PROVIDER:MODEL, FILE.yaml, "
+            "endpoint:M@URL, local:PATH, alpaca_eval:NAME, reward_model:PATH, replay:RUN, A+B for a jury."
         ),
     ] = None
     judge_devices: Annotated[
@@ -170,7 +186,7 @@ def run(flags: RunFlags) -> None:
     """Serve a model, ask it a suite's questions, have the answers judged, score. The same command again resumes.
 
     Examples: harness run --model ./ckpt --suite all --edition pocket;
-    harness run --model hf:org/name --suite mt_bench,arena_hard --judge gpt-4.1 --limit 20
+    harness run --model hf:org/name --suite mt_bench,arena_hard --judge openai:gpt-5.4 --limit 20
     """
     set_up_logging(verbose=flags.verbose)
     settings, trackers = flags.settings(), tracker_names(flags.log_to)
@@ -182,7 +198,7 @@ def run(flags: RunFlags) -> None:
     estimates = estimate(run_plan, exact=flags.dry_run)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
-    for sentence in retirement_warnings(spec, date.today()):
+    for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     if flags.dry_run:
         for job in run_plan.baselines_to_ask:
@@ -194,7 +210,7 @@ def run(flags: RunFlags) -> None:
     if flags.as_json:
         print(json_text("cards", cards), end="")
     else:
-        show(run_plan, cards)
+        show(run_plan, cards, verbose=flags.verbose)
     incomplete = [card for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(what_is_missing(incomplete))
@@ -202,7 +218,7 @@ def run(flags: RunFlags) -> None:
 
 def ask_baselines(jobs: Sequence[BaselineJob]) -> None:
     """Ask the models that the candidate is compared with, and store their answers."""
-    from ..run.baselines import ask
+    from ..running.baselines import ask
 
     for job in jobs:
         log.info("asking the baseline %s %d questions, once: %s", job.model.label, len(job.missing()), job.folder)
@@ -216,7 +232,7 @@ def differences(run_plan: Plan) -> list[str]:
 
 def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
     """Run the plan and return its cards."""
-    from ..run.execute import execute  # deferred: it needs numpy, which the help does not
+    from ..running.execute import execute  # deferred: it needs numpy, which the help does not
 
     announce(estimates)
     return work(
@@ -229,8 +245,8 @@ def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool)
 
 def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: bool = False) -> T:
     """Lock the plan's run folders, do the job on them behind a progress display, and return its result."""
-    from ..run.execute import opened
-    from ..run.pipeline import rare_collections
+    from ..running.execute import opened
+    from ..running.pipeline import rare_collections
 
     with (
         rare_collections(),
@@ -242,7 +258,7 @@ def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: b
 
 def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
     """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
-    from ..run.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
+    from ..running.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
 
     calls = {part.suite: part.judge_calls for part in estimates}
     totals: dict[tuple[str, str], int] = {}
@@ -260,25 +276,44 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     return totals
 
 
-def show(run_plan: Plan, cards: list[ScoreCard]) -> None:
-    """Print the cards, what qualifies them, and the next command."""
-    from ..pages.judge_text import judging_table  # deferred, like its neighbour: they need numpy, and the help does not
-    from ..pages.tables import card_table
+def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
+    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores."""
+    from ..pages.judge_text import judging_table  # deferred, like its neighbours: they need numpy, the help does not
+    from ..pages.summary import summary, summary_table
+    from ..pages.tables import card_table, headline_table
     from ..pages.text import plain
 
     console = stdout_console()
     sentences = differences(run_plan)
     for sentence in sentences:
-        console.print(Text(plain(sentence)), soft_wrap=True)
-    console.print(card_table(cards))
-    judging = judging_table(cards)
-    if judging is not None:
-        console.print(judging)
+        console.print(Text(plain(sentence)))
+    console.print(headline_table(cards))
+    if verbose:
+        console.print(card_table(cards))
+        if (judging := judging_table(cards)) is not None:
+            console.print(judging)
+    if len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
+        console.print(summary_table(standing.top(MOST_SHOWN)))
+    suites_of_note: dict[str, list[str]] = {}
     for card in cards:
         for note in card.notes:
             if f"{card.suite}: {note}" not in sentences:
-                console.print(Text(f"{card.suite}: {note}"), soft_wrap=True)
+                suites_of_note.setdefault(note, []).append(card.suite)
+    for note, suites in suites_of_note.items():
+        console.print(Text(plain(f"{', '.join(suites)}: {note}")))
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
+    if not verbose:
+        print("all metrics: the same command with --verbose")
     print(f"next: harness leaderboard --results {run_plan.spec.results}")
+
+
+def neighbours(results: Path, cards: Sequence[ScoreCard]) -> Sequence[Table]:
+    """Return the tables of these cards' protocols, from the cards of the results folder alone."""
+    from ..analysis.leaderboard import rank, readable
+    from ..store import find_cards
+
+    protocols = {(card.suite, card.protocol_sha) for card in cards}
+    stored = [card for _, card in readable(find_cards(results))[0]]
+    return rank(card for card in stored if (card.suite, card.protocol_sha) in protocols)

@@ -60,8 +60,8 @@ def suite() -> None:
 
 def _load(file: str) -> Suite:
     """Return the suite of a file, against placeholders if it compares with a baseline."""
-    from ..run.baselines import placeholders  # deferred: it needs numpy, which the help does not
-    from ..run.plan import load_suite
+    from ..running.baselines import placeholders  # deferred: it needs numpy, which the help does not
+    from ..running.plan import load_suite
 
     names = suite_names(file)
     suite = load_suite(names[0], SuiteOptions())

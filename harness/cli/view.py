@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import Field
 
 from ..records.errors import ConfigError
 from ..store.provenance import install_command
-from .options import Flags, command
+from .options import RESULTS_HELP, Flags, command, configured_results
 
 TOKEN = "HARNESS_VIEW_TOKEN"
 MIN_TOKEN = 16
 
 
 class ViewFlags(Flags):
-    results: Annotated[Path, typer.Argument(help="Results folder.", envvar="HARNESS_RESULTS")] = Path("results")
+    results: Annotated[
+        Path,
+        typer.Argument(
+            help=RESULTS_HELP, envvar="HARNESS_RESULTS", default_factory=configured_results, show_default=False
+        ),
+    ] = Field(default_factory=configured_results)
     port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 8642
     host: Annotated[str, typer.Option(help=f"Other than loopback, {TOKEN} must be in the environment.")] = "127.0.0.1"
 

@@ -62,7 +62,7 @@ watch_app = typer.Typer(**SETTINGS)
 def watch(context: typer.Context, flags: WatchFlags) -> None:
     """Run suites on each new checkpoint once it is completely written. Further flags are passed to `harness run`.
 
-    Example: harness watch out/wrpo --suite mt_bench --judge gpt-4.1 --limit 20 --log-to wandb
+    Example: harness watch out/wrpo --suite mt_bench --judge gpt-5.4 --limit 20 --log-to wandb
     """
     set_up_logging()
     suite_names(flags.suite)  # an unknown suite is an error before the first look

@@ -17,8 +17,9 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
@@ -74,9 +75,20 @@ class RateLimitHints:
 NOTHING = RateLimitHints()
 
 
+REQUESTS_LEFT = ("x-ratelimit-remaining-requests", "anthropic-ratelimit-requests-remaining")
+TOKENS_LEFT = ("x-ratelimit-remaining-tokens", "anthropic-ratelimit-tokens-remaining")
+REQUESTS_RESET = ("x-ratelimit-reset-requests", "anthropic-ratelimit-requests-reset")
+TOKENS_RESET = ("x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset")
+"""Headers by provider: OpenAI, Azure, Groq, Fireworks, xAI and OpenRouter use the first name, Anthropic the second."""
+
+
+def _first(headers: Mapping[str, str], names: Iterable[str]) -> str | None:
+    return next((text for name in names if (text := headers.get(name)) is not None), None)
+
+
 def read_headers(headers: Mapping[str, str]) -> RateLimitHints:
     """Return the hints in `headers`, whose lookup must ignore case, as aiohttp's does."""
-    left, tokens = headers.get("x-ratelimit-remaining-requests"), headers.get("x-ratelimit-remaining-tokens")
+    left, tokens = _first(headers, REQUESTS_LEFT), _first(headers, TOKENS_LEFT)
     after, after_ms = headers.get("Retry-After"), headers.get("retry-after-ms")
     if left is None and tokens is None and after is None and after_ms is None:
         return NOTHING
@@ -84,9 +96,9 @@ def read_headers(headers: Mapping[str, str]) -> RateLimitHints:
     return RateLimitHints(
         retry_after=retry_after(after, time.time()) if milliseconds is None else milliseconds / 1000,
         requests_left=number(left),
-        requests_reset=duration(headers.get("x-ratelimit-reset-requests")),
+        requests_reset=reset_in(_first(headers, REQUESTS_RESET), time.time()),
         tokens_left=number(tokens),
-        tokens_reset=duration(headers.get("x-ratelimit-reset-tokens")),
+        tokens_reset=reset_in(_first(headers, TOKENS_RESET), time.time()),
     )
 
 
@@ -97,6 +109,16 @@ def retry_after(text: str | None, clock: float) -> float | None:
         return seconds
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - clock)
+    except (ValueError, OverflowError):
+        return None
+
+
+def reset_in(text: str | None, clock: float) -> float | None:
+    """Return the seconds from `clock` (Unix time) that a duration, or a moment as RFC 3339 writes it, means."""
+    if text is None or "T" not in text:
+        return duration(text)
+    try:
+        return max(0.0, datetime.fromisoformat(text).timestamp() - clock)
     except (ValueError, OverflowError):
         return None
 

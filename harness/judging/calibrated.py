@@ -85,6 +85,22 @@ def find_calibrations(results: Path) -> list[Path]:
     return sorted([*folder.glob("*/*/calibration.json"), *folder.glob("*.json")])
 
 
+def measured_agreement(results: Path) -> dict[str, str]:
+    """Return judge -> its agreement with people, by the calibration under `results` with the most votes."""
+    shares: dict[str, Score] = {}
+    for path in find_calibrations(results):
+        try:
+            calibration = read_calibration(path)
+        except ConfigError as error:
+            log.warning("%s", error)
+            continue
+        for part in calibration.suites.values():
+            score, name = part.scores.get("agreement_people"), str(calibration.judge["name"])
+            if score is not None and score.value is not None and (name not in shares or score.n > shares[name].n):
+                shares[name] = score
+    return {name: shown(score) for name, score in shares.items()}
+
+
 @dataclass(frozen=True)
 class Citation:
     """A card's note and provenance about its judge's calibration."""

@@ -153,10 +153,10 @@ def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) ->
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
         shown = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
         differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
-    if spec.params:
-        changed = (
-            f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in spec.params.items()
-        )
+    # a judge without log-probabilities is refused by the suites that read them, and for the others nothing is different
+    params = {name: value for name, value in spec.params.items() if value is not None or "logprobs" not in name}
+    if params:
+        changed = (f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in params.items())
         differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
     known = templates.values() if isinstance(templates, dict) else ()
     if "template" in identity and identity["template"] not in known:

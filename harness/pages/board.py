@@ -27,7 +27,7 @@ from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
 from .charts import Drawing
-from .tables import certainty, measured, notes_of, shown_metrics
+from .tables import against_name, certainty, measured, notes_of, shown_metrics
 from .text import interval, number, visible
 
 ZOOM = 300 / 96
@@ -133,7 +133,7 @@ def columns_of(table: Table) -> list[TableColumn]:
             table.headline, first="ascending" if table.higher_is_better is False else "descending", strong=True
         ),
         TableColumn("95 % interval", numeric=False, wide=True),
-        TableColumn("against the rank above", wide=True),
+        TableColumn(against_name(table), wide=True),
         *(TableColumn(name, first="descending", texts=texts) for name, texts in figures.items()),
         TableColumn("run", numeric=False),
     ]
@@ -152,7 +152,7 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
             "" if score.value is None else str(score.value),
             span,
         )
-    if name == "against the rank above":
+    if name == against_name(table):
         step = row.above
         return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
     if name == "n":

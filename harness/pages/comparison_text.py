@@ -4,31 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table as RichTable
-
 from ..analysis.best import BestOf, BestRow
 from ..analysis.changes import AnswerShift
 from ..analysis.comparison import ALPHA, Comparison, Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
+from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
+ORDER = ("metric", "category", "difference [95 %]", "p", "first", "other", "detectable")
+"""Columns of a comparison from the most important on, for a narrow terminal."""
 FLIP_HEAD = ("question", "category", "first", "other", "change")
 GAMES_HEAD = (
     *("suite", "model", "against", "category", "win rate [95 %]", "p", "detectable"),
     *("games", "unscored", "won", "tied", "lost"),
 )
+GAMES_ORDER = ("model", "against", "win rate [95 %]", "p", "suite", "category", "won", "tied", "lost")
 BEST_HEAD = ("model", "value", "minus the best other [95 %, all at once]", "result")
 BEST_LEFT = ("model", "result")
 LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
 
 
-def rich_comparison(pair: Comparison, *, flips: int) -> list[RichTable]:
+def rich_comparison(pair: Comparison, *, flips: int) -> list[FittedTable]:
     """Return the table of differences, and one of the `flips` largest flips."""
-    tables = [rich_table(title(pair), HEAD, [difference_cells(row) for row in pair.differences], LEFT)]
+    tables = [rich_table(title(pair), HEAD, [difference_cells(row) for row in pair.differences], LEFT, ORDER, 4)]
     if cells := flip_cells(pair, flips):
-        tables.append(rich_table(f"largest flips ({len(cells)} of {len(pair.flips)})", FLIP_HEAD, cells, LEFT))
+        tables.append(
+            rich_table(
+                f"largest flips ({len(cells)} of {len(pair.flips)})",
+                FLIP_HEAD,
+                cells,
+                LEFT,
+                ("question", "first", "other"),
+            )
+        )
     return tables
 
 
@@ -169,8 +179,8 @@ def flip_cells(pair: Comparison, limit: int) -> list[list[str]]:
     ]
 
 
-def rich_games(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> RichTable:
-    return rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards, pairs), LEFT)
+def rich_games(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> FittedTable:
+    return rich_table("Games, answer against answer", GAMES_HEAD, games_cells(cards, pairs), LEFT, GAMES_ORDER, 5)
 
 
 def games_markdown(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> str:
@@ -253,8 +263,8 @@ def best_title(best: BestOf) -> str:
     return f"{best.suite} ({best.suite_version}), judge {best.judge}, {best.metric}{questions}"
 
 
-def rich_best(best: BestOf) -> RichTable:
-    return rich_table(best_title(best), BEST_HEAD, best_cells(best), BEST_LEFT)
+def rich_best(best: BestOf) -> FittedTable:
+    return rich_table(best_title(best), BEST_HEAD, best_cells(best), BEST_LEFT, essential=3)
 
 
 def best_markdown(answers: Sequence[BestOf]) -> str:

@@ -11,8 +11,6 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from rich.table import Table as RichTable
-
 from ..analysis.gate.candidates import CandidatesReport
 from ..analysis.gate.decision import named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
@@ -20,6 +18,7 @@ from ..analysis.gate.pooling import Slope
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
 from .comparison_text import best_sentence, difference_span, p_cell
+from .terminal import FittedTable
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
@@ -81,7 +80,7 @@ def candidates_markdown(report: CandidatesReport) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def rich_checks(report: GateReport, title: str = "Checks") -> RichTable:
+def rich_checks(report: GateReport, title: str = "Checks") -> FittedTable:
     return rich_table(title, GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
 
 
@@ -135,11 +134,11 @@ def gate_markdown(report: GateReport) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def rich_power(rows: Sequence[PowerRow]) -> RichTable:
+def rich_power(rows: Sequence[PowerRow]) -> FittedTable:
     return rich_table("Verdicts on known drops", POWER_HEAD, [power_cells(row) for row in rows], LEFT)
 
 
-def rich_slopes(rows: Sequence[Slope]) -> RichTable:
+def rich_slopes(rows: Sequence[Slope]) -> FittedTable:
     return rich_table("How suites move together", SLOPE_HEAD, [slope_cells(row) for row in rows], LEFT)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from rich.table import Table as RichTable
 
 from ..judging.calibrated import Calibration, SuiteCalibration, shown
 from ..judging.cost import dollars
 from ..records import AnchorCheck, Judging, Score, ScoreCard
+from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_table, rich_table
 
 Line = tuple[str, str, str, str]
@@ -52,7 +51,7 @@ MEANING = {
 WIN_RATES = ("judge", "people", "prediction_powered", "judge_decided", "rogan_gladen")
 
 
-def judging_table(cards: list[ScoreCard]) -> RichTable | None:
+def judging_table(cards: list[ScoreCard]) -> FittedTable | None:
     """Return what is known about the judges of these cards, or None."""
     rows = []
     for card in cards:
@@ -165,6 +164,35 @@ def grids(calibration: Calibration) -> list[CalibrationGrid]:
     return tables
 
 
+COMPARED = ("agreement_people", "agreement_retired", "position_consistency", "length_log_odds")
+SEVERAL = (
+    "Intervals are at 95 %. Log-odds: how strongly the judge prefers the longer answer, 0 not at all. $: list price of "
+    "1,000 verdicts over all suites. `harness judge calibrate` with one --judge shows the rest."
+)
+
+
+def side_by_side(calibrations: Sequence[Calibration]) -> CalibrationGrid:
+    """Return one table of several judges: a row per suite and judge, in the order given."""
+    head = ("suite", "judge", *(MEANING[name] for name in COMPARED), "$ per 1,000 verdicts", "without a verdict")
+    rows = []
+    for suite in dict.fromkeys(suite for calibration in calibrations for suite in calibration.suites):
+        for calibration in calibrations:
+            part = calibration.suites.get(suite)
+            if part is None:
+                continue
+            shown_scores = (shown(part.scores[name]) if name in part.scores else "-" for name in COMPARED)
+            failed = str(sum(part.failures.values()))
+            rows.append((suite, str(calibration.judge["name"]), *shown_scores, _per_thousand(calibration), failed))
+    return CalibrationGrid("Judges compared", head, tuple(rows))
+
+
+def _per_thousand(calibration: Calibration) -> str:
+    cost, judgments = calibration.usage.get("cost"), calibration.usage.get("judgments")
+    if not isinstance(cost, int | float) or not isinstance(judgments, int) or not judgments:
+        return "-"
+    return f"{1000 * cost / judgments:.2f}"
+
+
 def _groups(suite: str, part: SuiteCalibration) -> list[CalibrationGrid]:
     tables = []
     for kind, groups in (("turn", part.by_turn), ("category", part.by_category)):
@@ -212,7 +240,7 @@ def remarks(calibration: Calibration) -> list[str]:
     return [*sentences, f"calibration {calibration.sha}" + (f": {usage_text}" if usage["judgments"] else "")]
 
 
-def rich_grid(grid: CalibrationGrid) -> RichTable:
+def rich_grid(grid: CalibrationGrid) -> FittedTable:
     return rich_table(grid.title, grid.columns, grid.rows, grid.columns[:1])
 
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from ..analysis.reported import ReportedDifference, ReportedRow, ReportedTable
 from .tables import CsvCell, filled, harmless
+from .terminal import FittedTable
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 
-def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[RichTable]:
+def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Text]:
     """Yield tables for a terminal, each with its source below it."""
     for table in tables:
-        rich = rich_table(table.title, columns(table), [cells(table, row) for row in table.rows], _texts(table))
-        rich.caption = Text(plain(table.reference))
-        yield rich
+        yield rich_table(table.title, columns(table), [cells(table, row) for row in table.rows], _texts(table))
+        yield Text(plain(table.reference), style="dim italic")
+
+
+def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
+    """Return the tables with only the models that were measured here too; none of models that were not."""
+    kept = []
+    for table in tables:
+        rows = tuple(row for row in table.rows if row.differences)
+        kept += [table.model_copy(update={"rows": rows})] if rows else []
+    return kept
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:

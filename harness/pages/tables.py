@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
-
-from rich.table import Table as RichTable
-from rich.text import Text
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
 from ..records import ScoreCard
 from ..records.facts import facts_of
+from .terminal import FittedTable
 from .text import escape_markdown, interval, markdown_list, markdown_table, number, p_text, plain, rich_table, shortened
 
 LEFT = ("model", "run")
+CARD_HEAD = ("suite", "model", "judge", "metric", "value", "n", "unscored")
+CARD_ORDER = ("suite", "metric", "value", "n", "unscored", "model")
 CSV_HEAD = (
     *("suite", "suite_version", "protocol", "judge", "rank", "model", "run", "metric"),
     *("value", "ci_low", "ci_high", "se", "n", "unscored"),
@@ -29,30 +30,92 @@ MARKDOWN_HEAD = (
     "contains every rank that simultaneous comparisons with all other rows leave open "
     "(95 % for each row by itself, or for",
     "all rows of a table at once if its title says joint rank ranges). Against the row above:",
-    "difference, 95 % interval, two-sided p; a star marks p < 0.05; *unpaired* ones use the standard errors alone.",
+    "difference, 95 % interval, two-sided p; a star marks p <= 0.05, not corrected for the number of rows; *unpaired*",
+    "ones use the standard errors alone.",
 )
 
 
-def card_table(cards: list[ScoreCard]) -> RichTable:
-    """Return all scores of the cards, for the end of a run."""
-    table = RichTable(title="Scores (95 % intervals)", title_justify="left")
-    for name in ("suite", "model", "judge", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("value", "n", "unscored"):
-        table.add_column(name, justify="right")
+def card_table(cards: Sequence[ScoreCard]) -> FittedTable:
+    """Return all scores of the cards; the headlines stand out."""
+    rows: list[list[str]] = []
+    headlines: list[int] = []
     for card in cards:
         suite, facts = f"{card.suite}@{card.suite_version}", facts_of(card.suite)
         for name, score in card.scores.items():
             value = interval(score, facts.metric(name).decimals)
-            texts = (suite, card.model, card.judge, name, value, str(score.n), str(score.unscored))
-            style = "bold" if name == card.headline else ""
-            table.add_row(*(Text(plain(text), style=style) for text in texts))
+            headlines += [len(rows)] if name == card.headline else []
+            rows.append([suite, card.model, card.judge, name, value, str(score.n), str(score.unscored)])
             suite = ""
-    return table
+    table = rich_table("Scores (95 % intervals)", CARD_HEAD, rows, CARD_HEAD[:4], CARD_ORDER, 3)
+    return replace(table, bold=frozenset(headlines))
 
 
-def rich_tables(tables: list[Table]) -> list[RichTable]:
-    return [rich_table(each.title, columns(each), body(each), LEFT) for each in tables]
+def headline_table(cards: Sequence[ScoreCard]) -> FittedTable:
+    """Return one line per card, for the end of a run: the headline score, and what of it is missing."""
+    rows = [
+        [
+            card.model,
+            card.suite,
+            interval(score := card.scores[card.headline], facts_of(card.suite).metric(card.headline).decimals),
+            card.headline,
+            str(score.n),
+            str(score.unscored) if score.unscored else "-",
+            card.judge,
+        ]
+        for card in cards
+    ]
+    head = ("model", "suite", "score [95 %]", "metric", "n", "unscored", "judge")
+    order = ("suite", "score [95 %]", "metric", "model", "unscored", "n")
+    return rich_table("", head, rows, ("model", "suite", "metric", "judge"), order, 2)
+
+
+def card_markdown(cards: Sequence[ScoreCard]) -> str:
+    """Return all scores of the cards as one Markdown table, and their notes."""
+    rows = []
+    for card in cards:
+        facts = facts_of(card.suite)
+        for name, score in card.scores.items():
+            value = interval(score, facts.metric(name).decimals)
+            fixed = [f"{card.suite}@{card.suite_version}", card.model, card.judge]
+            rows.append([*fixed, name, value, str(score.n), str(score.unscored)])
+    head = ("suite", "model", "judge", "metric", "value", "n", "unscored")
+    notes = [f"{card.suite}: {note}" for card in cards for note in card.notes]
+    return (
+        "\n".join([*markdown_table(head, rows, (*LEFT, "suite", "judge", "metric")), "", *markdown_list(notes)]) + "\n"
+    )
+
+
+def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[FittedTable]:
+    """Return the tables for a terminal. `chosen`: the columns to show; empty: those that have something to say."""
+    return [_rich(table, chosen) for table in tables]
+
+
+def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
+    """Return the table with the difference, its interval and its p in columns of their own: a narrow one keeps p."""
+    head, rows = columns(table), body(table)
+    at = head.index(against_name(table))
+    difference_head = ("difference", "95 %", "p")
+    head[at : at + 1] = difference_head
+    for row, cells in zip(table.rows, rows, strict=True):
+        cells[at : at + 1] = _difference_cells(row.above)
+    difference, span, p = difference_head
+    order: tuple[str, ...] = (*head[:at], difference, p, *shown_metrics(table)[:1], span, "n")
+    zeros = {name for at, name in enumerate(head) if all(cells[at] == "0" for cells in rows)}
+    order += tuple(name for name in head if name not in order and name not in zeros)
+    essential = at + 2
+    if chosen:
+        kept = [position for position, name in enumerate(head) if name in (*head[:at], *chosen)]
+        head, rows = [head[position] for position in kept], [[cells[position] for position in kept] for cells in rows]
+        order, essential = tuple(head), len(head)
+    return rich_table(table.title, head, rows, LEFT, order, essential)
+
+
+def _difference_cells(step: HeadlineDifference | None) -> list[str]:
+    if step is None:
+        return ["-", "-", "-"]
+    kind = "" if step.paired else " unpaired"
+    p = p_text(step.p).removeprefix("p ")
+    return [f"{step.difference:+.2f}", f"[{step.ci_low:+.2f}, {step.ci_high:+.2f}]{kind}", p + "*" * step.significant]
 
 
 def markdown(tables: list[Table]) -> str:
@@ -76,8 +139,21 @@ def notes_of(table: Table) -> list[str]:
 
 def columns(table: Table) -> list[str]:
     """Return the column names, without columns that no row has a value for."""
-    head = ["rank", "model", f"{table.column} [95 %]", "against the row above"]
+    head = ["rank", "model", f"{table.column} [95 %]", against_name(table)]
     return [*head, *shown_metrics(table), *(name for name, _ in measured(table)), "n", "unscored", "truncated", "run"]
+
+
+def difference_line(table: Table) -> str:
+    """Return what the differences of a table are, for the line below it."""
+    return (
+        f"difference: minus {table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05, "
+        "not corrected for the number of rows"
+    )
+
+
+def against_name(table: Table) -> str:
+    """Return the name of the column of differences."""
+    return f"against {table.baseline or 'the row above'}"
 
 
 def shown_metrics(table: Table) -> list[str]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-from rich.table import Table as RichTable
-from rich.text import Text
-
 from ..records import Score
+from .terminal import FittedTable
 
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
@@ -67,17 +65,21 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
-def rich_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str]) -> RichTable:
+def rich_table(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Collection[str],
+    order: Sequence[str | int] = (),
+    essential: int = 2,
+) -> FittedTable:
     """Return a table for a terminal; the columns named in `left` are aligned left, all others right.
 
-    Cells are added as `Text`, because rich would interpret brackets in a plain string as markup.
+    `order` and `essential` as in `FittedTable`: which columns stay if the terminal is narrow.
     """
-    table = RichTable(title=Text(plain(title)), title_justify="left")
-    for column in head:
-        table.add_column(Text(plain(column)), justify="left" if column in left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table
+    names = [plain(column) for column in head]
+    cells = [[plain(cell) for cell in row] for row in rows]
+    return FittedTable(plain(title), names, cells, [plain(name) for name in left], order, essential)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str]) -> list[str]:
@@ -89,3 +91,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Col
 
 def markdown_list(texts: Sequence[str]) -> list[str]:
     return [f"- {escape_markdown(text)}" for text in texts]
+
+
+def notebook_html(markdown: str) -> str:
+    """Return HTML for a notebook's cell; HTML inside the Markdown stays text."""
+    from markdown_it import MarkdownIt
+
+    return str(MarkdownIt("js-default", {"html": False, "linkify": False}).render(markdown))

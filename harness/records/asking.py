@@ -19,12 +19,14 @@ from functools import cached_property
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticSerializationError, to_json
 
 from .errors import ConfigError, Reason
 
 Finish = Literal["stop", "length"]
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+"""Name of the request field that limits a reply; OpenAI's newer models reject the first."""
 
 
 class Record(BaseModel):
@@ -221,6 +223,14 @@ class Sampling(Record):
     """Answers per prompt."""
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    system_prompt: str | None = Field(default=None, exclude_if=is_empty)
+    """Replaces the prompt's own."""
+    extra: dict[str, JsonValue] = Field(default={}, exclude_if=is_empty)
+    """Further fields of each request, e.g. top_k."""
+    token_limit: TokenLimit = Field(default="max_tokens", exclude_if=lambda name: name == "max_tokens")
+    """Name of the field with `max_tokens`."""
+    omits: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """Fields that no request has."""
 
 
 class Prompt(Record):

@@ -27,6 +27,8 @@ Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incom
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 from pydantic import ValidationError
@@ -48,6 +50,16 @@ Reason = Literal[
 """Why there is no answer or no verdict."""
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known names that resemble one, or an empty text.
+
+    >>> did_you_mean("mtbench", ["mt_bench", "arena_hard"])
+    " (did you mean 'mt_bench'?)"
+    """
+    near = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
 def one_line(error: object, limit: int = 300) -> str:

@@ -178,6 +178,8 @@ class Facts:
     """Turns per question."""
     judge_calls: int = 1
     """Judge calls per question."""
+    judge_tokens: tuple[int, int] | None = None
+    """Tokens sent and received to judge one model, for a rough price; those of a judge's reasoning come on top."""
     official_judges: tuple[str, ...] = ()
     """Models that made the published numbers."""
     recorded: tuple[RecordedJudgments, ...] = ()

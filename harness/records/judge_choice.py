@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from datetime import date
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path, PurePath
@@ -15,11 +16,13 @@ from typing import Any
 
 from .asking import ModelRef, base_url
 from .documents import read_yaml
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .facts import all_facts, facts_of, load_function, suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
+from .provider_judges import provider_judge, refuse_shut_down, with_provider_facts
+from .providers import nearest, providers
 from .settings import EDITIONS, ServeSpec, checked
 
 GAMES = "head_to_head_"
@@ -50,14 +53,31 @@ def judge_templates() -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
+def judge_presets() -> dict[str, Path]:
+    """Return `KIND:NAME` -> YAML file of the open-weight judges of every package (`presets/` beside its judges)."""
+    paths: dict[str, Path] = {}
+    for point in installed("judge_configs").values():
+        folder = files(point.load()).joinpath("presets")
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            path = Path(str(entry))
+            paths[str(read_yaml(path).get("name"))] = path
+    return dict(sorted(paths.items()))
+
+
 def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
-    """Return the judge of a name: a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped one, or a kind.
+    """Return the judge of a name.
+
+    That is `PROVIDER:MODEL`, a form in `JUDGE_FORMS`, one of harness.yaml, a YAML file, a shipped one, or a kind.
 
     Raise ConfigError for an unknown name.
     """
     prefix, colon, rest = name.partition(":")
     if colon and prefix in JUDGE_FORMS:
         return JUDGE_FORMS[prefix](rest)
+    if colon and prefix in providers():
+        judge = provider_judge(prefix, rest)
+        note_key_variable(judge.key_env)
+        return judge
     if name in own_judges:
         if name in judge_files():
             raise ConfigError(f"harness.yaml: judge {name!r} has the name of a shipped judge; rename it")
@@ -67,11 +87,21 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
         return _own_judge({"name": path.stem, **read_yaml(path)}, name)
     shipped = judge_files()
     if name in shipped:
-        return checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name]))
+        return with_provider_facts(checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name])))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known, forms = ", ".join([*own_judges, *shipped]), ", ".join(f"{form}:…" for form in JUDGE_FORMS)
-    raise ConfigError(f"no judge named {name!r}; known: {known}; or a FILE.yaml, or one of {forms}")
+    known = [*own_judges, *shipped]
+    if colon and (near := nearest(prefix, prefixes())):
+        raise ConfigError(f"no judge named {name!r}: {prefix!r} is neither a provider nor a form.{near}")
+    raise ConfigError(
+        f"no judge named {name!r}.{nearest(name, known)} Known: {', '.join(known)}; or a FILE.yaml, or one of "
+        f"{', '.join(f'{form}:…' for form in prefixes())}"
+    )
+
+
+def prefixes() -> tuple[str, ...]:
+    """Return what may stand before the colon of a judge's name."""
+    return (*JUDGE_FORMS, *providers())
 
 
 def _endpoint_judge(text: str) -> JudgeSpec:
@@ -96,13 +126,42 @@ def _judge_key() -> str | None:
 
 def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
     def parse(text: str) -> JudgeSpec:
+        preset, _, detail = text.partition("@")
+        path = judge_presets().get(f"{kind}:{preset}")
+        if path is not None and not Path(text).exists():
+            return _preset_judge(checked(JudgeSpec, read_yaml(path), str(path)), detail)
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
+        known = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
+        if "/" not in text and not Path(text).exists() and (near := nearest(text, known)):
+            raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset.{near}")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )
 
     return parse
+
+
+def _preset_judge(preset: JudgeSpec, detail: str) -> JudgeSpec:
+    """Return an open-weight judge: served here, at a revision if `detail` is one, or asked at `detail`, its URL.
+
+    The server's model is then named as on the Hub, as vLLM does, and a local judge's settings of requests are kept.
+    """
+    if not detail:
+        return preset.model_copy(update={"price_in": 0.0, "price_out": 0.0})
+    if not detail.startswith(("http://", "https://")):
+        return preset.model_copy(update={"model": f"{preset.model}@{detail}", "price_in": 0.0, "price_out": 0.0})
+    if preset.kind != "local":
+        raise ConfigError(f"--judge {preset.name}@{detail}: a {preset.kind} is loaded here; it has no endpoint")
+    model = str(preset.model).removeprefix("hf:")
+    changed: dict[str, object] = {
+        "kind": "llm",
+        "model": model,
+        "url": base_url(detail),
+        "key_env": _judge_key(),
+        "serve": {},
+    }
+    return preset.model_copy(update=changed)
 
 
 JUDGE_FORMS: Mapping[str, Callable[[str], JudgeSpec]] = {
@@ -146,16 +205,16 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
 def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
     spec = checked(JudgeSpec, settings, where)
     note_key_variable(spec.key_env)
-    return spec if spec.url is None else spec.model_copy(update={"url": base_url(spec.url)})
+    return spec if spec.url is None else with_provider_facts(spec.model_copy(update={"url": base_url(spec.url)}))
 
 
-PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-4.1"}
-"""Provider key in the environment -> judge used when none is named. Never a retired official judge."""
+PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-5.4"}
+"""Provider key in the environment -> judge of every suite when none is named: one without an announced shutdown."""
 
 
 NO_JUDGE = (
-    "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge endpoint:MODEL@URL "
-    "(also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+    "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge PROVIDER:MODEL or --judge "
+    "endpoint:MODEL@URL (also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
 )
 
 
@@ -198,13 +257,13 @@ def choose_audits(
             continue
         name, _, number = text.rpartition(":")
         if not name or not number.isdecimal():
-            raise ConfigError(f"--audit {text!r} is not JUDGE:N, e.g. gpt-4.1:100 for 100 questions")
+            raise ConfigError(f"--audit {text!r} is not JUDGE:N, e.g. gpt-5.4:100 for 100 questions")
         if int(number) < MIN_AUDITED:
             raise ConfigError(
                 f"--audit {text!r}: {number} questions are too few for an interval that covers the truth; give at "
                 f"least {MIN_AUDITED}"
             )
-        judge = find_judge(name, own_judges)
+        judge = usable_judge(name, own_judges)
         if judge.name in {spec.name for spec in specs}:
             raise ConfigError(f"--audit {text!r}: {judge.name} is {suite}'s own judge; name a cheaper one in --judge")
         audits[suite] = AuditSpec(judge=judge, questions=int(number))
@@ -216,13 +275,20 @@ def choose_baselines(suites: tuple[str, ...], choice: str) -> dict[str, str]:
     return {"*": choice} if choice.startswith("endpoint:") else _by_suite(suites, choice, "--baseline")
 
 
+def usable_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
+    """Return the judge of a name, as `find_judge`. Raise ConfigError too if its provider has shut it down."""
+    spec = find_judge(name, own_judges)
+    refuse_shut_down(spec, date.today())
+    return spec
+
+
 def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
     """Return the judge of a name, or the members of `A+B+C` sorted by name.
 
     Raise ConfigError if two members have the same name.
     """
     members = tuple(
-        sorted((find_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
+        sorted((usable_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
     )
     for member, successor in pairwise(members):
         if member.name == successor.name:
@@ -248,6 +314,7 @@ def split_jury(name: str, own_judges: OwnJudges) -> list[str]:
 
 def _continues_name(start: str, piece: str, own_judges: OwnJudges) -> bool:
     joined = f"{start}+{piece}"
+    # a model's name may have a +, an address begins at @http
     if start.startswith("endpoint:") and "@http" not in start:
         return True
     return joined in own_judges or Path(joined.removeprefix("local:")).exists()
@@ -267,7 +334,7 @@ def _by_suite(suites: tuple[str, ...], choice: str | Mapping[str, str] | None, f
         return {}
     if not isinstance(choice, str):
         return dict(choice)  # from the file, which may name judges for suites that are not run now
-    if "=" not in choice or choice.partition(":")[0] in JUDGE_FORMS:
+    if "=" not in choice or choice.partition(":")[0] in prefixes():
         return {"*": choice}
     pairs = {}
     for part in choice.split(","):
@@ -316,7 +383,8 @@ def suite_names(text: str) -> tuple[str, ...]:
     for part in text.split(","):
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(_spelled_out(part.strip())):
             if name.partition(":")[0] not in known:
-                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all")
+                near = did_you_mean(name, known)
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all{near}")
             if name not in names:
                 names.append(name)
     return tuple(names)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, field_serializer, model_validator
 
-from .asking import Answer, DigestedRecord, Failure, Prompt, Record, is_empty
+from .asking import Answer, DigestedRecord, Failure, Prompt, Record, TokenLimit, is_empty
 
 JudgmentFlag = Literal["truncated", "reasked", "identical", "injection"]
 """What is unusual about a judgment; it changes no verdict."""
@@ -244,6 +244,7 @@ class JudgeSpec(Record):
     """Options of the server if the harness serves the judge itself, as under `serve:` in harness.yaml."""
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
+    token_limit: TokenLimit = Field(default="max_tokens", exclude_if=lambda name: name == "max_tokens")
     reasoning_room: int = Field(default=0, ge=0, exclude_if=is_empty)
     """Tokens that a judge that reasons may spend on it, in addition to the benchmark's own limit for the reply."""
     price_in: float | None = Field(default=None, ge=0)
@@ -280,4 +281,4 @@ class AuditSpec(Record):
 
     judge: JudgeSpec
     questions: int = Field(ge=MIN_AUDITED)
-    """How many; they are drawn by `harness.run.auditing`."""
+    """How many; they are drawn by `harness.running.auditing`."""

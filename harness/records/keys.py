@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
 
 from .errors import ConfigError
 
@@ -21,24 +20,6 @@ ENDPOINT_KEY = "HARNESS_ENDPOINT_KEY"
 """The key of a candidate that is given as `endpoint:NAME@URL`."""
 HUB = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """What a process needs that downloads gated data by itself."""
-PROVIDERS: Mapping[str, tuple[str, ...]] = {
-    "OPENAI_API_KEY": ("api.openai.com",),
-    "ANTHROPIC_API_KEY": ("api.anthropic.com",),
-    "GEMINI_API_KEY": ("generativelanguage.googleapis.com",),
-    "GOOGLE_API_KEY": ("generativelanguage.googleapis.com",),
-    "MISTRAL_API_KEY": ("api.mistral.ai",),
-    "DEEPSEEK_API_KEY": ("api.deepseek.com",),
-    "OPENROUTER_API_KEY": ("openrouter.ai",),
-    "TOGETHER_API_KEY": ("api.together.xyz", "api.together.ai"),
-    "GROQ_API_KEY": ("api.groq.com",),
-    "FIREWORKS_API_KEY": ("api.fireworks.ai",),
-    "XAI_API_KEY": ("api.x.ai",),
-    "COHERE_API_KEY": ("api.cohere.com", "api.cohere.ai"),
-    "NVIDIA_API_KEY": ("integrate.api.nvidia.com",),
-    "HF_TOKEN": ("router.huggingface.co",),
-}
-"""Variable -> the hosts of the provider that issues its keys, as in docs/security.md. Azure is missing: every customer
-has a host of their own there."""
 SECRET = re.compile(r"(^|_)(TOKEN|KEY)$|SECRET|PASSWORD|PASSWD", re.IGNORECASE)
 """Names of variables that no server needs."""
 UNSENDABLE = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
@@ -71,8 +52,9 @@ def api_key(name: str | None) -> str | None:
 
 def belongs(name: str, url: str) -> bool:
     """Return whether the URL is an encrypted one of the provider that issues the keys of this variable."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" and parts.port in (None, 443) and parts.hostname in PROVIDERS.get(name, ())
+    from .providers import providers  # deferred: it needs this module
+
+    return any(name in provider.keys and provider.is_host(url) for provider in providers().values())
 
 
 def is_secret(name: str) -> bool:

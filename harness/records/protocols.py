@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkabl
 from pydantic import JsonValue
 
 from .asking import Answer, Failure, Prompt, Sampling
-from .errors import PluginError
+from .errors import PluginError, did_you_mean
 from .judging import JudgeSpec, JudgeTask, JudgeTemplate, Judgment
 from .results import Judging, QuestionScores, ScoreCard, SuiteScores
 
@@ -144,6 +144,15 @@ class BulkBackend(Protocol):
 
     def answer_many(self, draws: Sequence[Draw]) -> AsyncIterator[Answer]:
         """Yield one answer per draw, in any order, as `Backend.answer` returns them."""
+        ...
+
+
+@runtime_checkable
+class GroupBackend(Protocol):
+    """A backend that is faster if it gets all draws of a prompt in one request."""
+
+    async def answer_group(self, prompt: Prompt, sampling: Sampling, indices: Sequence[int]) -> list[Answer]:
+        """Return one answer per index, drawn without a seed."""
         ...
 
 
@@ -481,5 +490,6 @@ def load_plugin(group: Group, name: str) -> Any:
     """Import and return the named plugin. Raise PluginError for an unknown name; import errors propagate."""
     known = installed(group)
     if name not in known:
-        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}")
+        near = did_you_mean(name, known)
+        raise PluginError(f"no {group[:-1]} named {name!r}; installed: {', '.join(known) or 'none'}{near}")
     return known[name].load()

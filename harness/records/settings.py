@@ -6,15 +6,15 @@ Unknown keys are rejected, with the known ones in the message.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from .asking import ModelRef, Record, is_empty
+from .asking import ModelRef, Record, Sampling, is_empty
 from .documents import read_yaml
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .judging import AuditSpec, JudgeSpec, JuryRule
 from .keys import note_key_variable
 
@@ -60,15 +60,31 @@ class ServeSpec(Record):
     @classmethod
     def _from_json(cls, value: object) -> object:
         """Return the object in a JSON text, as flags give it; anything else unchanged."""
-        if not isinstance(value, str):
-            return value
-        try:
-            content = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error}); give an object, e.g. {EXAMPLE}") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"not a JSON object; give one, e.g. {EXAMPLE}")
-        return content
+        return json_object(value, EXAMPLE)
+
+
+def json_object(value: object, example: str) -> object:
+    """Return the object in a JSON text; anything else unchanged. Raise ValueError for a text that is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        content = json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); give an object, e.g. {example}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"not a JSON object; give one, e.g. {example}")
+    return content
+
+
+SHARED_FIELDS = ("n", "temperature", "top_p", "max_tokens", "stop", "system_prompt")
+"""Settings that replace the field of the same name of a benchmark's sampling."""
+SERVER_FIELDS = ("top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+RESERVED = frozenset({"model", "messages", "stream", "seed", "logprobs", "top_logprobs", "n"})
+"""Fields of a request that are the harness's alone."""
+
+
+def is_none(value: object) -> bool:
+    return value is None
 
 
 class SamplingOverride(Record):
@@ -80,11 +96,75 @@ class SamplingOverride(Record):
     temperature: float | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, gt=0)
+    max_completion_tokens: int | None = Field(default=None, gt=0, exclude_if=is_empty)
+    """As `max_tokens`, sent under this name."""
+    top_k: int | None = Field(default=None, exclude_if=is_none)
+    min_p: float | None = Field(default=None, ge=0, le=1, exclude_if=is_none)
+    presence_penalty: float | None = Field(default=None, exclude_if=is_none)
+    frequency_penalty: float | None = Field(default=None, exclude_if=is_none)
+    repetition_penalty: float | None = Field(default=None, gt=0, exclude_if=is_none)
+    stop: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    draw_seed: int | None = Field(default=None, ge=0, exclude_if=is_none)
+    """Each request gets a seed derived from it, also at an endpoint, which else gets none."""
+    system_prompt: str | None = Field(default=None, exclude_if=is_none)
+    extra_body: dict[str, JsonValue] | None = Field(default=None, exclude_if=is_empty)
+    """Any other fields of a request; on the command line a JSON object."""
+    omit: tuple[str, ...] = Field(default=(), exclude_if=is_empty)
+    """Fields that the benchmark would send and the server rejects, e.g. temperature."""
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        return json_object(value, '{"top_k": 20}')
+
+    @model_validator(mode="after")
+    def _no_field_twice(self) -> Self:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens are one limit under two names; give one")
+        wrong = sorted(set(self.extra_body or {}) & (set(type(self).model_fields) | RESERVED))
+        if wrong:
+            raise ValueError(f"extra_body has {', '.join(wrong)}, which the harness sets itself or has a setting for")
+        clash = sorted(set(self.omit) & ({*self.changes, *(self.extra_body or {})} | RESERVED - {"seed"}))
+        if clash:
+            raise ValueError(f"omit has {', '.join(clash)}, which is set here too or cannot be left out")
+        return self
 
     @property
     def changes(self) -> dict[str, JsonValue]:
         """Return the settings that are given, as they replace the benchmark's own."""
-        return self.model_dump(exclude_none=True)
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def extra(self) -> dict[str, JsonValue]:
+        """Return the fields of a request that no benchmark sets."""
+        return {name: self.changes[name] for name in SERVER_FIELDS if name in self.changes} | (self.extra_body or {})
+
+    @property
+    def server_settings(self) -> list[str]:
+        """Return the names of the settings that only a server of the OpenAI protocol can honour."""
+        return [name for name in self.changes if name not in (*SHARED_FIELDS, "draw_seed")]
+
+    def applied(self, sampling: Sampling) -> Sampling:
+        """Return a benchmark's settings with these in place of its own."""
+        changed: dict[str, object] = {
+            name: value for name in SHARED_FIELDS if (value := getattr(self, name)) not in (None, ())
+        }
+        if self.max_completion_tokens is not None:
+            changed |= {"max_tokens": self.max_completion_tokens, "token_limit": "max_completion_tokens"}
+        if self.draw_seed is not None:
+            changed["seed"] = self.draw_seed
+        if self.extra:
+            changed["extra"] = self.extra
+        if self.omit:
+            changed["omits"] = self.omit
+        return sampling.model_copy(update=changed)
+
+    def deviation(self, own: Iterable[Sampling]) -> dict[str, JsonValue]:
+        """Return those of the changes that differ from a benchmark's own settings of at least one prompt."""
+        settings = list(own)
+        shared = {name: getattr(self, name) for name in SHARED_FIELDS}
+        same = {name for name, value in shared.items() if all(getattr(each, name) == value for each in settings)}
+        return {name: value for name, value in self.changes.items() if name not in same}
 
 
 class RunSpec(Record):
@@ -192,12 +272,15 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # a misspelt key also leaves the right one missing, which is what pydantic names first
+        first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
         if first["type"] == "extra_forbidden":
-            *parents, _ = first["loc"]
-            known = ", ".join(sorted(_fields(kind, parents)))
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {known}") from None
+            *parents, name = first["loc"]
+            known = sorted(_fields(kind, parents))
+            near = did_you_mean(str(name), known)
+            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
         problem = first["msg"].removeprefix("Value error, ")
         shown = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
         prefix = f"{key}{shown}: " if first["loc"] else ""

@@ -61,6 +61,11 @@ def read_config(path: Path | None) -> FileSpec:
     return file.model_copy(update={"judges": {**own_judges, **file.judges}}) if own_judges else file
 
 
+def configured_results_folder() -> str | None:
+    """Return `results:` of ./harness.yaml, for commands that read nothing else of it; None without one."""
+    return read_file_spec(Path(NAME)).results if Path(NAME).is_file() else None
+
+
 def users_judges() -> Mapping[str, Mapping[str, Any]]:
     """Return the judges of `harness.yaml` in the user's configuration folder, which every run knows."""
     folder = config_folder()

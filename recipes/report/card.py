@@ -199,6 +199,10 @@ def _introduction(facts: CardFacts) -> str:
     recipe = f"the recipe `{facts.spec.name}` of fusion-harness"
     if facts.model == "sft":
         return f"{target}, fine-tuned on the best answers of several source models (seed {facts.seed}), by {recipe}."
+    if facts.spec.starts_at_target:
+        data = "existing pairs" if facts.spec.has_own_pairs else "preferences"
+        how = "fine-tuned on answers of" if facts.method == "sft" else "trained on"
+        return f"{target}, {how} {data} (seed {facts.seed}), by {recipe}."
     if facts.method == "merge":
         merge = facts.spec.merges[facts.model]
         names = ", ".join(f"`{name}`" for name in merge.models)
@@ -296,6 +300,13 @@ def _data(spec: RecipeSpec) -> list[str]:
     share = f"{100 * prompts.sft_share:.0f} %"
     name = dataset_id(spec) or prompts.dataset.rsplit("/", 1)[-1]
     suites = ", ".join(prompts.decontaminate)
+    if spec.pairs.dataset is not None:
+        pairs = escape_markdown(spec.pairs.dataset.removeprefix("hf:").rsplit("/", 1)[-1])
+        return [
+            f"Preference pairs from {pairs}"
+            + (f"; those that contain questions of {suites} were removed." if suites else "."),
+            "",
+        ]
     return [
         f"Prompts from {escape_markdown(name)}, {share} of them for SFT, the rest for preferences"
         + (f"; prompts that contain questions of {suites} were removed." if suites else "."),

@@ -47,7 +47,8 @@ class FinishedCheckpoint:
 def checkpoints(recipe: Recipe) -> Iterator[FinishedCheckpoint]:
     """Yield the finished checkpoints: `sft` and every variant, for every seed."""
     for seed in recipe.spec.seeds:
-        for model in ("sft", *recipe.spec.variants, *recipe.spec.merges):
+        every = (*(() if recipe.spec.starts_at_target else ("sft",)), *recipe.spec.variants, *recipe.spec.merges)
+        for model in every:
             folder = recipe.checkpoint(model, seed)
             record = None if folder is None else record_in(folder)
             if folder is not None and record is not None:

@@ -18,7 +18,7 @@ from harness.judging.calls import Calling, CallOptions
 from harness.records import Answer, Failure, JudgeTask, Judgment, Prompt, Record
 from harness.records.errors import ConfigError
 from harness.records.facts import all_facts
-from harness.records.judge_choice import find_judge
+from harness.records.judge_choice import usable_judge
 from harness.records.protocols import Checking, Identified, Judge, LoadedJudge, RewardOptions, SuiteOptions, load_plugin
 from harness.records.settings import checked
 from harness.suites.head_to_head import PlaysGames
@@ -52,7 +52,7 @@ class JudgeReward(RunsCoroutines):
             raise ConfigError("reward kind judge needs `model`: a judge, as for `harness run --judge`")
         refuse(options, "url", "key_env", "serve")
         self._params = checked(JudgeParams, options.params, "reward: params")
-        spec = find_judge(options.model, {})
+        spec = usable_judge(options.model, {})
         self._judge: Judge = load_plugin("judges", spec.kind)(spec)
         if isinstance(self._judge, LoadedJudge) and options.log_dir is not None:
             self._judge.logs_to(options.log_dir)

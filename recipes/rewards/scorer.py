@@ -42,6 +42,9 @@ class Scorer:
     Raise ConfigError, PluginError or CheckpointError on construction if the settings cannot work.
     """
 
+    replicas = 1
+    """Number of processes of this machine that score."""
+
     def __init__(self, options: RewardOptions) -> None:
         self._name = f"{options.kind} {options.model or options.url}" if options.model or options.url else options.kind
         self._reward: Reward = load_plugin("rewards", options.kind)(options)

@@ -28,6 +28,7 @@ from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
+from ..devices import Gpus, devices_of, replica_devices
 from ..layout import REWARDS, Counts
 from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec
@@ -82,13 +83,31 @@ def options_of(spec: RewardSpec, log_dir: Path | None) -> RewardOptions:
 
 
 def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
-    """Return a scorer in this process or in the recipe's Ray workers; the rewards are the same."""
+    """Return a scorer in this process, in one per unit of its GPUs, or in Ray workers; the rewards are the same."""
     options = options_of(spec, log_dir)
     if not spec.workers:
-        return Scorer(options)
+        unit = reward_gpus(spec).unit
+        replicas = [devices for devices in replica_devices(unit) if devices] if unit and not spec.serve.devices else []
+        if len(replicas) < 2 or log_dir is None:
+            return Scorer(options)
+        from .replicas import ReplicaScorer
+
+        return ReplicaScorer(options, replicas)
     from .on_ray import RayScorer
 
     return RayScorer(options, workers=spec.workers, cpus=spec.worker_cpus, gpus=spec.worker_gpus)
+
+
+def reward_gpus(spec: RewardSpec) -> Gpus:
+    """Return how many GPUs a reward can use: none if it loads no model on ours."""
+    if spec.kind in ("function", "judge") or spec.url is not None:
+        return Gpus()
+    return Gpus(devices_of(spec.serve), replicas=1 if spec.serve.devices else None)
+
+
+def reward_alone(spec: RewardSpec) -> bool:
+    """Return whether the reward chooses its GPUs itself, so that no other step may run at the same time."""
+    return bool(spec.workers) or spec.serve.devices is not None
 
 
 def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
@@ -289,6 +308,7 @@ class _Work:
             "session_from_cache": self.tally["from_cache"],
             "session_tokens": self.tally["tokens"],
             "session_seconds": round(self.seconds, 3),
+            **({"session_replicas": self.scorer.replicas} if self.scorer.replicas > 1 else {}),
             "start_seconds": round(self.start_seconds, 3),
         }
 

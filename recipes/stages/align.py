@@ -21,7 +21,16 @@ from ..records import PreferencePair, rows_in
 from ..sampling import model_name
 from ..spec import VariantSpec, sources_loaded
 from ..steps import Step, finished
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, row_tokens, training_estimate, training_time
+from ..training.launch import (
+    KEEP,
+    do_job,
+    evaluation_of,
+    fusion_of,
+    row_tokens,
+    training_estimate,
+    training_gpus,
+    training_time,
+)
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
 
 FORWARD = 1 / 3
@@ -64,6 +73,8 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         settings["teacher"] = model_name(_teacher(recipe, variant))
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
+    if recipe.spec.pairs.held_out:
+        settings["held_out"] = recipe.spec.pairs.held_out
 
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, step, origin)
@@ -89,6 +100,7 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         (origin.start, pairs, *origin.logps),
         KEEP,
         seed=seed,
+        gpus=training_gpus(recipe.spec),
         estimate=estimate,
     )
     return step
@@ -168,6 +180,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,
+        held_out=recipe.spec.pairs.held_out,
         fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )

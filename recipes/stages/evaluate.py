@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -23,13 +24,14 @@ from harness.records.results import what_is_missing
 from harness.records.settings import ServeSpec
 from harness.store import make_folder, write_atomic, write_lines
 
+from ..devices import Gpus, devices_of
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..records import RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
-from ..rewards.scoring import reward_settings, score_answers
-from ..sampling import AnswerFile, Sampler, prompts_of, sample
+from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
+from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
 from ..suites import check_suites, run_suites, suite_calls
@@ -53,7 +55,7 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
         steps.append(_best_source(recipe, prompts, steps))
     return steps + [
         _held_out(recipe, name, seed, prompts, by_folder[folder])
-        for name in ("sft", *recipe.variants)
+        for name in (*(() if spec.starts_at_target else ("sft",)), *recipe.variants)
         if (folder := recipe.checkpoint(name, seed)) is not None
     ]
 
@@ -105,7 +107,20 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     name = f"held-out/{model}" if trained is None else f"seed-{seed}/held-out/{model}"
     inputs = (prompts,) if trained is None else (prompts, trained)
     folder = recipe.held_out(model, seed)
-    return Step("evaluate", name, folder, settings, work, inputs, KEPT, seed=seed, estimate=estimate)
+    sampling, rewarding = gpus_of(sampler.model, sampler.backend, sampler.serve), reward_gpus(spec.reward)
+    return Step(
+        "evaluate",
+        name,
+        folder,
+        settings,
+        work,
+        inputs,
+        KEPT,
+        seed=seed,
+        alone=needs_machine(sampler.backend, sampler.serve) or reward_alone(spec.reward),
+        gpus=replace(sampling, unit=max(sampling.unit, rewarding.unit)),
+        estimate=estimate,
+    )
 
 
 def _best_source(recipe: Recipe, prompts: Step, held_out: Sequence[Step]) -> Step:
@@ -190,7 +205,10 @@ def write_team(recipe: Recipe, name: str) -> Path:
 def _target_serve(spec: RecipeSpec) -> ServeSpec:
     serve = spec.target_serve
     if serve.chat_template is None and spec.chat_template is not None:
-        return serve.model_copy(update={"chat_template": spec.chat_template})
+        serve = serve.model_copy(update={"chat_template": spec.chat_template})
+    if spec.chat_template_kwargs:
+        values = {**spec.chat_template_kwargs, **(serve.chat_template_kwargs or {})}
+        serve = serve.model_copy(update={"chat_template_kwargs": values})
     return serve
 
 
@@ -268,7 +286,8 @@ def suite_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
 def _chosen(recipe: Recipe) -> list[str]:
     """Return the models to evaluate, `best` last: which variant it is depends on the held-out rewards."""
     requested = recipe.spec.evaluate.models
-    every = ("target", "sft", *recipe.variants, *recipe.merges)
+    start = () if recipe.spec.starts_at_target else ("sft",)
+    every = ("target", *start, *recipe.variants, *recipe.merges)
     names = [name for name in every if "all" in requested or name in requested]
     names += [name for name in recipe.rivals if name in requested]
     return [*names, "best"] if "best" in requested else names
@@ -289,7 +308,9 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         # the judges' calls are not included: `harness run --dry-run` estimates them
         calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
         item = _asked(known, item, model, calls)
-        yield known.timed(item, target_time(known, item.answer_tokens))
+        folders = [recipe.target(each) for each in recipe.spec.seeds]
+        serve = recipe.spec.evaluate.serve
+        yield known.timed(item, generation_time(known, "target", serve, item.answer_tokens, measured=folders))
 
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
     return Step(
@@ -301,6 +322,7 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         inputs,
         always=best,
         alone=True,
+        gpus=Gpus(devices_of(_suites_spec(recipe, model).serve), replicas=1),
         seed=seed,
         estimate=estimate,
     )

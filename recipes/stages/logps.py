@@ -7,15 +7,17 @@ is scored by its own steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from harness.records import ModelRef
 
-from ..estimate import DeviceTime, Estimator, PlanItem, devices_of, lines_of, number
+from ..devices import devices_of
+from ..estimate import DeviceTime, Estimator, PlanItem, lines_of, number
 from ..layout import PAIRS, Counts, Recipe
 from ..likelihood import LOGPS, Texts, score_pairs
 from ..records import PreferencePair, rows_in
-from ..sampling import IDENTITY, Sampler
+from ..sampling import IDENTITY, Sampler, gpus_of, needs_machine
 from ..spec import SourceSpec, sources_used
 from ..steps import Step
 
@@ -37,7 +39,8 @@ def _step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:
     spec = recipe.spec
     assert source.model is not None  # the specification was checked
     model = ModelRef.parse(source.model)
-    sampler = Sampler(source.name, model, source.backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
+    engine_seed = spec.sampling.seed or 0
+    sampler = Sampler(source.name, model, source.backend, source.serve, engine_seed, spec.sampling.max_failed)
     name = f"{pairs.name.replace('/pairs', '/logps', 1)}/{source.name}"
     folder = recipe.out / name
 
@@ -65,4 +68,16 @@ def _step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:
         yield known.timed(item.model_copy(update=update), time)
 
     settings = sampler.settings() | ({"keep_reasoning": True} if spec.keep_reasoning else {})
-    return Step("logps", name, folder, settings, work, (pairs,), KEEP, seed=seed, estimate=estimate)
+    return Step(
+        "logps",
+        name,
+        folder,
+        settings,
+        work,
+        (pairs,),
+        KEEP,
+        alone=needs_machine(source.backend, source.serve),
+        gpus=replace(gpus_of(model, source.backend, source.serve), replicas=1),
+        seed=seed,
+        estimate=estimate,
+    )

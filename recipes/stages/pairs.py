@@ -5,21 +5,27 @@ Answers and rewards stay in their folders: another reward, source or margin can 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
 from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
 from ..pairs import DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
-from ..records import PreferencePair
-from ..spec import PairsSpec
+from ..prompts import load_rows, portable_name, suite_questions
+from ..records import Dropped, PreferencePair
+from ..spec import PairsSpec, RecipeSpec
 from ..steps import Step
+from ..trl_pairs import FORMS, UnreadablePairError, read_pair
 
 HINTS = {
-    "no_source_answer": "no source's answer has a reward",
-    "no_target_answer": "no answer of the target has a reward",
+    "no_source_answer": "no source's answer has a reward, or all are truncated: raise `sampling: max_tokens`",
+    "no_target_answer": "no answer of the target has a reward, or all are truncated: raise `sampling: max_tokens`",
     "one_target_answer": "pairs need at least two samples per prompt; raise `sampling: n`",
     "identical": "the target gives the same answer every time; raise `sampling: temperature`",
     "equal_rewards": "the reward gives all of the target's samples the same number; use a reward that tells them apart",
@@ -51,12 +57,61 @@ def pairs_steps(
 
         folder = recipe.sampled(after, seed) / "pairs"
         name = str((folder if count == every else folder / f"sources-{count}").relative_to(recipe.out))
-        settings = {**spec.pairs.model_dump(mode="json"), "sources": sources}
+        settings = {**spec.pairs.model_dump(mode="json", exclude={"held_out"}), "sources": sources}
         return Step("pairs", name, recipe.out / name, settings, work, inputs, seed=seed)
 
     starting = [variant for variant in recipe.variants.values() if variant.after == after]
     counts = sorted({variant.sources or every for variant in starting}, reverse=True)
     return {count: step_of(count) for count in counts}
+
+
+def own_pairs_step(recipe: Recipe, seed: int) -> Step:
+    """Return the step that reads existing pairs."""
+    spec = recipe.spec
+    assert spec.pairs.dataset is not None
+    settings: dict[str, JsonValue] = {
+        "dataset": portable_name(spec.pairs.dataset),
+        "split": spec.pairs.split,
+        "decontaminate": list(spec.prompts.decontaminate),
+        "edition": spec.prompts.edition,
+    }
+    work = partial(take_pairs, spec)
+    return Step("pairs", f"seed-{seed}/pairs", recipe.seed(seed) / "pairs", settings, work, seed=seed)
+
+
+def take_pairs(spec: RecipeSpec, folder: Path) -> Counts:
+    """Write existing pairs in our form, and those dropped with reasons. Raise ConfigError if none is left."""
+    assert spec.pairs.dataset is not None
+    rows = load_rows(spec.pairs.dataset, spec.pairs.split)
+    questions, _ = suite_questions(spec.prompts.decontaminate, spec.prompts.edition)
+    pairs: list[PreferencePair] = []
+    dropped: list[Dropped] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            pair = read_pair(row, number)
+        except UnreadablePairError as error:
+            dropped.append(Dropped(id=f"row-{number}", reason=error.reason))
+            continue
+        question = questions.lookup(pair.prompt.turns[0])
+        if question is None:
+            pairs.append(pair)
+        else:
+            dropped.append(Dropped(id=pair.prompt.id, reason="contaminated", detail=question))
+    reasons = Counter(row.reason for row in dropped)
+    if not pairs:
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "it has no rows"
+        fields = ", ".join(sorted(rows[0])) if rows else "none"
+        raise ConfigError(
+            f"pairs: no row of {spec.pairs.dataset} can be used ({why}); expected {FORMS}; fields: {fields}"
+        )
+    tally = PairTally()
+    for pair in pairs:
+        tally.add(pair)
+    write_lines(folder / PAIRS, (pair.model_dump_json() for pair in pairs))
+    write_lines(folder / DROPPED, (row.model_dump_json() for row in dropped))
+    write_atomic(folder / DATA, dump_json(tally.data([], Tally("chosen", frozenset())).model_dump(mode="json")))
+    counts: Counts = {"rows": len(rows), "pairs": len(pairs)}
+    return counts | {f"dropped_{reason}": count for reason, count in sorted(reasons.items())}
 
 
 def make_pairs(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def prompts_step(recipe: Recipe) -> Step:
         "target": model_name(ModelRef.parse(spec.target)),
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
     }
     return Step("prompts", "prompts", recipe.prompts, settings, partial(make_prompts, recipe))
 
@@ -57,8 +58,8 @@ def make_prompts(recipe: Recipe, folder: Path) -> Counts:
     kept.sift(duplicates())
     questions, versions = suite_questions(spec.decontaminate, spec.edition)
     kept.sift(contaminated(questions))
-    long = too_long(recipe, [prompt for prompt, _ in kept.prompts])
-    kept.sift(lambda prompt: ("too_long", f"{long[prompt.id]} tokens") if prompt.id in long else None)
+    unfit = too_long(recipe, [prompt for prompt, _ in kept.prompts])
+    kept.sift(lambda prompt: unfit.get(prompt.id))
     prompt_rows = with_parts(kept, spec)
     origin: dict[str, JsonValue] = {
         "dataset": portable_name(spec.dataset),
@@ -82,30 +83,43 @@ def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | N
     return why
 
 
-def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, int]:
-    """Return the number of tokens, by the target's tokenizer and template, of each prompt above max_prompt_length.
+def too_long(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, tuple[str, str]]:
+    """Return (reason, detail) for each prompt above max_prompt_length in the target's tokens, or that it cannot render.
 
-    Raise ConfigError if the template rejects a prompt.
+    Raise ConfigError if the chat template rejects every prompt.
     """
     from jinja2 import TemplateError
 
-    from ..training.templates import load_tokenizer
+    from ..training.templates import target_tokenizer
 
     spec = recipe.spec
-    tokenizer = load_tokenizer(spec.target, chat_template=spec.chat_template, pad_token=spec.pad_token)
-    lengths = {}
-    for start in range(0, len(prompts), CHUNK):
-        chunk = prompts[start : start + CHUNK]
+    tokenizer = target_tokenizer(spec, spec.target)
+    unfit: dict[str, tuple[str, str]] = {}
+
+    def sizes(chunk: Sequence[Prompt]) -> list[int]:
+        ids = tokenizer.apply_chat_template(
+            [messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        return [len(row) for row in ids]
+
+    def measured(chunk: Sequence[Prompt]) -> Iterator[tuple[Prompt, int]]:
         try:
-            ids = tokenizer.apply_chat_template(
-                [messages(prompt) for prompt in chunk], tokenize=True, add_generation_prompt=True, return_dict=True
-            )["input_ids"]
+            yield from zip(chunk, sizes(chunk), strict=True)
         except TemplateError as error:
-            raise ConfigError(f"the chat template of {spec.target!r} rejects a prompt: {error}") from None
-        for prompt, row in zip(chunk, ids, strict=True):
-            if len(row) > spec.prompts.max_prompt_length:
-                lengths[prompt.id] = len(row)
-    return lengths
+            if len(chunk) > 1:  # find the prompt, e.g. one whose system message the template does not know
+                for prompt in chunk:
+                    yield from measured([prompt])
+            else:
+                unfit[chunk[0].id] = ("rejected_by_template", str(error)[:200])
+
+    for start in range(0, len(prompts), CHUNK):
+        for prompt, size in measured(prompts[start : start + CHUNK]):
+            if size > spec.prompts.max_prompt_length:
+                unfit[prompt.id] = ("too_long", f"{size} tokens")
+    rejected = [detail for reason, detail in unfit.values() if reason == "rejected_by_template"]
+    if prompts and len(rejected) == len(prompts):
+        raise ConfigError(f"the chat template of {spec.target!r} rejects every prompt: {rejected[0]}")
+    return unfit
 
 
 def _counts(rows: int, prompt_rows: Sequence[PromptRow], kept: Kept) -> Counts:

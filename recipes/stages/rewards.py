@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..estimate import DeviceTime, Estimator, Mean, PlanItem, devices_of, lines_of, number
+from ..devices import devices_of
+from ..estimate import DeviceTime, Estimator, Mean, PlanItem, lines_of, number, replicas
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
-from ..rewards.scoring import reward_settings, score_answers
+from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
 from ..spec import SourceSpec
 from ..steps import Step
 from .sources import ANSWERED
@@ -55,7 +56,8 @@ def _step(
         yield known.timed(item.model_copy(update=counts), *reward_time(known, tokens))
 
     settings = reward_settings(spec) | {"answers_of": model}
-    return Step("rewards", name, folder, settings, work, inputs, seed=seed, estimate=estimate)
+    gpus, alone = reward_gpus(spec), reward_alone(spec)
+    return Step("rewards", name, folder, settings, work, inputs, seed=seed, alone=alone, gpus=gpus, estimate=estimate)
 
 
 def _expected_of(source: SourceSpec, answers: Step) -> Expected:
@@ -80,7 +82,7 @@ def reward_time(known: Estimator, tokens: float) -> list[DeviceTime]:
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
-        return number(counts, "session_tokens") / seconds / devices if seconds else 0.0
+        return number(counts, "session_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
     folders = [known.recipe.source_rewards(source.name) for source in spec.sources]
     return [DeviceTime(tokens, known.rate("reward", spec.rates.reward, folders, rate), devices, "reward")]

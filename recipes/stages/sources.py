@@ -13,7 +13,18 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, Counts, Recipe
 from ..prompts import load_rows, portable_name
 from ..records import Part
-from ..sampling import IDENTITY, AnswerFile, Sampler, generation_time, left_to_sample, prompts_of, sample, take_answers
+from ..sampling import (
+    IDENTITY,
+    AnswerFile,
+    Sampler,
+    generation_time,
+    gpus_of,
+    left_to_sample,
+    needs_machine,
+    prompts_of,
+    sample,
+    take_answers,
+)
 from ..spec import SourceSpec
 from ..steps import Step
 
@@ -36,7 +47,7 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     model = ModelRef.parse(source.model)
     backend = "endpoint" if model.scheme == "endpoint" else source.backend
     sampling = spec.sampling.as_sampling()
-    sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed, spec.sampling.max_failed)
+    sampler = Sampler(source.name, model, backend, source.serve, spec.sampling.seed or 0, spec.sampling.max_failed)
     name, folder = f"sources/{source.name}", recipe.source(source.name)
 
     def work(folder: Path) -> Counts:
@@ -53,7 +64,18 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
             yield known.timed(item, time)
 
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
-    return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)
+    return Step(
+        "sources",
+        name,
+        folder,
+        settings,
+        work,
+        (prompts,),
+        KEEP,
+        alone=needs_machine(backend, source.serve),
+        gpus=gpus_of(model, backend, source.serve),
+        estimate=estimate,
+    )
 
 
 def list_price(source: SourceSpec, item: PlanItem) -> float | None:

@@ -9,7 +9,17 @@ from harness.records import ModelRef
 
 from ..estimate import DeviceTime, Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, Counts, Recipe
-from ..sampling import IDENTITY, AnswerFile, Sampler, generation_time, left_to_sample, prompts_of, sample
+from ..sampling import (
+    IDENTITY,
+    AnswerFile,
+    Sampler,
+    generation_time,
+    gpus_of,
+    left_to_sample,
+    needs_machine,
+    prompts_of,
+    sample,
+)
 from ..steps import Step
 
 NAME = "target"
@@ -45,6 +55,8 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
         (prompts, sft),
         keep=(ANSWERS, IDENTITY),
         seed=seed,
+        alone=needs_machine(sampler.backend, sampler.serve),
+        gpus=gpus_of(sampler.model, sampler.backend, sampler.serve),
         estimate=estimate,
     )
 

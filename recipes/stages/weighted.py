@@ -18,7 +18,7 @@ from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..pairs import Extremes, extremes, rated, read_prompts
 from ..records import Part
 from ..steps import Step, input_digests
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate
+from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate, training_gpus
 from ..training.settings import TrainingJob, decisive, variant_settings
 
 
@@ -61,7 +61,16 @@ def weighted_step(
     inputs = (prompts, *answers, *rewards, *(() if start is None else (start,)))
     folder = recipe.variant(name, seed)
     step = Step(
-        "align", f"seed-{seed}/align/{name}", folder, settings, work, inputs, KEEP, seed=seed, estimate=estimate
+        "align",
+        f"seed-{seed}/align/{name}",
+        folder,
+        settings,
+        work,
+        inputs,
+        KEEP,
+        seed=seed,
+        gpus=training_gpus(recipe.spec),
+        estimate=estimate,
     )
     return step
 

@@ -19,7 +19,7 @@ from harness.store.checkpoint import FILE as FUSION_FILE
 from harness.store.checkpoint import Fusion, resolve
 from harness.store.weights import LoadingReport, check_loaded
 
-from .settings import ADAPTER, TrainingSettings, model_config
+from .settings import ADAPTER, TrainingSettings, adapter_config, model_config
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> P
 
 def adapted(model: PreTrainedModel, settings: TrainingSettings) -> nn.Module:
     """Return the model, wrapped in a LoRA adapter if the recipe sets `use_peft`."""
-    from trl import get_peft_config
-
-    config = get_peft_config(model_config(settings))
+    config = adapter_config(settings)
     if config is None:
         return model
     from peft import get_peft_model, prepare_model_for_kbit_training

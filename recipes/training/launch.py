@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,12 @@ from harness.records.errors import CheckpointError, ConfigError, HarnessError, I
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 
+from ..devices import Gpus
 from ..estimate import DeviceTime, Estimator, PlanItem, number
 from ..layout import Counts, Recipe
 from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, launch_path
 from ..steps import log_to_terminal
+from .nodes import Machines, of_machines
 from .settings import Evaluation, TrainingJob
 
 if TYPE_CHECKING:
@@ -124,9 +127,21 @@ def _tokens_per_second(counts: Counts) -> float:
 
 
 def training_devices(spec: RecipeSpec) -> int:
-    """Return the number of processes in the accelerate configuration, or 1 if the recipe names none."""
-    processes = 1 if spec.launch is None else read_yaml(launch_path(spec.launch)).get("num_processes", 1)
-    return processes if isinstance(processes, int) and processes > 0 else 1
+    """Return the number of processes per machine in the accelerate configuration, or 1 if the recipe names none."""
+    return 1 if spec.launch is None else _processes(launch_path(spec.launch))
+
+
+def _processes(config: Path) -> int:
+    settings = read_yaml(config)
+    processes, machines = settings.get("num_processes", 1), settings.get("num_machines", 1)
+    if not isinstance(processes, int) or not isinstance(machines, int):
+        return 1
+    return max(1, processes // max(1, machines))
+
+
+def training_gpus(spec: RecipeSpec) -> Gpus:
+    """Return the GPUs of a training on this machine: one per process."""
+    return Gpus(training_devices(spec), replicas=1)
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
@@ -153,23 +168,45 @@ def launch(job: TrainingJob, config: Path) -> Trained:
 
 
 def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
-    failed, printed = job.checkpoints / FAILED, job.checkpoints / f"{task}.log"
+    failed = job.checkpoints / FAILED
     failed.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    if "main_process_port" not in config.read_text("utf-8"):
-        command += ["--main_process_port", "0"]  # any free port, so that two recipes can train on one machine
-    command += ["-m", "recipes.training.launch", task, str(path)]
+    words = [str(config), task, str(path)]
+    machines, port = of_machines(), free_port()
+    if machines is not None:
+        machines.call(words, _processes(config), port)
     log.info("%s: accelerate launch with %s (%s)", job.name, config.name, task)
-    with printed.open("ab") as output:
-        ended = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    if ended.returncode == 0:
+    code = launch_share(words, _processes(config), port, machines)
+    if code == 0:
         return
     try:
         failure = json.loads(failed.read_text("utf-8"))
     except (OSError, ValueError):
-        message = f"{job.name}: accelerate launch exited with code {ended.returncode}; see {printed}"
+        message = f"{job.name}: accelerate launch exited with code {code}; see {path.parent / task}.log"
         raise IncompleteError(message) from None
     raise RAISED.get(failure["error"], IncompleteError)(failure["message"])
+
+
+def launch_share(words: list[str], processes: int, port: int, machines: Machines | None) -> int:
+    """Run this machine's processes of a training and return the exit code. `words`: configuration, task, job."""
+    config, task, path = words
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    if machines is not None:
+        command += machines.arguments(processes, port)
+    elif "main_process_port" not in Path(config).read_text("utf-8"):
+        command += ["--main_process_port", "0"]  # any free port, so that two recipes can train on one machine
+    name = task if machines is None or machines.rank == 0 else f"{task}-machine-{machines.rank}"
+    command += ["-m", "recipes.training.launch", task, path]
+    with (Path(path).parent / f"{name}.log").open("ab") as output:
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    return done.returncode
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+    return port
 
 
 def main(task: str, path: Path) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
+from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
@@ -45,6 +46,7 @@ REASONS = {
     "too_long": "are longer than max_length or max_prompt_length (raise them)",
     "control_tokens": "have an answer with tokens that control a conversation",
     "surrogates": "have an answer with half characters (lone surrogates)",
+    "rejected_by_template": "have a prompt that the chat template rejects or renders differently once it is answered",
     "changed_by_template": "have an answer of which the chat template removes text, such as reasoning",
 }
 
@@ -57,6 +59,7 @@ class RowFacts(Record):
     """Rows dropped because the prompt (or, with `overlong: drop`, an answer) is too long."""
     dropped_control_tokens: int = Field(default=0, exclude_if=is_empty)
     dropped_surrogates: int = Field(default=0, exclude_if=is_empty)
+    dropped_rejected_by_template: int = Field(default=0, exclude_if=is_empty)
     dropped_changed_by_template: int = Field(default=0, exclude_if=is_empty)
     """Rows dropped because of an answer: it contains control tokens or lone surrogates, or the template removes some of
     its text."""
@@ -128,7 +131,7 @@ def preference_rows(
         source, target, rejected = (
             chosen.trained(keep_reasoning=keep_reasoning) for chosen in (pair.source, pair.target, pair.rejected)
         )
-        return render(messages(pair.prompt), (source, target, rejected), tokenizer, how)
+        return render(pair.messages, (source, target, rejected), tokenizer, how)
 
     rows = (partial(rendered, pair) for pair in pairs)
     return _rows(folder, rows, ("source_ids", "target_ids", "rejected_ids"), tokenizer)
@@ -156,9 +159,17 @@ def _rows(
     check_tokenizer(tokenizer)
     rows, truncated = [], 0
     dropped: dict[int, str] = {}
+    rejection: ConfigError | None = None
     for index, make_row in enumerate(rendered):
         try:
             row = make_row()
+        except ConfigError as error:
+            rejection = error
+            dropped[index] = "rejected_by_template"
+            continue
+        except TemplateError:
+            dropped[index] = "rejected_by_template"
+            continue
         except UnusableAnswerError as error:
             dropped[index] = error.reason
             continue
@@ -167,6 +178,8 @@ def _rows(
             continue
         truncated += row.truncated
         rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
+    if rejection is not None and not rows:
+        raise rejection  # not one bad row, but the template
     return write_rows(folder, rows, dropped, truncated)
 
 

@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
 ANSWERS = ("source", "target", "rejected")
-SESSION = ("num_tokens",)
-"""Keys of the trainer's log that restart with each session, so they would differ after a resume."""
+SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
+"""Keys of the trainer's log that depend on the session, so they would differ after a resume."""
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -271,7 +271,7 @@ def _train(job: TrainingJob) -> Trained:
     disable_progress_bar()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report each start otherwise
     set_seed(job.seed)
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     trainer = make_trainer(job, tokenizer)
     last = last_whole(job.checkpoints, job.digest, trainer.args.world_size)
     started = time.monotonic()
@@ -289,6 +289,16 @@ def _train(job: TrainingJob) -> Trained:
     return done
 
 
+def job_tokenizer(job: TrainingJob) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that a job's rows were rendered with."""
+    return load_tokenizer(
+        str(job.model),
+        chat_template=job.chat_template,
+        pad_token=job.pad_token,
+        template_kwargs=job.template_kwargs,
+    )
+
+
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """Build the trainer of a job, with model, rows and callbacks."""
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
@@ -302,7 +312,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         rows = rows.add_column("ref_logps", json.loads(job.reference.read_text("utf-8")))
     common = {"model": model, "args": config, "processing_class": tokenizer}
     if job.method == "sft":
-        trainer: Trainer = CheckedSFTTrainer(train_dataset=completions(rows, job.answer), **common)
+        trainer: Trainer = CheckedSFTTrainer(**split(completions(rows, job.answer), job.held_out), **common)
     elif job.method in WEIGHTED:
         trainer = CheckedWeightedTrainer(train_dataset=rows, **common)
     elif job.teacher is not None:
@@ -310,7 +320,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
     else:
         if job.method == "infifpo":
             rows = _fused(job, rows, config)
-        trainer = CheckedWRPOTrainer(train_dataset=rows, **common)
+        trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -318,6 +328,20 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
+
+
+def split(rows: Dataset, held_out: int) -> dict[str, Dataset]:
+    """Return the rows to train on and, if any are held out, those to evaluate: the same for all variants and seeds.
+
+    Raise ConfigError if no row would be left to train on.
+    """
+    if not held_out:
+        return {"train_dataset": rows}
+    if held_out >= len(rows):
+        raise ConfigError(f"pairs: held_out = {held_out} leaves none of {len(rows)} rows to train on; lower it")
+    chosen = set(random.Random(0).sample(range(len(rows)), held_out))
+    rest = [index for index in range(len(rows)) if index not in chosen]
+    return {"train_dataset": rows.select(rest), "eval_dataset": rows.select(sorted(chosen))}
 
 
 def _kept_pairs(job: TrainingJob) -> list[PreferencePair]:
@@ -339,7 +363,7 @@ def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) ->
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
     examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
-    return CheckedDistillTrainer(teacher_model=teacher, train_dataset=examples, **common)
+    return CheckedDistillTrainer(teacher_model=teacher, **split(examples, job.held_out), **common)
 
 
 def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
@@ -426,7 +450,7 @@ def store_reference(job: TrainingJob) -> None:
     if job.reference.is_file():
         return
     state = PartialState()
-    tokenizer = load_tokenizer(str(job.model), chat_template=job.chat_template, pad_token=job.pad_token)
+    tokenizer = job_tokenizer(job)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
     if _free_attention(job):

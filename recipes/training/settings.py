@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -93,10 +95,7 @@ OWNED = {
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
         "use `harness train --push-to-hub`",
     ),
-    **dict.fromkeys(
-        ("eval_strategy", "eval_steps", "eval_on_start", "do_eval", "load_best_model_at_end", "eval_packing"),
-        "use `evaluate_every` to evaluate while training",
-    ),
+    **dict.fromkeys(("do_eval", "eval_packing"), "`eval_strategy` evaluates on the pairs of `pairs.held_out`"),
     **dict.fromkeys(
         ("completion_only_loss", "assistant_only_loss", "dataset_text_field", "dataset_kwargs", "remove_unused_columns",
          "label_names", "model_init_kwargs", "do_train", "do_predict", "local_rank"),
@@ -118,8 +117,9 @@ CHECKPOINTS = "checkpoints"
 LOG = "training_log.jsonl"
 ADAPTER = "adapter"
 POSITIVE = frozenset(
-    ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "logging_steps")
-)
+    ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "logging_steps",
+     "num_train_epochs", "save_steps")
+)  # fmt: skip
 """Keys whose values must be above 0."""
 
 
@@ -153,7 +153,12 @@ def variant_settings(spec: RecipeSpec, variant: VariantSpec) -> Training:
     shared = renamed(spec.sft if variant.method == "fusesft" else spec.training)
     if variant.method not in ("preference", "sft"):
         shared = {key: value for key, value in shared.items() if key not in LOSS_KEYS}
-    return DEFAULTS[variant.method] | shared | renamed(variant.training)
+    evaluated: Training = {}
+    if variant.method in WEIGHTED:  # trained on answers, not on pairs, so none are held out
+        shared.pop("eval_strategy", None)
+    elif spec.pairs.held_out:
+        evaluated = {"eval_strategy": "steps"}
+    return DEFAULTS[variant.method] | evaluated | shared | renamed(variant.training)
 
 
 def has_reference(method: Method, keys: Training) -> bool:
@@ -171,10 +176,11 @@ def decisive(keys: Training) -> Training:
     return {key: value for key, value in keys.items() if key not in WITHOUT_EFFECT}
 
 
-def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
-    """Raise ConfigError for the first training key that is unknown, set by the recipe itself, or has a wrong value.
+def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> dict[str, TrainingSettings]:
+    """Return the checked keys of the SFT model and of every variant, by the section of the recipe that sets them.
 
-    Also raise it if `evaluate_every` or `launch` names something that does not exist. `trains_here` is False if this
+    Raise ConfigError for the first training key that is unknown, set by the recipe itself, has a wrong value or no
+    effect, or if `evaluate_every` or `launch` names something that does not exist. `trains_here` is False if this
     machine only reads the recipe; keys that need a GPU are then not tried.
     """
     if spec.evaluate_every is not None:
@@ -185,7 +191,7 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
     for key in renamed(spec.training):
         _check_key(key, ("preference", "sft"), "training")
     _check_keys(spec.sft, "sft", "sft")
-    settings(sft_settings(spec), "sft", "sft", trains_here=trains_here)
+    trainings = {"sft": settings(sft_settings(spec), "sft", "sft", trains_here=trains_here)}
     for name, variant in spec.variants.items():
         where = f"variants.{name}.training"
         _check_keys(variant.training, variant.method, where)
@@ -194,26 +200,106 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> None:
             raise ConfigError(
                 f"{where}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together"
             )
-        settings(keys, variant.method, where, trains_here=trains_here)
+        section = "sft" if variant.method == "fusesft" else "training"
+        shared = {key: section for key in keys if key not in renamed(variant.training)}
+        trainings[where] = settings(keys, variant.method, where, shared=shared, trains_here=trains_here)
+    _check_effect(spec)
+    return trainings
 
 
-def settings(keys: Training, method: Method, where: str, *, trains_here: bool = True) -> TrainingSettings:
+def _check_effect(spec: RecipeSpec) -> None:
+    """Raise ConfigError for a key that no training it applies to reads: its value would silently do nothing."""
+    variants = {f"variants.{name}.training": variant for name, variant in spec.variants.items()}
+    sections: dict[str, list[tuple[Method, Training]]] = {
+        "sft": [("sft", sft_settings(spec))],
+        "training": [(variant.method, variant_settings(spec, variant)) for variant in variants.values()],
+        **{where: [(variant.method, variant_settings(spec, variant))] for where, variant in variants.items()},
+    }
+    written = {
+        "sft": spec.sft,
+        "training": spec.training,
+        **{where: entry.training for where, entry in variants.items()},
+    }
+    for where, users in sections.items():
+        for key, value in renamed(written[where]).items():
+            if key == "eval_strategy" and value != "no" and (where == "sft" or not spec.pairs.held_out):
+                raise ConfigError(
+                    f"{where}: eval_strategy = {value!r} needs pairs to evaluate: set `pairs.held_out`, in "
+                    "variants only"
+                )
+            unread = [reason for method, keys in users if (reason := _without_reader(key, value, method, keys))]
+            if len(unread) == len(users):
+                raise ConfigError(f"{where}: {key} = {value!r} has no effect: {unread[0]}")
+
+
+def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) -> str | None:
+    """Return why a training does not read a key; None if it does, or if the value means that it is off."""
+    loss = keys.get("loss_type", "sigmoid")
+    if not value and value != 0:
+        return None
+    if key.startswith("lora_") and key != "lora_task_type" and not keys.get("use_peft"):
+        return "LoRA is off; set use_peft: true"
+    if key not in keys or not any(key in adapters for adapters in _readers(method).values()):
+        return f"method {method!r} does not read it"
+    if method != "preference":
+        return None
+    if key in ("gamma", "gamma_beta_ratio") and value and loss != "simpo":
+        return f"loss_type {loss!r} has no margin, only simpo has; remove it"
+    if key == "label_smoothing_factor" and value:
+        return "the preference losses read label_smoothing; use that"
+    if key == "label_smoothing" and value and loss == "ipo":
+        return "loss_type 'ipo' is not smoothed; remove it"
+    return None
+
+
+def settings(
+    keys: Training,
+    method: Method,
+    where: str,
+    *,
+    shared: Mapping[str, str] | None = None,
+    trains_here: bool = True,
+) -> TrainingSettings:
     """Return the keys grouped by reader, with values checked. Raise ConfigError for a wrong value.
 
-    Keys of the other method are left out, because a recipe's `training` applies to both methods.
+    Errors name the section `where`, or that of a key in `shared`. Keys of the other method are left out, because a
+    recipe's `training` applies to both methods.
     """
+    places = _Places(where, shared or {}, keys)
     readers = _readers(method)
     sorted_: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
     for key, value in keys.items():
         for part, adapters in readers.items():
             if key in adapters:
-                sorted_[part][key] = _checked(adapters[key], key, value, where)
+                sorted_[part][key] = _checked(adapters[key], key, value, places.of(key))
     parsed = TrainingSettings(**sorted_)
     without = {
         key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")
     }
-    _try(parsed.model_copy(update={"trainer": without}), method, where)
+    _try(parsed.model_copy(update={"trainer": without}), method, places)
     return parsed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """The sections of a recipe in which the keys of one training are written."""
+
+    default: str
+    by_key: Mapping[str, str]
+    keys: Training
+
+    def of(self, key: str) -> str:
+        return self.by_key.get(key, self.default)
+
+    def of_sentence(self, sentence: str) -> str:
+        """Return the section of the first key that the sentence names, else section and key of a value in it."""
+        words = re.findall(r"[a-z][a-z0-9_]+", sentence)
+        for word in words:
+            if word in self.keys:
+                return self.of(word)
+        texts = {value: key for key, value in self.keys.items() if isinstance(value, str)}
+        key = next((texts[word] for word in words if word in texts), None)
+        return self.default if key is None else f"{self.of(key)}: {key} = {self.keys[key]!r}"
 
 
 def _check_keys(keys: Training, method: Method, where: str) -> None:
@@ -285,15 +371,18 @@ def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) 
     return parsed
 
 
-def _try(keys: TrainingSettings, method: Method, where: str) -> None:
+def _try(keys: TrainingSettings, method: Method, places: _Places) -> None:
     # The configuration classes check combinations of values in __post_init__; constructing them writes nothing.
-    for key in POSITIVE:
-        value = keys.trainer.get(key, keys.rendering.get(key, 1))
-        if isinstance(value, int | float) and not value > 0:
-            raise ConfigError(f"{where}: {key} = {value!r} must be above 0")
-    _check_trackers(keys.trainer.get("report_to"), where)
+    for key, value in {**keys.rendering, **keys.trainer}.items():
+        if not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            raise ConfigError(f"{places.of(key)}: {key} = {value!r} must be a finite number")
+        if key in POSITIVE and not value > 0:
+            raise ConfigError(f"{places.of(key)}: {key} = {value!r} must be above 0")
+    _check_trackers(keys.trainer.get("report_to"), places.of("report_to"))
     for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
-        _made(make, where)
+        _made(make, places)
 
 
 def _check_trackers(report_to: JsonValue, where: str) -> None:
@@ -308,21 +397,23 @@ def _check_trackers(report_to: JsonValue, where: str) -> None:
             )
 
 
-def _made(make: Callable[[], object], where: str) -> None:
+def _made(make: Callable[[], object], places: _Places) -> None:
     try:
         make()
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{places.of_sentence(str(error))}: {error}") from None
     except (ValueError, TypeError, ImportError) as error:
         if "bf16/gpu" in str(error):
+            where = places.of("bf16")
             raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None
-        raise ConfigError(f"{where}: {one_line(error)}") from None
+        sentence = one_line(error)
+        raise ConfigError(f"{places.of_sentence(sentence)}: {sentence}") from None
 
 
 def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:
     """Return the trainer's configuration object: our defaults, overridden by the recipe's keys.
 
-    On a GPU, bf16 and gradient checkpointing default to on.
+    On a GPU, bf16 and gradient checkpointing default to on. Every training logs and leaves checkpoints while it runs.
     """
     import torch
 
@@ -335,7 +426,10 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "gradient_checkpointing": bool(device),
         "report_to": [],
         "disable_tqdm": True,
+        "logging_steps": 10,
+        "save_steps": 0.1,  # a share of all steps: a kill loses a tenth of the training at most, however short it is
         "save_total_limit": 2,
+        "eval_steps": 0.1,
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": bool(device),
         "ddp_find_unused_parameters": False,
@@ -353,6 +447,17 @@ def model_config(keys: TrainingSettings) -> Any:
     from trl import ModelConfig
 
     return ModelConfig(**keys.model)
+
+
+def adapter_config(keys: TrainingSettings) -> Any:
+    """Return PEFT's LoraConfig for the recipe's model keys, or None without `use_peft`."""
+    from trl import get_peft_config
+
+    config = get_peft_config(model_config(keys))
+    modules = keys.model.get("lora_target_modules")
+    if config is not None and isinstance(modules, list) and modules != ["all-linear"]:
+        config.target_modules = set(modules)  # TRL makes a list of one a string, which PEFT reads as a pattern
+    return config
 
 
 class Evaluation(Record):
@@ -394,6 +499,9 @@ class TrainingJob(Record):
     chat_template: str | None = None
     """Jinja file that replaces the tokenizer's chat template."""
     pad_token: str | None = None
+    template_kwargs: dict[str, JsonValue] = {}
+    held_out: int = Field(default=0, ge=0)
+    """Number of rows that are evaluated and not trained on; the same ones for all variants."""
     fusion: Fusion
     evaluation: Evaluation | None = None
 
@@ -414,6 +522,8 @@ class TrainingJob(Record):
             "settings": self.settings.decisive(),
             "seed": self.seed,
         }
+        if self.held_out:
+            facts["held_out"] = self.held_out
         if self.logps:
             facts["logps"] = [file_sha256(path) for path in self.logps]
         if self.teacher is not None:

@@ -7,17 +7,21 @@ the template puts before every answer. `official_compat` renders as the WRPO rel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import JsonValue
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from harness.backends.thinking import block_at_end
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, one_line
 from harness.records.reasoning import MARKS, TAGS
+
+from ..spec import RecipeSpec
 
 Overlong = Literal["drop", "truncate"]
 Messages = Sequence[dict[str, str]]
@@ -27,9 +31,16 @@ CLOSING = tuple(closing for _, closing in TAGS)
 
 
 def load_tokenizer(
-    model: str, *, chat_template: str | None = None, pad_token: str | None = None
+    model: str,
+    *,
+    chat_template: str | None = None,
+    pad_token: str | None = None,
+    template_kwargs: Mapping[str, JsonValue] | None = None,
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder or of hf:ORG/NAME@REVISION. `chat_template` is the path of a Jinja file.
+
+    `template_kwargs` become defaults of the template's variables, saved with it. A tokenizer without a pad token pads
+    with its end token, unless `pad_token` names another.
 
     Raise CheckpointError if there is no tokenizer, and ConfigError if it cannot render preference rows.
     """
@@ -53,7 +64,34 @@ def load_tokenizer(
             raise ConfigError(f"pad_token: {pad_token!r} is not in the vocabulary of {model!r}; name a token that is")
         tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer)
+    if template_kwargs:
+        tokenizer.chat_template = with_defaults(str(tokenizer.chat_template), template_kwargs)
+    if tokenizer.pad_token_id is None:
+        # Safe here: labels and masks come from the rows' lengths, so a real end token is never taken for padding.
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def target_tokenizer(spec: RecipeSpec, model: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the recipe's target, at `model`, with what the recipe changes of it."""
+    return load_tokenizer(
+        model, chat_template=spec.chat_template, pad_token=spec.pad_token, template_kwargs=spec.chat_template_kwargs
+    )
+
+
+def with_defaults(template: str, values: Mapping[str, JsonValue]) -> str:
+    """Return a chat template that sets each variable to a value unless its caller sets it.
+
+    >>> with_defaults("...", {"enable_thinking": False})
+    '{%- if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif -%}...'
+    """
+    lines = []
+    for name, value in values.items():
+        if not name.isidentifier():
+            raise ConfigError(f"chat_template_kwargs: {name!r} is not the name of a variable")
+        shown = "none" if value is None else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{{%- if {name} is not defined %}}{{% set {name} = {shown} %}}{{% endif -%}}")
+    return "".join(lines) + template
 
 
 @dataclass(frozen=True)
@@ -104,12 +142,10 @@ class UnusableAnswerError(Exception):
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ConfigError if the tokenizer lacks a chat template, a pad token or an end token."""
+    """Raise ConfigError if the tokenizer lacks a chat template or an end token."""
     name = tokenizer.name_or_path or "the tokenizer"
     if not tokenizer.chat_template:
         raise ConfigError(f"{name} has no chat template; give one with `chat_template: FILE.jinja`")
-    if tokenizer.pad_token_id is None:
-        raise ConfigError(f"{name} has no pad token; name one with `pad_token: TOKEN` (not the end token)")
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"{name} has no end-of-sequence token; set eos_token in its tokenizer_config.json")
 

@@ -142,6 +142,8 @@ class WRPOConfig(TrainingArguments):
     loss_type: LossType = "sigmoid"
     gamma: float = 0.0
     """SimPO's target margin, in units of the loss's logit (the paper's gamma, not gamma / beta)."""
+    gamma_beta_ratio: float | None = None
+    """The same margin divided by beta, as SimPO's release and TRL name it. Sets `gamma`."""
     label_smoothing: float = 0.0
     fusion: SourceFusion = "max_margin"
     """InfiFPO only: the reference is the source that differs most from the initial model, or the sources' mean."""
@@ -160,6 +162,10 @@ class WRPOConfig(TrainingArguments):
                 raise ConfigError(f"{name} = {value!r} is outside {low}..{high}; give a value in that range")
         if not self.beta > 0:
             raise ConfigError(f"beta = {self.beta!r} must be above 0")
+        if self.gamma_beta_ratio is not None:
+            if self.gamma:
+                raise ConfigError(f"gamma_beta_ratio = {self.gamma_beta_ratio!r} and gamma = {self.gamma!r}: give one")
+            self.gamma = self.gamma_beta_ratio * self.beta
 
 
 class WRPOTrainer(Trainer):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.leaderboard import read_board
+from harness.analysis.read_board import read_board
 from harness.pages.board import page as leaderboard_page
 from tests.fakes.commands import harness_process
 from tests.fakes.made_runs import make_run, pocket

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.leaderboard import read_board
+from harness.analysis.read_board import read_board
 from harness.pages.board import page as leaderboard_page
 from harness.records import Answer, Judgment, Preference
 from tests.browser.conftest import fits, needs_chromium

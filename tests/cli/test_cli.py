@@ -61,15 +61,15 @@ def test_every_command_has_help_with_an_example(harness: Callable[..., Done], co
         (("run", "--model", "hf:x", *POCKET), "is not hf:ORG/NAME"),
         (("run", "--model", "endpoint:m", *POCKET), "is not endpoint:NAME@"),
         (("run", "--model", "x", "--suite", "mtbench"), "no suite named 'mtbench'; installed: alpaca_eval"),
-        (("run", "--model", "x", *POCKET, "--backend", "vlm"), "no backend named 'vlm'; installed: endpoint"),
-        (("run", "--model", "x", *POCKET, "--judge", "gpt9"), "no judge named 'gpt9'; known: "),
+        (("run", "--model", "x", *POCKET, "--backend", "vlm"), "no backend named 'vlm'; installed: best_of, endpoint"),
+        (("run", "--model", "x", *POCKET, "--judge", "gpt9"), "no judge named 'gpt9'. Known: "),
         (("run", "--model", "x", *POCKET, "--limit", "0"), "limit = 0"),
         (("run", "--model", "x", *POCKET, "--temperature", "-1"), "temperature = -1"),
         (("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", "--suite", "all", "--edition", "gold"), "pocket"),
         (("run", "--model", "x", *POCKET, "--config", "none.yaml"), "cannot read none.yaml"),
         (("leaderboard", "--results", "none"), "no score cards under none/runs"),
         (("leaderboard", "--format", "pdf"), "no format 'pdf'; known: table"),
-        (("ls", "things"), "no group 'things'; known: backends"),
+        (("ls", "things"), "no group 'things'; known: runs, backends"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
@@ -90,7 +90,7 @@ def test_a_wrong_key_in_harness_yaml_lists_the_right_ones(harness: Callable[...,
     done = harness("run")
 
     assert done.code == 2
-    assert "harness.yaml: unknown key 'modle'; known: anchors, audit, backend, cache, edition, " in done.err
+    assert "harness.yaml: unknown key 'modle'; known: anchors, audit, backend, baseline, cache, edition, " in done.err
 
 
 def test_a_dry_run_prints_the_calls_and_writes_nothing(harness: Callable[..., Done], tmp_path: Path) -> None:
@@ -127,4 +127,14 @@ def test_judges_are_listed_with_prices_and_no_key(harness: Callable[..., Done]) 
 def test_ls_names_the_built_in_plug_ins(harness: Callable[..., Done]) -> None:
     listed = json.loads(harness("ls", "backends", "--json").out)["backends"]
 
-    assert [row["name"] for row in listed] == ["endpoint", "in_process", "ray", "scripted", "transformers", "vllm"]
+    assert [row["name"] for row in listed] == [
+        "best_of",
+        "endpoint",
+        "in_process",
+        "moa",
+        "ray",
+        "route",
+        "scripted",
+        "transformers",
+        "vllm",
+    ]

@@ -95,8 +95,8 @@ def test_categories_are_corrected_by_holm_and_the_table_says_so() -> None:
     pair = compare(toy_run("a", mixed(10, 30)), toy_run("b", mixed(20, 20)), prompts=prompts)
     (corrected,) = adjusted([pair])
 
-    assert corrected.difference("arena_hard").p_adjusted is None  # one model: nothing to correct
-    rows = [corrected.difference("arena_hard", category) for category in ("even", "odd")]
+    assert corrected.differences[0].p_adjusted is None  # all questions, one model: nothing to correct
+    rows = [row for row in corrected.differences if row.metric == "arena_hard" and row.category is not None]
     smaller, larger = sorted(rows, key=lambda row: row.p)
     assert smaller.p_adjusted == pytest.approx(min(1.0, 2 * smaller.p))
     assert larger.p_adjusted == pytest.approx(max(2 * smaller.p, larger.p))

@@ -16,8 +16,8 @@ import pytest
 from harness.judging.injection import count_injections, is_suspect, kinds_in
 from harness.records import Answer, JudgeTask, JudgeTemplate, Preference, Prompt, Rating, Sampling
 from harness.records.errors import VerdictParseError
-from harness.run.pipeline import SuiteRun, evaluate
-from harness.run.plan import SuitePlan
+from harness.running.pipeline import SuiteRun, evaluate
+from harness.running.plan import SuitePlan
 from harness.store import RunStore
 from judges.parsing import read_reply
 from tests.fakes.commands import Done

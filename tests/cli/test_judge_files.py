@@ -131,7 +131,7 @@ def test_every_template_is_a_valid_file_once_filled_in(name: str, tmp_path: Path
 
 def test_a_template_is_printed_by_name(harness: Callable[..., Done]) -> None:
     assert "key_header: api-key" in harness("judge", "template", "azure").out
-    assert "no judge template named 'x'; known: azure, endpoint" in harness("judge", "template", "x").err
+    assert "no judge template named 'x'. Known: azure, endpoint" in harness("judge", "template", "x").err
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,17 @@ def test_a_form_without_its_setting_is_one_sentence(text: str) -> None:
         find_judge(text, {})
 
 
-def test_a_judge_past_its_day_is_named_before_anything_is_asked(harness: Callable[..., Done]) -> None:
+def test_a_judge_past_its_day_is_refused_before_anything_is_asked(harness: Callable[..., Done]) -> None:
     words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
 
-    done = harness(*words, "--judge", "gpt-4-0613", "--dry-run", OPENAI_API_KEY="x")
+    for name in ("gpt-4-0613", "openai:gpt-4-0613", "reference+gpt-4-0613"):
+        done = harness(*words, "--judge", name, "--dry-run", OPENAI_API_KEY="x")
 
-    assert "judge gpt-4-0613 was shut down on 2026-10-23" in done.err
+        assert done.code == 2
+        assert "was shut down on 2026-10-23" in done.err
+        assert "--judge endpoint:gpt-4-0613@URL" in done.err
+    elsewhere = harness(*words, "--judge", "openai:gpt-4-0613@http://127.0.0.1:1/v1", "--dry-run")
+    assert elsewhere.code == 0, elsewhere.err
 
 
 # ------------------------------------------------------------------------------------------ what is not official

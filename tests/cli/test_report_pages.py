@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import pytest
 from pydantic import JsonValue
 
-from harness.analysis.leaderboard import rank, read_board
+from harness.analysis.leaderboard import rank
+from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages import charts
 from harness.pages.board import figures, page, png
 from harness.pages.charts import Axis, Drawing
@@ -67,7 +68,7 @@ def test_the_page_says_what_a_row_cost_when_and_how_it_was_fused(results: Path) 
 
 def test_rows_are_paired_where_their_files_are_there_and_say_so_where_not(results: Path) -> None:
     def above(paired: bool) -> bool:
-        (table,) = read_board(results, paired=paired).tables
+        (table,) = read_board(results, BoardOptions(paired=paired)).tables
         assert table.rows[1].above is not None
         return table.rows[1].above.paired
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.leaderboard import read_board
+from harness.analysis.read_board import read_board
 from harness.analysis.trackers import TRACKERS, log_scores, log_step, tracker_names
 from harness.records.errors import ConfigError, IncompleteError
 from tests.fakes.commands import Done

@@ -10,8 +10,8 @@ import pytest
 from harness.analysis.finished_runs import compare_models
 from harness.records.facts import load_function
 from harness.records.protocols import OwnRunner, SuiteOptions
-from harness.run.importing import Origin, judgments_card
-from harness.run.plan import load_suite
+from harness.running.importing import Origin, judgments_card
+from harness.running.plan import load_suite
 from harness.suites.exchange import ImportRequest, with_format
 from harness.suites.files import read_files
 

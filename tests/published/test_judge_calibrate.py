@@ -251,18 +251,39 @@ def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
     assert found["usage"]["paid"] == found["usage"]["cost"] > 1
 
 
+def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_path: Path) -> None:
+    with (
+        serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as longest,
+        serve(FakeOpenAI(reply=reply_with(lambda a, b: True))) as first,
+    ):
+        for name, fake in (("longest", longest), ("first", first)):
+            prices = "price_in: 1\nprice_out: 1\n" if name == "first" else ""
+            (tmp_path / f"{name}.yaml").write_text(f"kind: llm\nmodel: m\nurl: {fake.url}\n{prices}")
+        judges = ("--judge", "longest.yaml", "--judge", "first.yaml")
+        words = ("judge", "calibrate", *judges, "--suite", "mt_bench", "--sample", "20")
+        table = harness(*words).out
+        reports = json.loads(harness(*words, "--json").out)["calibrations"]
+
+    rows = [line for line in table.splitlines() if "mt_bench" in line]
+    assert [next(name for name in ("longest", "first") if name in row) for row in rows] == ["longest", "first"]
+    assert [report["judge"]["name"] for report in reports] == ["longest", "first"]
+    scores = [report["suites"]["mt_bench"]["scores"]["position_consistency"]["value"] for report in reports]
+    assert scores[0] >= 0.9  # answers of one length are the exception
+    assert scores[1] == 0.0
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ({"judge": "gpt9"}, "no judge named 'gpt9'"),
+        ({"judge": ["gpt9"]}, "no judge named 'gpt9'"),
         ({"suite": "lm_eval"}, "no recorded judgments of suite 'lm_eval'; known: mt_bench"),
         ({"data": Path("none")}, "no such folder of recorded judgments: 'none'"),
         ({"sample": -1}, "--sample -1 is below 0"),
         ({"jury": "loudest"}, "no jury rule 'loudest'; known: mean, majority, median"),
-        ({"judge": "endpoint:m@http://127.0.0.1:1/v1", "max_cost": 1.0}, "--max-cost needs the price of judge 'm'"),
+        ({"judge": ["endpoint:m@http://127.0.0.1:1/v1"], "max_cost": 1.0}, "--max-cost needs the price of judge 'm'"),
         ({"max_cost": -1.0}, "--max-cost -1 is not above 0"),
         ({"suite": "own"}, "--judge recorded has no verdicts on your own comparisons"),
     ],
@@ -273,7 +294,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(UsageError, match=re.escape(sentence)):
-        calibrate(**({"judge": "recorded"} | flags))
+        calibrate(**({"judge": ["recorded"]} | flags))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -38,5 +38,21 @@ def test_a_row_and_the_one_above_differ_as_compare_says(harness: Callable[..., D
         if (one["metric"], one["category"]) == ("mt_bench", None)
     ]
     assert above["paired"]
-    for ours, theirs in (("difference", "value"), ("ci_low", "ci_low"), ("ci_high", "ci_high")):
+    for ours, theirs in (("difference", "value"), ("ci_low", "ci_low"), ("ci_high", "ci_high"), ("p", "p")):
         assert above[ours] == pytest.approx(found[theirs], abs=1e-9), ours
+
+
+def test_length_controlled_rates_differ_as_compare_says(harness: Callable[..., Done]) -> None:
+    models = ("FuseChat-Llama-3.1-8B-Instruct", "FuseChat-Qwen-2.5-7B-Instruct")
+    files = [str(Path(PUBLISHED, "alpaca_eval", "annotations", f"{model}.json.xz")) for model in models]
+    assert "imported 2 runs of 2 models" in harness("import", *files, "--format", "alpaca_eval").out
+    (table,) = json.loads(harness("leaderboard", "--json").out)["tables"]
+    (comparison,) = json.loads(harness("compare", *models, "--json").out)["comparisons"]
+    row = next(row for row in comparison["differences"] if row["metric"] == "lc_win_rate")
+
+    assert row["method"] == "refitted"
+    above = table["rows"][1]["above"]
+    assert [above[name] for name in ("difference", "ci_low", "ci_high", "p")] == pytest.approx(
+        [row[name] for name in ("value", "ci_low", "ci_high", "p")]
+    )
+    assert [round(above[name], 2) for name in ("difference", "ci_low", "ci_high")] == [-1.80, -5.08, 1.01]

@@ -18,7 +18,7 @@ from harness.records import Score, SuiteScores
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.judge_choice import is_judged, suite_names
 from harness.records.protocols import Numbers, OwnRun, Served
-from harness.run.execute import run_own
+from harness.running.execute import run_own
 from harness.suites.lm_eval.suite import child_environment
 from tests.fakes.commands import Done, harness_process
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request, serving

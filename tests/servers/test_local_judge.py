@@ -26,8 +26,8 @@ from harness.records.errors import ConfigError
 from harness.records.judge_choice import find_judge, with_devices
 from harness.records.protocols import SuiteOptions
 from harness.records.settings import ServeSpec
-from harness.run.pipeline import SuiteRun, evaluate, in_prefix_order
-from harness.run.plan import SuitePlan
+from harness.running.pipeline import SuiteRun, evaluate, in_prefix_order
+from harness.running.plan import SuitePlan
 from harness.store import RunStore
 from harness.suites.arena_hard import suite as arena_hard
 from harness.suites.mt_bench import suite as mt_bench

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from harness.backends.endpoint import EndpointBackend
 from harness.records import ModelRef
 from harness.records.protocols import Presented, ServeOptions
-from harness.run.same_model import canary_differs, differences
+from harness.running.same_model import canary_differs, differences
 from harness.store import find_cards
 from tests.fakes.commands import Done, run_command
 from tests.fakes.openai_server import CUT_OFF, FakeOpenAI, Reply, ReplyFunction, serving

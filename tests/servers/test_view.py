@@ -248,13 +248,13 @@ def test_an_order_that_flips_the_verdict_and_repeats_that_disagree_are_flagged(r
     assert (pair.difference, pair.changed) == (-100.0, True)
 
 
-def test_ratings_of_three_points_more_or_less_are_a_change(results: Path) -> None:
+def test_ratings_two_points_apart_flip_as_compare_counts_them(results: Path) -> None:
     card = read_card(next(results.glob("runs/strong/*/*/card.json"))).model_copy(update={"suite": "mt_bench"})
     rated = [
         build_index(card, [], [row("q", 0, turn=1, verdict=Rating(value=value))], SuiteTexts()) for value in (4, 6, 7)
     ]
 
-    assert [pairs(rated[0], other, middle=None)[0].changed for other in rated] == [False, False, True]
+    assert [pairs(rated[0], other, middle=None)[0].changed for other in rated] == [False, True, True]
 
 
 def test_ratings_two_points_apart_are_a_disagreement(results: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -126,6 +127,30 @@ def test_prompts_that_cannot_be_used_are_dropped_with_a_reason(tmp_path: Path, t
     assert {(one.reason, one.detail) for one in dropped(tmp_path)} >= {("too_long", "101 tokens")}
 
 
+def test_one_bad_row_stops_no_recipe(tmp_path: Path, target: Path) -> None:
+    """Half a character, which no file can store, and a system message that the template rejects."""
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(target, tmp_path / "target")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    tokenizer.save_pretrained(folder)
+    data: list[dict[str, object]] = [
+        {"prompt": "fine", "gold": "a"},
+        {"prompt": "half \ud83d", "gold": "b"},
+        {"prompt": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}], "gold": "c"},
+        {"prompt": "a column with half", "gold": "\ud83d"},
+    ]
+
+    made = run(tmp_path, folder, rows_file(tmp_path, data), columns=["gold"])
+
+    assert [row.columns["gold"] for row in rows(tmp_path)] == ["a", "?"]
+    assert (made.counts["dropped_surrogates"], made.counts["dropped_rejected_by_template"]) == (1, 1)
+
+
 def test_a_system_message_stays_with_its_prompt() -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
 
@@ -199,8 +224,7 @@ def test_a_target_without_template_or_pad_token_is_named_with_the_key_that_helps
     config = json.loads((padless / "tokenizer_config.json").read_text())
     del config["pad_token"]
     (padless / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"padless has no pad token; name one with `pad_token: TOKEN`"):
-        run(tmp_path, padless, data)
+    assert run(tmp_path / "padded", padless, data).counts["prompts"] == 3  # by its end token
     with pytest.raises(ConfigError, match=r"pad_token: '<nope>' is not in the vocabulary"):
         run(tmp_path / "b", padless, data, pad_token="<nope>")
     assert run(tmp_path / "c", padless, data, pad_token="<|system|>").counts["prompts"] == 3
@@ -230,7 +254,7 @@ def test_rows_come_from_parquet_and_from_functions(
     ("dataset", "sentence"),
     [
         ("none.jsonl", "no such data file: 'none.jsonl'"),
-        ("ultrafeedback", "'ultrafeedback' is not a data set; use FILE.jsonl, FILE.parquet, hf:ORG/NAME"),
+        ("ultrafeedback", "'ultrafeedback' is not a data set; use FILE.jsonl, FILE.json, FILE.parquet, hf:ORG/NAME"),
         ("no_such_module:rows", "no_such_module:rows cannot be imported"),
         ("json:no_rows", "json:no_rows cannot be imported"),
     ],

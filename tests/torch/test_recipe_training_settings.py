@@ -38,7 +38,7 @@ def refused(recipe: Recipe) -> str:
         ({"training": {"hub_token": "x"}}, "tokens are read from the environment only"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': Input should be a valid number"),
         ({"training": {"learning_rate": 0}}, "learning_rate = 0.0 must be above 0"),
-        ({"training": {"alpha": 1.5}}, "variants.wrpo.training: alpha = 1.5 is outside 0.0..1.0"),
+        ({"training": {"alpha": 1.5}}, "training: alpha = 1.5 is outside 0.0..1.0"),
         ({"training": {"loss_type": "dpo"}}, "loss_type = 'dpo': Input should be 'sigmoid', 'unweighted', "),
         ({"training": {"lr_scheduler_type": "cosin"}}, "cosin is not a valid SchedulerType"),
         (
@@ -47,7 +47,7 @@ def refused(recipe: Recipe) -> str:
         ),
         (
             {"training": {"report_to": "tensorbord"}},
-            "variants.wrpo.training: report_to = 'tensorbord' is not installed",
+            "training: report_to = 'tensorbord' is not installed",
         ),
         ({"launch": "fsdp3"}, "launch = 'fsdp3' is neither a file nor one of ddp, fsdp2, zero3"),
         ({"evaluate_every": {"steps": 5, "suite": "mtbench"}}, "no suite named 'mtbench'"),

@@ -106,7 +106,7 @@ def test_two_bos_tokens_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
         row_of(tokenizer, ("a", "b", "c"))
 
 
-@pytest.mark.parametrize(("name", "word"), [("chat_template", "chat template"), ("pad_token", "pad token")])
+@pytest.mark.parametrize(("name", "word"), [("chat_template", "chat template"), ("eos_token", "end-of-sequence")])
 def test_a_tokenizer_that_cannot_render_rows_is_refused(
     tokenizer: PreTrainedTokenizerFast, name: str, word: str
 ) -> None:
@@ -224,3 +224,21 @@ def test_official_rows_cut_every_answer_where_one_overflows(tokenizer: PreTraine
     assert row is not None
     assert len(row.prompt_ids) == 300
     assert [len(ids) for ids in row.answers] == [248, 102, 248]
+
+
+def test_a_prompt_that_the_template_rejects_is_dropped_and_counted(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ '<|' + m.role + '|>' + m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    prompts = [
+        Prompt(id="plain", turns=("hello",), category="all"),
+        Prompt(id="odd", turns=("hello",), category="all", system="be brief"),
+    ]
+
+    rows = answer_rows(tmp_path, [(prompt, "hi") for prompt in prompts], tokenizer, Rendering())
+
+    assert (rows.facts.rows, rows.facts.dropped_rejected_by_template) == (1, 1)

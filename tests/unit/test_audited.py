@@ -12,7 +12,7 @@ from harness.judging.jury import CardProtocol, Jury, audit_rows, combine, scored
 from harness.records import Failure, JudgeSpec, Judgment, Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import choose_audits
-from harness.run.plan import drawn
+from harness.running.plan import drawn
 from harness.stats.audited import audited_ratio
 from harness.stats.paired import ratio_estimate
 from harness.suites.scoring import QuestionSums, audited_sums
@@ -192,7 +192,7 @@ def test_a_stored_protocol_tells_an_audit_from_the_scored_judgments() -> None:
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
-        ("b", "--audit 'b' is not JUDGE:N, e.g. gpt-4.1:100 for 100 questions"),
+        ("b", "--audit 'b' is not JUDGE:N, e.g. gpt-5.4:100 for 100 questions"),
         ("b:many", "--audit 'b:many' is not JUDGE:N"),
         ("b:49", "49 questions are too few for an interval that covers the truth; give at least 50"),
         ("a:50", "a is mt_bench's own judge"),

@@ -12,7 +12,7 @@ from harness.records.errors import ConfigError, PluginError
 from harness.records.judge_choice import choose_judges, find_judge, find_jury, split_jury, suite_names
 from harness.records.protocols import load_plugin
 from harness.records.settings import FileSpec, RunSpec, ServeSpec, read_file_spec
-from harness.run.resolve import overlaid, resolve
+from harness.running.resolve import overlaid, resolve
 from harness.store import run_dir
 
 SUITES = ("mt_bench", "arena_hard")
@@ -168,7 +168,8 @@ def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytes
 
     judges = choose_judges(SUITES, None, edition="official", own_judges={})
 
-    assert {judge.name for jury in judges.values() for judge in jury} == {"gpt-4.1"}
+    assert {judge.name for jury in judges.values() for judge in jury} == {"gpt-5.4"}
+    assert all(judge.retired is None for jury in judges.values() for judge in jury)
     assert "sk-secret" not in str(judges)
 
 
@@ -251,7 +252,7 @@ def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
 
 
 def test_an_unknown_judge_lists_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'; known: mine, .*gpt-4\.1.*reference"):
+    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'\..* Known: mine, .*gpt-4\.1.*reference"):
         find_judge("gpt-9", {"mine": {"kind": "llm"}})
 
 

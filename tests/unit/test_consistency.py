@@ -15,7 +15,7 @@ import pytest
 from harness.judging.jury import Jury, combine
 from harness.records import Failure, Judgment, Preference, Rating, Score, Verdict
 from harness.records.facts import QuestionRule
-from harness.run.trust import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
+from harness.running.trust import differing, judging, order_flips, pair_agreement, repeat_flips, variance_parts
 from harness.suites.scoring import Unit, mean_score, slot_unit
 
 RATE, MEAN = QuestionRule("rate", 100.0), QuestionRule("mean", 1.0)

@@ -349,4 +349,6 @@ def test_every_shipped_judge_is_a_valid_configuration(monkeypatch: pytest.Monkey
         assert spec.name == name
         assert json.loads(spec.model_dump_json())["key_env"] in ("OPENAI_API_KEY", "GEMINI_API_KEY")
         assert name not in official or (spec.retired is not None and str(spec.retired) in (spec.note or ""))
+        assert spec.price_in is not None
+        assert spec.price_out is not None
         assert isinstance(LlmJudge(spec)._client, ChatClient)

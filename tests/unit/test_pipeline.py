@@ -12,8 +12,8 @@ import pytest
 
 from harness.records import Answer, JudgeTask, Judgment
 from harness.records.errors import JudgeUnavailableError
-from harness.run.pipeline import Progress, SuiteRun, evaluate
-from harness.run.plan import SuitePlan
+from harness.running.pipeline import Progress, SuiteRun, evaluate
+from harness.running.plan import SuitePlan
 from harness.store import RunStore
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite
 

@@ -103,6 +103,12 @@ def test_our_own_rows_are_found_by_id_and_several_rows_of_a_prompt_are_several_d
     assert record.counts["not_among_the_prompts"] == 1
 
 
+def test_half_a_character_in_an_answer_is_a_question_mark_as_in_sampled_ones(tmp_path: Path) -> None:
+    found, _ = taken(tmp_path, [{"prompt": "Name a tree.", "all_generated_responses": ["oak \ud83d"]}])
+
+    assert found == {"p1#0": "oak ?"}
+
+
 def test_an_empty_answer_is_a_failure_and_counted(tmp_path: Path) -> None:
     found, record = taken(tmp_path, [{"prompt": "Name a tree.", "all_generated_responses": ["oak", " "]}])
 

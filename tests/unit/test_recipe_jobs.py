@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recipes.layout import Counts
-from recipes.pipeline import _ready
+from recipes.schedule import _ready
 from recipes.steps import Step
 
 

@@ -139,11 +139,11 @@ def test_fewer_sources_give_other_pairs_of_the_same_files(tmp_path: Path) -> Non
     assert made.dropped(1) == {"r": "identical"}
 
 
-def test_truncated_answers_can_be_left_out(tmp_path: Path) -> None:
+def test_truncated_answers_are_left_out_unless_wanted(tmp_path: Path) -> None:
     target: Values = {"p": [("t0…", 9.0), ("t1", 2.0), ("t2", 0.0)], "q": [("t3…", 1.0), ("t4", 0.0)]}
 
-    assert world(tmp_path / "all", target).run()["p"].target.text == "t0…"
-    made = world(tmp_path / "whole", target, pairs={"drop_truncated": True})
+    assert world(tmp_path / "all", target, pairs={"drop_truncated": False}).run()["p"].target.text == "t0…"
+    made = world(tmp_path / "whole", target)
     assert made.run()["p"].target.text == "t1"
     assert made.dropped() == {"q": "one_target_answer"}
     assert made.data().target.truncated == 2

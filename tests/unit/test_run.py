@@ -12,9 +12,9 @@ from pydantic import JsonValue
 from harness.records import JudgeSpec, ModelRef, Score, ScoreCard
 from harness.records.results import what_is_missing
 from harness.records.settings import RunSpec, SamplingOverride
-from harness.run.estimate import estimate
-from harness.run.execute import execute, opened
-from harness.run.plan import Plan, limited, suite_plan
+from harness.running.estimate import estimate
+from harness.running.execute import execute, opened
+from harness.running.plan import Plan, limited, suite_plan
 from harness.store import find_cards, read_card
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite, toy_prompts
 

@@ -19,11 +19,11 @@ from ...records import Prompt, ScoreCard
 from ...records.errors import ConfigError
 from ...records.facts import Tier
 from ...records.protocols import RunRows
-from ...run.card import score_card
-from ...run.execute import KeptServer, end_sessions
-from ...run.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
-from ...run.plan import Plan, SuitePlan
-from ...run.same_model import check_same_model
+from ...running.card import score_card
+from ...running.execute import KeptServer, end_sessions
+from ...running.pipeline import ProgressCallback, SuiteRun, current_judgments, evaluate, waits
+from ...running.plan import Plan, SuitePlan
+from ...running.same_model import check_same_model
 from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols

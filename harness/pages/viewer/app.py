@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ...analysis.leaderboard import against, run_id
+from ...analysis.leaderboard import run_id
+from ...analysis.pairs import PairedRuns
 from ...records.errors import HarnessError
 from ...records.facts import facts_of
 from ..board import asset, environment
@@ -137,7 +138,7 @@ def compare_page(library: Library, request: Request) -> Response:
         return missing()
     choice, all_pairs, kept = _pairs(library, request, a, b)
     alike = a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
-    sums = {run_id(run.card): library.index(run).sums for run in (a, b)}
+    differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
     return render(
         "view_compare.html",
         a=a,
@@ -146,7 +147,7 @@ def compare_page(library: Library, request: Request) -> Response:
         pairs=kept,
         all=all_pairs,
         metric=library.index(a).metric,
-        step=against(b.card, a.card, sums) if alike else None,
+        step=differences.difference(b.card, a.card) if alike else None,
         alike=alike,
         flags=COMPARED,
         sorts=DIFFERENCE_SORTS,

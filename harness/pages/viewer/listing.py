@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlencode
 
+from ...analysis.changes import has_flipped
 from ...judging.jury import scored
 from ...records import Answer, Judgment, Preference, ScoreCard, Verdict
 from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
@@ -31,8 +32,6 @@ PREVIEW = 140
 SORTS = {"": "original order", "score": "lowest score", "-score": "highest score", "-length": "longest answer"}
 CHANGES = {"worse": "B lower than A", "better": "B higher than A", "changed": "the winner changes"}
 DIFFERENCE_SORTS = {"": "original order", "drop": "largest drop", "gain": "largest gain"}
-RATING_STEP = 3.0
-"""Points of ten; repeated ratings of one answer rarely differ by more than two."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class LinePair:
     difference: float | None
     """B's score minus A's."""
     changed: bool
-    """One wins what the other does not (preferences), or the rating changes by 3 or more."""
+    """One wins what the other loses, or the rating moves by two points or more: a flip, as `harness compare` counts."""
 
 
 def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
@@ -210,7 +209,7 @@ def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
 def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
     if a is None or b is None:
         return False
-    return abs(a - b) >= RATING_STEP if middle is None else (a > middle) != (b > middle)
+    return has_flipped(a, b, middle=middle)
 
 
 def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...records import Answer, JudgeTask, Prompt, ScoreCard
 from ...records.errors import HarnessError
 from ...records.protocols import OwnRunner, Suite, SuiteOptions, installed, load_plugin
-from ...run.plan import load_suite, with_baseline_of
+from ...running.plan import load_suite, with_baseline_of
 from ...store.official import cached_path, files_of
 from ...store.runs import DEFINITION
 

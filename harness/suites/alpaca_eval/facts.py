@@ -31,6 +31,7 @@ ALPACA_EVAL = Facts(
     order=1,
     decontaminates=True,
     questions=805,
+    judge_tokens=(967_000, 805),  # docs/cost.md
     official_judges=("gpt-4-1106-preview",),
     recorded=(RecordedJudgments("alpaca_eval", "harness.suites.alpaca_eval.recorded:load"),),
     formats=(
@@ -38,6 +39,7 @@ ALPACA_EVAL = Facts(
             name="alpaca_eval",
             score=f"{FILES}:cards",
             read=f"{FILES}:read_rows",
+            judged=f"{FILES}:judged_models",
             export=f"{FILES}:export",
             names=f"{FILES}:content_of",
         ),

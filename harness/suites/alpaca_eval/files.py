@@ -421,6 +421,12 @@ def _leaderboard(run: FinishedRun) -> str:
 # --------------------------------------------------------------------------------------------------------------- import
 
 
+def judged_models(files: Sequence[SourceFile]) -> set[str]:
+    """Return every model with an annotation."""
+    keys = (group_key(row, file.name) for file in files for row in file.rows)
+    return {key.model for key in keys if key is not None}
+
+
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
     texts = TextIndex(prompt.turns[0] for prompt in request.prompts)

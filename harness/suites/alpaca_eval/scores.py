@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...records import Answer, Judgment, Prompt, Score, SuiteScores
 from ...records.protocols import Refits, RunRows, SuiteData
+from ...stats.intervals import FloatArray
 from ...stats.length_control import (
     FoldOrder,
     LengthControl,
@@ -218,8 +219,18 @@ def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswer
 # Both models are refitted on the same resamples of the instructions.
 
 
+Replicate = Callable[..., FloatArray | None]
+"""`control_length_replicates`, or the same with a memory."""
+
+
 def paired_length_control(
-    data: SuiteData, prompts: Sequence[Prompt], first: RunRows, second: RunRows, *, seed: int = 0
+    data: SuiteData,
+    prompts: Sequence[Prompt],
+    first: RunRows,
+    second: RunRows,
+    *,
+    seed: int = 0,
+    replicate: Replicate = control_length_replicates,
 ) -> Refits | None:
     """Return `lc_win_rate` of both models over the instructions that both answered.
 
@@ -232,7 +243,7 @@ def paired_length_control(
         fit = None if rows is None else control_length(rows, data.gamed)
         if rows is None or fit is None or not any(fit.coefficients):
             return None
-        drawn = control_length_replicates(rows, data.gamed, fit, seed=seed)
+        drawn = replicate(rows, data.gamed, fit, seed=seed)
         if drawn is None:
             return None
         values.append(fit.win_rate)

@@ -28,6 +28,7 @@ from ...store.provenance import install_command
 from ..editions import load_edition, official_files, only_template, pinned, template_shas
 from ..exchange import same_baseline
 from .facts import ALPACA_EVAL
+from .refits import remembered_replicates
 from .scores import ScoreRules, paired_length_control, score_preferences
 
 MAX_TOKENS = 4096
@@ -108,7 +109,9 @@ class AlpacaEval:
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
         """Return the refitted length-controlled win rates of two models for a comparison."""
-        return paired_length_control(self._data, prompts, first, second, seed=self._seed)
+        return paired_length_control(
+            self._data, prompts, first, second, seed=self._seed, replicate=remembered_replicates
+        )
 
 
 def preference_task(

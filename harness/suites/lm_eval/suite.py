@@ -139,8 +139,12 @@ def _command(model: str, server: Served, job: OwnRun) -> list[str]:
     argv = [sys.executable, "-m", "lm_eval", "run", "--model", model, "--model_args", json.dumps(model_args)]
     argv += ["--apply_chat_template"] if chat else []
     argv += ["--limit", str(job.limit)] if job.limit is not None else []
-    names = {"max_tokens": "max_gen_toks"}
-    settings = {names.get(name, name): value for name, value in job.sampling.items()}
+    names = {"max_tokens": "max_gen_toks", "stop": "until", "draw_seed": "seed"}
+    given_settings = dict(job.sampling)
+    extra_body, system_prompt = given_settings.pop("extra_body", None), given_settings.pop("system_prompt", None)
+    settings = {names.get(name, name): value for name, value in given_settings.items()}
+    settings |= extra_body if isinstance(extra_body, dict) else {}
+    argv += ["--system_instruction", str(system_prompt)] if system_prompt is not None else []
     argv += ["--gen_kwargs", json.dumps(settings)] if settings else []
     argv += ["--seed", str(job.seed)] if job.seed else []
     argv += ["--use_cache", str(job.work_dir / f"replies-{model}")]  # an interrupted run resumes from there

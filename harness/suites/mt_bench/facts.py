@@ -32,6 +32,7 @@ MT_BENCH = Facts(
     questions=QUESTIONS,
     turns=TURNS,
     judge_calls=TURNS,
+    judge_tokens=(126_000, 64_000),  # docs/cost.md
     official_judges=OFFICIAL_JUDGES,
     recorded=(
         RecordedJudgments("mt_bench", "harness.suites.mt_bench.recorded:load"),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, Self, TypeVar
 
 from ..judging.injection import is_suspect
-from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt
+from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Verdict
 from ..records.errors import HarnessError, first_error
 from ..records.protocols import Backend, Draw, Judge, LoadedJudge, Preparing
 from ..store import JsonlRows, RunStore
@@ -138,6 +138,10 @@ class Progress:
     suite: str
     stage: Literal["answers", "judgments"]
     ok: bool
+    verdict: Verdict | None = None
+    """Of a judgment, if it has one."""
+    paid: float = 0.0
+    """US dollars paid for it now."""
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -268,7 +272,9 @@ async def _answer_worker(
         usage = run.answering
         if usage.first is None:
             usage.first = time.monotonic()
-        answer = await server.answer(prompt, run.plan.sampling(prompt), index)
+        sampling = run.plan.sampling(prompt)
+        system = prompt.system if sampling.system_prompt is None else sampling.system_prompt
+        answer = await server.answer(prompt.model_copy(update={"system": system}), sampling, index)
         run.store.answers.append(answer)
         usage.rows += 1
         usage.failed += answer.error is not None
@@ -302,7 +308,8 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         usage.paid += judgment.paid or 0.0
         usage.calls += judgment.calls
         usage.last = time.monotonic()
-        on_progress(Progress(run.plan.suite.name, "judgments", judgment.error is None))
+        paid = judgment.paid or 0.0
+        on_progress(Progress(run.plan.suite.name, "judgments", judgment.error is None, judgment.verdict, paid))
 
 
 def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:

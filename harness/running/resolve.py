@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError
 from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
+from ..records.provider_judges import shutdown_warning, unlisted_model_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
@@ -32,6 +35,20 @@ def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
     return checked(FileSpec, values | changed, "command line")
 
 
+def refuse_bare_repository(model: ModelRef, backend: str | None) -> None:
+    """Raise ConfigError for `org/name` that is no folder here but looks like a repository of the Hub."""
+    is_served = backend in (None, "vllm", "transformers", "ray")
+    if (
+        model.scheme == "path"
+        and is_served
+        and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?", model.name)
+        and not os.path.exists(model.name)
+    ):
+        raise ConfigError(
+            f"there is no folder {model.name!r}; the repository of that name on the Hub is --model hf:{model.name}"
+        )
+
+
 def resolve(settings: FileSpec) -> RunSpec:
     """Return the run that the settings ask for, with defaults filled in.
 
@@ -40,6 +57,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     if settings.model is None:
         raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
     model = ModelRef.parse(settings.model, title=settings.name)
+    refuse_bare_repository(model, settings.backend)
     suites = suite_names(settings.suite or "all")
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
     audits = choose_audits(judges, settings.audit, settings.judges)
@@ -75,13 +93,10 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def retirement_warnings(spec: RunSpec, today: date) -> list[str]:
-    """Return a warning for each judge whose model was shut down: another model may answer under its name."""
+def judge_warnings(spec: RunSpec, today: date) -> list[str]:
+    """Return a warning for each judge that was shut down, soon will be, or may be misspelt."""
     asked = [judge for judges in spec.judges.values() for judge in judges]
     asked += [audit.judge for audit in spec.audit.values()]
-    dates = {judge.name: judge.retired for judge in asked}
-    return [
-        f"judge {name} was shut down on {day} (harness judge list): another model may answer under that name"
-        for name, day in dates.items()
-        if day is not None and day <= today
-    ]
+    by_name = {judge.name: judge for judge in asked}
+    sentences = [(shutdown_warning(judge, today), unlisted_model_warning(judge)) for judge in by_name.values()]
+    return [sentence for pair in sentences for sentence in pair if sentence is not None]

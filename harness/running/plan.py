@@ -178,6 +178,15 @@ def plan(spec: RunSpec) -> Plan:
             f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour --chat-template-kwargs, "
             "--reasoning-effort or --reasoning-room; run it without them"
         )
+    if spec.sampling.server_settings and not getattr(backend, "takes_parameters", False):
+        raise ConfigError(
+            f"backend {spec.backend!r} cannot honour {', '.join(spec.sampling.server_settings)} of sampling, which are "
+            "for servers; use --backend vllm, or endpoint:NAME@URL"
+        )
+    if own_runners and (spec.sampling.omit or spec.sampling.max_completion_tokens):
+        raise ConfigError(
+            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour omit or max_completion_tokens"
+        )
     pool = JudgePool(spec)
     anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
     planned = Plan(
@@ -241,7 +250,7 @@ def suite_plan(
         suite=suite,
         judges=judges,
         prompts=chosen,
-        sampling=lambda prompt: suite.sampling(prompt).model_copy(update=spec.sampling.changes),
+        sampling=lambda prompt: spec.sampling.applied(suite.sampling(prompt)),
         folder=run_dir(
             spec.results,
             model=spec.model.slug,
@@ -286,7 +295,7 @@ def _protocol(
         protocol["strict_reference"] = True
     if identity.get("answer_settings") is not None:
         protocol["answer_settings"] = identity["answer_settings"]  # the answers were not generated for this suite
-    deviation = spec.sampling.changes
+    deviation = spec.sampling.deviation(map(suite.sampling, prompts))
     if spec.serve.reasoning_room is not None:
         deviation["reasoning_room"] = spec.serve.reasoning_room  # the answers may be longer by it
     if deviation:

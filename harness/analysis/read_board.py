@@ -1,0 +1,89 @@
+"""The leaderboard of a results folder: which cards are on it, and every pair compared as `harness compare` does.
+
+read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0].model
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ..records import ScoreCard
+from ..records.errors import ConfigError
+from ..store import find_cards
+from ..store.checkpoint import read_fusion
+from .leaderboard import RankOptions, Table, rank, read_questions, readable, run_id
+from .pairs import PairedRuns
+from .reported import ReportedTable, load_reported, reported_beside
+
+
+@dataclass(frozen=True)
+class BoardOptions:
+    """What is on a board, and how its rows are compared."""
+
+    reported: bool = True
+    """Figures of papers and boards for the same suites."""
+    paired: bool = True
+    """Question by question, if a run's rows exist; False: read nothing but cards."""
+    suites: tuple[str, ...] = ()
+    """Empty: all."""
+    matching: str = ""
+    """Only models whose names contain this text, or match it as a pattern with `*` and `?`; case does not count."""
+    baseline: str | None = None
+    """The model that each row is compared with; None: the row above."""
+    rank_incomplete: bool = False
+    joint_ranks: bool = False
+
+
+DEFAULTS = BoardOptions()
+
+
+@dataclass(frozen=True)
+class Board:
+    tables: tuple[Table, ...]
+    reported: tuple[ReportedTable, ...]
+    cards: tuple[ScoreCard, ...]
+    broken: tuple[str, ...]
+    """One sentence per card that could not be read."""
+
+
+def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
+    """Return the leaderboard of the cards in a results folder.
+
+    Raise ConfigError if there is no card, or none of these suites, models or baseline.
+    """
+    paths = find_cards(results)
+    if not paths:
+        raise ConfigError(f"no score cards under {results / 'runs'}; `harness run --model DIR` creates them")
+    readable_cards, broken = readable(paths)
+    chosen = [(path, card) for path, card in readable_cards if _is_chosen(card, options)]
+    cards = [card for _, card in chosen]
+    if readable_cards and not cards:
+        raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
+    rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
+    if options.paired:
+        rules = replace(rules, difference=PairedRuns({run_id(card): path.parent for path, card in chosen}).difference)
+    questions = read_questions(chosen) if options.paired else {}
+    tables = rank(cards, questions, read_fusion(results), rules)
+    beside = reported_beside(cards, load_reported()) if options.reported else []
+    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
+
+
+def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:
+    is_of_suite = not options.suites or card.suite in options.suites or card.suite.partition(":")[0] in options.suites
+    return is_of_suite and (card.model == options.baseline or _matches(card.model, options.matching))
+
+
+def _matches(model: str, text: str) -> bool:
+    name, pattern = model.casefold(), text.casefold()
+    return pattern in name or fnmatch(name, pattern)
+
+
+def _nothing_left(cards: list[ScoreCard], options: BoardOptions) -> str:
+    suites = sorted({card.suite for card in cards})
+    unknown = [suite for suite in options.suites if suite not in suites]
+    if unknown:
+        return f"no score card of {', '.join(unknown)}; the folder has cards of {', '.join(suites)}"
+    models = ", ".join(sorted({card.model for card in cards})[:12])
+    return f"no model matches {options.matching!r}; models with score cards: {models}"

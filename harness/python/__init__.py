@@ -1,0 +1,1 @@
+"""The commands as functions that return objects, and a callback for trainers."""

@@ -1,0 +1,113 @@
+"""What is known of the providers of judges: addresses, hosts of keys, quirks, shutdown days, prices.
+
+>>> providers()["groq"].url
+'https://api.groq.com/openai/v1'
+>>> shutdown_day("openai", "gpt-4.1").isoformat()
+'2027-01-14'
+
+The facts are in providers.yaml. Prices are those of the package genai-prices, a snapshot that needs no network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from datetime import date
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import JsonValue
+
+from .asking import Record, TokenLimit
+from .documents import read_yaml
+
+DATA = Path(__file__).with_name("providers.yaml")
+
+
+class Quirk(Record):
+    """What models of one name need."""
+
+    models: str
+    """Pattern for the beginning of their names."""
+    omits: tuple[str, ...] = ()
+    params: dict[str, JsonValue] = {}
+    token_limit: TokenLimit = "max_tokens"
+    reasoning_room: int = 0
+    source: str
+
+
+class Provider(Record):
+    """One entry of providers.yaml, whose head explains the fields."""
+
+    url: str
+    keys: tuple[str, ...]
+    hosts: tuple[str, ...]
+    key_header: str = "Authorization"
+    prices: str | None = None
+    logprobs: bool = True
+    quirks: tuple[Quirk, ...] = ()
+    shutdown_source: str = ""
+    shutdowns: dict[date, tuple[str, ...]] = {}
+
+    @property
+    def key_env(self) -> str:
+        """Return the variable of the key: the first that is set, or the first."""
+        return next((name for name in self.keys if os.environ.get(name)), self.keys[0])
+
+    def is_host(self, url: str) -> bool:
+        """Return whether an encrypted URL is one of the provider's own."""
+        parts = urlsplit(url)
+        name = parts.hostname or ""
+        owned = any(name.endswith(host) if host.startswith(".") else name == host for host in self.hosts)
+        return owned and parts.scheme == "https" and parts.port in (None, 443)
+
+
+@cache
+def providers() -> Mapping[str, Provider]:
+    return {name: Provider.model_validate(entry) for name, entry in read_yaml(DATA).items()}
+
+
+def provider_at(url: str | None) -> str | None:
+    """Return the provider whose host a URL names; None if it is no provider's."""
+    return next((name for name, entry in providers().items() if url and entry.is_host(url)), None)
+
+
+def shutdown_day(provider: str, model: str) -> date | None:
+    """Return the announced day of a model's shutdown; None if none is known."""
+    days = providers()[provider].shutdowns
+    return next((day for day, models in days.items() if model in models), None)
+
+
+@cache
+def list_price(provider: str, model: str) -> tuple[float, float] | None:
+    """Return US dollars per million tokens sent and received; None if genai-prices does not know the model."""
+    from genai_prices import Usage, calc_price  # deferred: 1.6 MB of tables
+
+    name = providers()[provider].prices
+    if name is None:
+        return None
+    try:
+        # few tokens: prices that rise with the length of a prompt start at their lowest
+        cost = calc_price(Usage(input_tokens=1000, output_tokens=1000), model, provider_id=name)
+    except LookupError:
+        return None
+    return float(cost.input_price * 1000), float(cost.output_price * 1000)
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return ` Did you mean ...?` for the nearest known name, or an empty text."""
+    matches = get_close_matches(name, known, n=1, cutoff=0.7)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def nearest_model(provider: str, model: str) -> str:
+    """Return, as `nearest` does, the nearest model of a provider in genai-prices; empty if it has this one."""
+    from genai_prices.data_snapshot import get_snapshot  # deferred: 1.6 MB of tables
+
+    if list_price(provider, model) is not None or providers()[provider].prices is None:
+        return ""
+    tables = get_snapshot().providers
+    models = [entry.id for table in tables if table.id == providers()[provider].prices for entry in table.models]
+    return nearest(model, models)

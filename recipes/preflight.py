@@ -1,0 +1,415 @@
+"""Check a whole recipe before its first request: what would stop a later stage, hours or days from now, stops it here.
+
+`harness train` runs it first, and so does --dry-run. A fault of the recipe raises ConfigError in both. What depends on
+the machine (packages, devices, free disk, keys) raises it in a run only; a dry run may be on another machine, so there
+it is a note. A dry run downloads nothing: what is not on the machine is not checked, and a note says so. torch is
+imported only if something is still to be trained.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from harness.records import ModelRef
+from harness.records.documents import read_yaml
+from harness.records.errors import CheckpointError, ConfigError, one_line
+from harness.records.judge_choice import choose_judges, find_judge, suite_names
+from harness.records.keys import api_key
+from harness.store.provenance import install_command
+
+from .estimate import tokenizer_file
+from .layout import DONE, Recipe
+from .prompts import part_sizes
+from .spec import RecipeSpec, SuitesSpec, launch_path
+from .training.settings import TrainingSettings, renamed
+
+OUTPUT_TERMS = {
+    "mrl": "allows research only, and that includes models trained on its answers",
+    "cc-by-nc-4.0": "forbids commercial use",
+    "llama2": "forbids training any language model but Llama on its answers",
+    "llama3": "forbids training any language model but Llama on its answers",
+    "llama3.1": "wants a model trained on its answers to have a name that begins with Llama",
+    "llama3.2": "wants a model trained on its answers to have a name that begins with Llama",
+    "llama3.3": "wants a model trained on its answers to have a name that begins with Llama",
+    "gemma": "applies its use restrictions to models trained on its answers",
+    "tongyi-qianwen": "forbids training any language model but Qwen on its answers",
+    "qwen": "wants a model trained on its answers to say that it was improved using Qwen",
+}
+"""Licence identifier -> what it says of models trained on the answers, from the licence texts; read them yourself."""
+PROVIDERS = ("openai.com", "anthropic.com", "googleapis.com", "azure.com", "x.ai")
+"""Hosts of providers whose terms of service restrict training on their models' answers."""
+DUMMY = ({"role": "user", "content": "How are you?"},)
+ANSWERS = ("Well, thank you.", "I am fine.", "Bad.")
+OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
+"""Keys of the trainer that decide, with those of the model, what is built."""
+Place = Callable[[str], str]
+"""Key -> `SECTION: KEY` of the recipe."""
+ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
+"""Bytes per parameter: both moments of Adam, and a weight in each precision."""
+
+
+@dataclass
+class Preflight:
+    """What was noted so far."""
+
+    here: bool
+    """Whether the recipe will run on this machine, so that its lack of something is an error."""
+    notes: list[str] = field(default_factory=list)
+
+    def of_machine(self, sentence: str) -> None:
+        """Raise ConfigError with what this machine lacks, or note it in a dry run."""
+        if self.here:
+            raise ConfigError(sentence)
+        self.notes.append(f"before a run on this machine: {sentence}")
+
+
+def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]:
+    """Return warnings, one sentence each. Raise ConfigError or CheckpointError for what some later stage would stop at.
+
+    `to_do` has the stages that are not finished yet.
+    """
+    spec, check = recipe.spec, Preflight(here)
+    check.notes += licence_notes(spec)
+    _check_pairs(spec, to_do)
+    if "evaluate" in to_do and spec.evaluate.suite is not None:
+        _check_judges(spec.evaluate, check)
+    if to_do & {"rewards", "evaluate"} and spec.reward.kind == "judge" and spec.reward.model:
+        _check_key(f"reward: judge {spec.reward.model!r}", find_judge(spec.reward.model, {}).key_env, check)
+    if to_do & {"sft", "align"}:
+        _check_training(recipe, to_do, check)
+    return check.notes
+
+
+def licence_notes(spec: RecipeSpec) -> Iterator[str]:
+    """Yield a sentence per source whose licence or terms restrict training on its answers."""
+    target = (spec.target_license or "").lower()
+    for source in spec.sources:
+        name = (source.license or "").lower()
+        terms = OUTPUT_TERMS.get(name)
+        host = urlsplit(source.model.partition("@")[2]).hostname or "" if source.model else ""
+        if terms is not None and not (name.startswith("llama") and target.startswith("llama")):
+            yield f"source {source.name!r}: its licence, {source.license}, {terms}; read it before you use the result"
+        elif any(host == domain or host.endswith(f".{domain}") for domain in PROVIDERS):
+            yield f"source {source.name!r}: the terms of {host} restrict training on its answers; read them first"
+
+
+def _check_pairs(spec: RecipeSpec, to_do: frozenset[str]) -> None:
+    """Raise ConfigError if the settings cannot give any pair, or no prompt for a stage."""
+    if spec.pairs.max_margin is not None and spec.pairs.min_margin > spec.pairs.max_margin:
+        raise ConfigError(
+            f"pairs: min_margin = {spec.pairs.min_margin} is above max_margin = {spec.pairs.max_margin}, so every pair "
+            "would be dropped; swap them"
+        )
+    if spec.has_own_pairs:
+        return
+    if "target" in to_do and spec.sampling.n < 2:
+        raise ConfigError(
+            "sampling: n = 1, but a pair needs a best and a worst sample of the target; set n to 2 or more"
+        )
+    if "target" in to_do and spec.sampling.temperature == 0:
+        raise ConfigError(
+            "sampling: temperature = 0 gives the target's samples one text, so no pair is left; set it above 0"
+        )
+    if spec.prompts.sft_share == 1:
+        raise ConfigError("prompts: sft_share = 1 leaves no prompt for pairs; set it below 1")
+    if spec.prompts.limit is not None:
+        sizes = part_sizes(spec.prompts.limit, spec.prompts)
+        if not sizes["preference"] or (spec.prompts.sft_share and not sizes["sft"]):
+            raise ConfigError(
+                f"prompts: limit = {spec.prompts.limit} leaves {sizes['sft']} prompts for SFT and "
+                f"{sizes['preference']} for pairs; raise it, or hold out fewer"
+            )
+
+
+def _check_judges(spec: SuitesSpec, check: Preflight) -> None:
+    try:
+        judges = choose_judges(suite_names(spec.suite or "all"), spec.judge, edition=spec.edition, own_judges={})
+    except ConfigError as error:
+        if spec.judge is not None:
+            raise
+        check.of_machine(f"evaluate: {error} (or train now with --until align and evaluate later)")
+        return
+    for suite, jury in judges.items():
+        for judge in jury:
+            _check_key(f"evaluate: judge {judge.name!r} of {suite}", judge.key_env, check)
+
+
+def _check_key(whose: str, variable: str | None, check: Preflight) -> None:
+    if variable is not None and api_key(variable) is None:
+        check.of_machine(f"{whose} needs its API key in the environment variable {variable}")
+
+
+def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> None:
+    spec = recipe.spec
+    missing = [name for name in ("torch", "transformers", "trl", "peft") if importlib.util.find_spec(name) is None]
+    if missing:
+        check.of_machine(f"training needs {', '.join(missing)}: {install_command('train')}")
+        return
+    from .training.settings import check_training
+
+    trainings = check_training(spec, trains_here=check.here)
+    _check_launch(spec, check)
+    location = _target(spec, check)
+    if location is None:
+        return
+    _check_template(spec, trainings)
+    config = _config(*location)
+    built: list[TrainingSettings] = []
+    for where, settings in trainings.items():
+        part = settings.model_copy(update={"trainer": {key: settings.trainer.get(key) for key in OF_MODEL}})
+        if part in built:
+            continue
+        built.append(part)
+        place = partial(_section, spec, where)
+        _check_packages(place, settings, check)
+        _check_model(place, config, settings)
+    _check_embedding(spec, config)
+    _check_disk(recipe, config, trainings, to_do, check)
+
+
+def _section(spec: RecipeSpec, where: str, key: str) -> str:
+    """Return `SECTION: KEY`, with the section of the recipe that sets a key of the training at `where`."""
+    if where == "sft":
+        return f"{where}: {key}"
+    own = {f"variants.{name}.training": renamed(variant.training) for name, variant in spec.variants.items()}
+    section = where if key in own.get(where, {}) or key not in renamed(spec.training) else "training"
+    return f"{section}: {key}"
+
+
+def _target(spec: RecipeSpec, check: Preflight) -> tuple[str, str | None] | None:
+    """Return folder or Hub name of the target, and its revision; None if a dry run does not have it."""
+    ref = ModelRef.parse(spec.target)
+    if ref.scheme == "endpoint":
+        raise ConfigError(f"target: {spec.target!r} is a server, but training needs weights: give DIR or hf:ORG/NAME")
+    if not check.here and tokenizer_file(spec.target) is None:
+        check.notes.append(
+            f"the target {spec.target!r} is not on this machine: its template and modules were not checked"
+        )
+        return None
+    return str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name, ref.revision
+
+
+def _config(location: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(location, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"target: {location!r} has no configuration to train: {one_line(error)}") from None
+
+
+def _check_template(spec: RecipeSpec, trainings: dict[str, TrainingSettings]) -> None:
+    """Render a dummy triple as training will. Raise ConfigError if no row could be rendered, or it ends twice."""
+    from .training.templates import Rendering, render, target_tokenizer
+
+    tokenizer = target_tokenizer(spec, spec.target)
+    compat = any(settings.trainer.get("official_compat") for settings in trainings.values())
+    for official in (False, True) if compat else (False,):
+        row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))
+        ends = set(tokenizer.all_special_ids)
+        if row is not None and not official and len(row.source_ids) > 1 and set(row.source_ids[-2:]) <= ends:
+            shown = tokenizer.decode(list(row.source_ids[-2:]))
+            raise ConfigError(
+                f"target: the chat template ends an answer twice, with {shown!r}; remove one (`chat_template: FILE`)"
+            )
+
+
+def _check_embedding(spec: RecipeSpec, config: Any) -> None:
+    from .training.templates import target_tokenizer
+
+    tokenizer = target_tokenizer(spec, spec.target)
+    size = config.get_text_config().vocab_size
+    for name in ("pad_token", "eos_token", "bos_token"):
+        number = getattr(tokenizer, f"{name}_id")
+        if number is not None and number >= size:
+            raise ConfigError(
+                f"target: {name} {getattr(tokenizer, name)!r} is token {number}, but the model embeds only {size}; "
+                "name another with `pad_token`, or resize the model's embeddings"
+            )
+
+
+def _check_launch(spec: RecipeSpec, check: Preflight) -> None:
+    """Check what `launch` needs of this machine: DeepSpeed, and a device per process."""
+    if spec.launch is None:
+        return
+    import torch
+
+    facts = read_yaml(launch_path(spec.launch))
+    kind = str(facts.get("distributed_type", "NO"))
+    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
+        check.of_machine(f"launch: {spec.launch} needs DeepSpeed: pip install deepspeed, or use `launch: fsdp2`")
+    processes, machines = facts.get("num_processes", 1), facts.get("num_machines", 1)
+    devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if kind == "NO" or facts.get("use_cpu") or not isinstance(processes, int) or machines != 1:
+        return
+    if devices < processes and (devices or kind in ("MULTI_GPU", "DEEPSPEED")):
+        check.of_machine(
+            f"launch: {spec.launch} starts {processes} processes, but this machine has {devices} devices; copy the "
+            "configuration and change num_processes"
+        )
+
+
+def _check_packages(place: Place, settings: TrainingSettings, check: Preflight) -> None:
+    """Check optional packages that a training key needs, and quantization, which trains nothing by itself."""
+    model, trainer = settings.model, settings.trainer
+    quantized = next((key for key in ("load_in_4bit", "load_in_8bit") if model.get(key)), None)
+    if quantized and not model.get("use_peft"):
+        raise ConfigError(f"{place(quantized)} freezes the weights, so nothing would be trained; set use_peft: true")
+    flash = str(model.get("attn_implementation") or "").startswith("flash_attention")
+    wanted = {
+        "bitsandbytes": quantized or ("optim" if "8bit" in str(trainer.get("optim")) else None),
+        "liger_kernel": "use_liger_kernel" if trainer.get("use_liger_kernel") else None,
+        "flash_attn": "attn_implementation" if flash else None,
+    }
+    for package, key in wanted.items():
+        if key is not None and importlib.util.find_spec(package) is None:
+            name = package.replace("_", "-")
+            check.of_machine(f"{place(key)} needs the package {name}: pip install {name}, or remove the key")
+
+
+def meta_model(config: Any, attention: str | None) -> Any:
+    """Return the model without memory for its weights. Raise ValueError or ImportError as loading it would."""
+    import copy
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kwargs = {} if attention is None else {"attn_implementation": attention}
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), **kwargs)
+
+
+def _check_model(place: Place, config: Any, settings: TrainingSettings) -> None:
+    """Build the model and its adapter on the meta device. Raise ConfigError if that fails or trains the wrong thing."""
+    attention = settings.model.get("attn_implementation")
+    flash = str(attention or "").startswith("flash_attention")  # whether it is installed: `_check_packages`
+    try:
+        model = meta_model(config, None if flash else attention)  # type: ignore[arg-type]
+    except (ValueError, ImportError, TypeError) as error:
+        raise ConfigError(f"{place('attn_implementation')}: the target cannot be built: {one_line(error)}") from None
+    _check_positions(place, model, settings)
+    if settings.model.get("use_peft"):
+        _check_adapter(place, model, settings)
+    _check_optimizer(place, model, settings)
+
+
+def _check_positions(place: Place, model: Any, settings: TrainingSettings) -> None:
+    """Raise ConfigError if rows may be longer than a table of learned positions, which would be an index error."""
+    from torch import nn
+
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    length = settings.rendering.get("max_length", 2048)
+    if limit is None or not isinstance(length, int) or length <= limit:
+        return
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    if any(table is not model.get_input_embeddings() and 0 <= table.num_embeddings - limit <= 2 for table in tables):
+        raise ConfigError(
+            f"{place('max_length')} = {length}, but the target has learned positions for {limit} tokens only; "
+            f"set it to {limit} or less"
+        )
+
+
+def _check_adapter(place: Place, model: Any, settings: TrainingSettings) -> None:
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from .training.settings import adapter_config
+
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    ends = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    saved = settings.model.get("lora_modules_to_save") or []
+    if tied and isinstance(saved, list) and (both := sorted(ends & set(map(str, saved)))):
+        raise ConfigError(
+            f"{place('lora_modules_to_save')} = {both[0]!r}, but the target ties its two ends, and "
+            "only one would be trained; remove it"
+        )
+    try:
+        with torch.device("meta"):
+            adapted = get_peft_model(model, adapter_config(settings))
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+        raise ConfigError(
+            f"{place('lora_target_modules')}: {one_line(error)} The target's linear modules: {', '.join(names)}"
+        ) from None
+    base = adapted.get_base_model()
+    if isinstance(base.get_output_embeddings(), BaseTunerLayer):
+        raise ConfigError(
+            f"{place('lora_target_modules')} has the output head, whose adapter the chunked loss would not see; "
+            "name other modules, or all-linear, which leaves the head out"
+        )
+    if tied and isinstance(base.get_input_embeddings(), BaseTunerLayer):
+        raise ConfigError(
+            f"{place('lora_target_modules')} has the embeddings, which the target ties to its output head; name others"
+        )
+    if not any(weight.requires_grad for weight in adapted.parameters()):
+        raise ConfigError(f"{place('use_peft')}: the adapter has nothing to train; name lora_target_modules")
+
+
+def _is_linear(module: Any) -> bool:
+    return type(module).__name__ in ("Linear", "Conv1D")
+
+
+def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> None:
+    """Raise ConfigError if the optimizer of `optim` cannot be made, e.g. because its package is missing."""
+    from transformers import Trainer, TrainingArguments
+
+    keys = {
+        key: settings.trainer[key] for key in ("optim", "optim_args", "optim_target_modules") if key in settings.trainer
+    }
+    if "optim" not in keys or "8bit" in str(keys["optim"]):
+        return
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)
+    except (ValueError, ImportError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{place('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
+
+
+def _check_disk(
+    recipe: Recipe, config: Any, trainings: dict[str, TrainingSettings], to_do: frozenset[str], check: Preflight
+) -> None:
+    """Compare free disk with what checkpoints of all remaining trainings take, the finished models included."""
+    size = sum(weight.numel() for weight in meta_model(config, None).parameters())
+    names = [*(["sft"] if "sft" in to_do else []), *recipe.variants]
+    folders = [
+        folder for seed in recipe.seeds for name in names if (folder := recipe.checkpoint(name, seed)) is not None
+    ]
+    left = [folder for folder in folders if not (folder / DONE).exists()]
+    most = max((checkpoint_bytes(size, settings) for settings in trainings.values()), default=0)
+    present = sum(path.stat().st_size for folder in left for path in folder.rglob("*") if path.is_file())
+    needed = len(left) * size * BFLOAT16 + most - present
+    free = _free(recipe.out)
+    if needed > free:
+        check.of_machine(
+            f"output_dir: {len(left)} trainings need about {needed / 1e9:,.0f} GB in {recipe.out}, of which "
+            f"{most / 1e9:,.0f} GB are intermediate checkpoints, but {free / 1e9:,.0f} GB are free; free some, select "
+            "fewer with --variant, or set save_total_limit: 1"
+        )
+
+
+def checkpoint_bytes(parameters: int, settings: TrainingSettings) -> float:
+    """Return the bytes of the intermediate checkpoints of one training at their most: weights and Adam's moments."""
+    if settings.trainer.get("save_strategy") == "no" or settings.model.get("use_peft"):
+        return 0.0
+    kept = settings.trainer.get("save_total_limit", 2)
+    optimizer = 0 if settings.trainer.get("save_only_model") else ADAM_BYTES
+    # a new checkpoint is written before the oldest is removed
+    return parameters * (FLOAT32 + optimizer) * ((kept if isinstance(kept, int) else 2) + 1)
+
+
+def _free(folder: Path) -> int:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free

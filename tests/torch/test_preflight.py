@@ -1,0 +1,211 @@
+"""What a whole recipe is refused for before its first request, in the run and in --dry-run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+
+from harness.records.errors import ConfigError  # noqa: E402
+from recipes.layout import STAGES, Recipe  # noqa: E402
+from recipes.preflight import checkpoint_bytes, licence_notes, preflight  # noqa: E402
+from recipes.spec import RecipeSpec  # noqa: E402
+from recipes.training.settings import TrainingSettings  # noqa: E402
+from recipes.worlds.tiny import build_tokenizer  # noqa: E402
+from tests.fakes.recipe_files import recipe  # noqa: E402
+from tests.fakes.tiny_models import make_checkpoint  # noqa: E402
+from tests.fakes.training_steps import REWARD, target, target_folder  # noqa: E402
+
+__all__ = ["target"]  # a fixture
+LORA = {"use_peft": True, "lora_target_modules": ["q_proj"], "lora_task_type": "CAUSAL_LM"}
+
+
+def checked(recipe: Recipe, *, here: bool = False) -> list[str]:
+    return preflight(recipe, frozenset(STAGES), here=here)
+
+
+def refused(recipe: Recipe, *, here: bool = False) -> str:
+    with pytest.raises(ConfigError) as raised:
+        checked(recipe, here=here)
+    return str(raised.value)
+
+
+def test_a_sound_recipe_passes(tmp_path: Path, target: Path) -> None:
+    assert checked(recipe(tmp_path, REWARD, target=str(target)), here=True) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"sampling": {"n": 1}}, "sampling: n = 1, but a pair needs a best and a worst sample"),
+        ({"sampling": {"temperature": 0}}, "sampling: temperature = 0 gives the target's samples one text"),
+        ({"pairs": {"min_margin": 0.5, "max_margin": 0.1}}, "min_margin = 0.5 is above max_margin = 0.1"),
+        ({"prompts": {"dataset": "p.jsonl", "sft_share": 1}}, "sft_share = 1 leaves no prompt for pairs"),
+        ({"prompts": {"dataset": "p.jsonl", "limit": 1}}, "limit = 1 leaves 0 prompts for SFT and 1 for pairs"),
+        ({"target": "endpoint:m@http://127.0.0.1:1/v1"}, "is a server, but training needs weights"),
+        ({"training": {"num_train_epochs": 0}}, "training: num_train_epochs = 0.0 must be above 0"),
+        ({"training": {"learning_rate": float("inf")}}, "training: learning_rate = inf must be a finite number"),
+        ({"training": {"gamma": 1.0}}, "training: gamma = 1.0 has no effect: loss_type 'sigmoid' has no margin"),
+        ({"training": {"label_smoothing_factor": 0.1}}, "label_smoothing_factor = 0.1 has no effect: the preference"),
+        ({"training": {"lora_r": 8}}, "training: lora_r = 8 has no effect: LoRA is off; set use_peft: true"),
+        (
+            {"training": {"loss_type": "simpo", "gamma": 1, "gamma_beta_ratio": 0.5}},
+            "training: gamma_beta_ratio = 0.5 and gamma = 1.0: give one",
+        ),
+        (
+            {"training": {**LORA, "lora_target_modules": ["qkv_proj"]}},
+            "lora_target_modules: Target modules {'qkv_proj'} not found in the base model",
+        ),
+        ({"training": {**LORA, "lora_target_modules": ["lm_head"]}}, "lora_target_modules has the output head"),
+        ({"training": {"load_in_4bit": True}}, "load_in_4bit freezes the weights, so nothing would be trained"),
+        ({"training": {"attn_implementation": "sdpb"}}, "the target cannot be built: Specified `attn_implementation"),
+        ({"training": {"optim": "lomo"}}, "optim = 'lomo' cannot be used"),
+        ({"pad_token": "<|nope|>"}, "pad_token: '<|nope|>' is not in the vocabulary"),
+    ],
+)
+def test_what_a_later_stage_would_stop_at_is_one_sentence_now(
+    tmp_path: Path, target: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refused(recipe(tmp_path, REWARD, **{"target": str(target), **keys}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"lora_modules_to_save": ["lm_head"]}, "the target ties its two ends"),
+        ({"lora_target_modules": ["embed_tokens"]}, "lora_target_modules has the embeddings"),
+    ],
+)
+def test_an_adapter_on_one_of_two_tied_ends_is_refused(tmp_path: Path, keys: dict[str, Any], sentence: str) -> None:
+    tied = make_checkpoint(tmp_path / "tied")
+
+    assert sentence in refused(recipe(tmp_path, REWARD, target=str(tied), training={**LORA, **keys}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"seeds": [-1]}, "seeds.0"),
+        ({"seeds": [2**32]}, "seeds.0"),
+        ({"sampling": {"n": 100_000}}, "sampling.n"),
+        ({"sampling": {"temperature": float("inf")}}, "sampling.temperature"),
+        ({"evaluate": {"temperatures": [-0.1]}}, "evaluate.temperatures.0"),
+    ],
+)
+def test_numbers_that_no_library_takes_are_refused_by_the_file(
+    tmp_path: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        recipe(tmp_path, REWARD, **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"training": {"load_in_4bit": True, **LORA}}, "load_in_4bit needs the package bitsandbytes"),
+        ({"training": {"use_liger_kernel": True}}, "use_liger_kernel needs the package liger-kernel"),
+        (
+            {"training": {"attn_implementation": "flash_attention_2"}},
+            "attn_implementation needs the package flash-attn",
+        ),
+        ({"launch": "zero3"}, "launch: zero3"),
+    ],
+)
+def test_what_this_machine_lacks_is_a_note_in_a_dry_run_and_an_error_in_a_run(
+    tmp_path: Path, target: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    given = recipe(tmp_path, REWARD, target=str(target), **keys)
+
+    assert any(sentence in note for note in checked(given))
+    assert "launch" in keys or sentence in refused(given, here=True)
+
+
+def test_a_judges_key_is_missed_before_anything_is_trained(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = recipe(tmp_path, REWARD, target=str(target), evaluate={"suite": "all", "judge": "gpt-4.1"})
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    assert "needs its API key in the environment variable OPENAI_API_KEY" in refused(given, here=True)
+    assert preflight(given, frozenset({"sft", "align"}), here=True) == []  # --until align
+
+
+def with_template(folder: Path, template: str) -> Path:
+    target_folder(folder)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("<|bos|><|bos|>" + TURNS + "{% if add_generation_prompt %}<|assistant|>{% endif %}", "renders two BOS tokens"),
+        ("<|bos|>" + TURNS + "{% if add_generation_prompt %}<|user|>{% endif %}", "once it is answered"),
+        (
+            "<|bos|>" + TURNS + "{% if add_generation_prompt %}<|assistant|>{% else %}<|eos|><|eos|>{% endif %}",
+            "ends an answer twice",
+        ),
+    ],
+)
+def test_a_template_that_no_row_survives_is_refused(tmp_path: Path, template: str, sentence: str) -> None:
+    folder = with_template(tmp_path / "target", template)
+
+    assert sentence in refused(recipe(tmp_path, REWARD, target=str(folder)))
+
+
+def test_a_pad_token_beyond_the_embeddings_is_refused(tmp_path: Path, target: Path) -> None:
+    folder = shutil.copytree(target, tmp_path / "target")
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<|added|>"})
+    tokenizer.save_pretrained(folder)
+
+    assert "pad_token '<|added|>' is token" in refused(recipe(tmp_path, REWARD, target=str(folder)))
+
+
+def test_learned_positions_bound_max_length(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = build_tokenizer()
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    ).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    keys = {"target": str(tmp_path / "gpt2"), "training": {"max_length": 64}}
+
+    assert "sft: max_length = 2048, but the target has learned positions for 64 tokens" in refused(
+        recipe(tmp_path, REWARD, **keys)
+    )
+    assert checked(recipe(tmp_path, REWARD, **keys, sft={"max_length": 64})) == []
+
+
+def test_checkpoints_of_an_8b_model_take_288_gb() -> None:
+    # two are kept and a third is written before one goes: 3 x 8e9 x (4 for the weight + 8 for Adam's moments)
+    assert checkpoint_bytes(8_000_000_000, TrainingSettings()) == 288e9
+    assert checkpoint_bytes(8_000_000_000, TrainingSettings(trainer={"save_total_limit": 1})) == 192e9
+    assert checkpoint_bytes(8_000_000_000, TrainingSettings(trainer={"save_strategy": "no"})) == 0
+
+
+def test_licences_that_restrict_training_on_answers_are_named(tmp_path: Path) -> None:
+    spec: RecipeSpec = recipe(
+        tmp_path,
+        REWARD,
+        target_license="llama3",
+        sources=[
+            {"name": "big", "model": "hf:org/big", "license": "mrl"},
+            {"name": "kin", "model": "hf:org/kin", "license": "llama3"},
+            {"name": "free", "model": "hf:org/free", "license": "apache-2.0"},
+            {"name": "hosted", "model": "endpoint:gpt-4.1@https://api.openai.com/v1"},
+        ],
+    ).spec
+
+    assert [note.partition(":")[0] for note in licence_notes(spec)] == ["source 'big'", "source 'hosted'"]
