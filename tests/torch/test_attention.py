@@ -220,7 +220,8 @@ def test_scores_and_gradients_of_the_head_are_those_of_whole_logits(
 ) -> None:
     from recipes.training import head
 
-    monkeypatch.setitem(head.TILE, "cpu", 5 * VOCABULARY)  # tiles of five tokens, the last one shorter
+    monkeypatch.setitem(head.TILE, "cpu", 50)  # tiles of five tokens by ten columns, the last ones smaller
+    monkeypatch.setattr(head, "TOKENS", 5)
     torch.manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in ((2, 9, 8), (64, 8), (64,))
