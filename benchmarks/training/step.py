@@ -52,7 +52,7 @@ class Size:
             kept = max(4, min(int(length), int(LONGEST * self.scale)))
             return [rng.randrange(3, self.config.vocab_size) for _ in range(kept)]
 
-        return [RowIds(**{name: ids(*LENGTHS[name]) for name in LENGTHS}) for _ in range(count)]
+        return [RowIds(**{name: ids(*LENGTHS[name]) for name in LENGTHS}) for _ in range(count)]  # type: ignore[typeddict-item]
 
 
 SIZES = {

@@ -217,7 +217,7 @@ def _gathered(*parameters: Tensor | None) -> AbstractContextManager[object]:
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # type: ignore[import-not-found]
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     # A parameter that is whole already, such as tied embeddings, must not be sharded when the context ends.
     sharded = [p for p in parameters if getattr(p, "ds_status", ZeroParamStatus.AVAILABLE) != ZeroParamStatus.AVAILABLE]

@@ -79,7 +79,7 @@ def rows(*lengths: tuple[int, int, int, int]) -> list[RowIds]:
         return drawn
 
     names = ("prompt_ids", "source_ids", "target_ids", "rejected_ids")
-    return [dict(zip(names, map(ids, row), strict=True)) for row in lengths]
+    return [dict(zip(names, map(ids, row), strict=True)) for row in lengths]  # type: ignore[misc]
 
 
 ROWS = rows((30, 40, 25, 50), (5, 9, 8, 7), (60, 70, 3, 41))
