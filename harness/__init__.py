@@ -141,7 +141,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    ".python.api": "Cards Comparisons GateVerdict Leaderboard LoadedRun Runs compare gate leaderboard load run run_async",
+    ".python.api": (
+        "Cards Comparisons GateVerdict Leaderboard LoadedRun Runs compare gate leaderboard load run run_async"
+    ),
     ".records": (
         "Answer Failure JudgeSpec JudgeTask JudgeTemplate Judgment ModelRef Preference Prompt Rating Sampling "
         "Score ScoreCard SuiteScores"

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "HARNESS_ENDPOINT_KEY": "Key sent to the server of `--model endpoint:NAME@URL`.",
     "HARNESS_JUDGE": "The judge, as `--judge`, if neither a flag nor harness.yaml names one.",
     "HARNESS_JUDGE_KEY": "Key sent to the server of `--judge endpoint:NAME@URL`.",
+    "HARNESS_MACHINES": "How the first of several machines finds the others of a training; set by the command itself.",
     "HARNESS_MIRROR": "Folder or URL with the benchmark files, laid out as `owner/repo/commit/path`.",
     "HARNESS_REPLY_CACHE": "File of the judges' cached replies.",
     "HARNESS_REWARD_CACHE": "File of the cached rewards.",

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..records import ScoreCard
+from ..records import Prompt, ScoreCard
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
 from ..records.protocols import RunRows
 from ..store.official import is_available_offline
-from .comparison import headline_difference
+from .comparison import Difference, adjusted, compare, headline_difference
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
 from .leaderboard import HeadlineDifference, against, run_id
 
@@ -55,6 +55,21 @@ class PairedRuns:
         return HeadlineDifference(
             difference=row.value, ci_low=row.ci_low, ci_high=row.ci_high, p=row.p, paired=row.method != "unpaired"
         )
+
+    def by_category(self, card: ScoreCard, above: ScoreCard, prompts: Sequence[Prompt] | None) -> list[Difference]:
+        """Return `card` minus `above` per category, as `compare` states it: p is corrected over the categories.
+
+        The metric is the headline, or the first that has categories. Empty if a run has no readable rows, or if there
+        are no two categories. `prompts`: of the runs, None if unknown.
+        """
+        first, second = self._read(above), self._read(card)
+        if first is None or second is None:
+            return []
+        (comparison,) = adjusted([compare(first, second, prompts=prompts)])
+        rows = [row for row in comparison.differences if row.category is not None]
+        metrics = [row.metric for row in rows]
+        metric = card.headline if card.headline in metrics else next(iter(metrics), None)
+        return [row for row in rows if row.metric == metric]
 
     def _read(self, card: ScoreCard) -> RunRows | None:
         key = run_id(card)

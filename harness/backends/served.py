@@ -205,17 +205,7 @@ class ServedBackend(ChatBackend, ABC):
         super().__init__()
         if model.scheme == "endpoint":
             raise ConfigError(f"{str(model)!r} is served already: use --backend endpoint, not {self.name}")
-        folder = resolve(model, allow_pickle=options.allow_pickle)
-        template = options.chat_template
-        checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
-        if template is not None and template.startswith(FASTCHAT):
-            if request_fields(options):
-                raise ConfigError(
-                    f"--chat-template {template!r} has no variables: leave out "
-                    + " and ".join("--" + name.replace("_", "-") for name in request_fields(options))
-                )
-            checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
-        self.checkpoint: Checkpoint = checkpoint
+        self.checkpoint: Checkpoint = self.inspect(model, options)
         self.label = model.label
         self.options = options
         self.server = ModelServer(
@@ -236,6 +226,20 @@ class ServedBackend(ChatBackend, ABC):
         self.server.log_file = folder / f"{self.name}.log"
 
     # what a subclass defines
+
+    def inspect(self, model: ModelRef, options: ServeOptions) -> Checkpoint:
+        """Return what is in the model's folder. Raise CheckpointError if it cannot be served as it is."""
+        folder = resolve(model, allow_pickle=options.allow_pickle)
+        template = options.chat_template
+        checkpoint = inspect_checkpoint(folder, allow_pickle=options.allow_pickle, chat_template=template)
+        if template is not None and template.startswith(FASTCHAT):
+            if request_fields(options):
+                raise ConfigError(
+                    f"--chat-template {template!r} has no variables: leave out "
+                    + " and ".join("--" + name.replace("_", "-") for name in request_fields(options))
+                )
+            checkpoint = checkpoint.model_copy(update={"template_digest": template_digest(template[len(FASTCHAT) :])})
+        return checkpoint
 
     @abstractmethod
     def launch(self, port: int) -> ServerCommand:

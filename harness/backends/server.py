@@ -87,13 +87,16 @@ LOG_TAIL = 65_536
 """Bytes of a log's end in which its stage is looked for."""
 STAGES = (
     (r"Downloading|Fetching \d+ files", "downloading"),
-    (r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights", "loading weights"),
+    (
+        r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights|load_model: loading",
+        "loading weights",
+    ),
     (r"torch\.compile|Compiling a graph|Dynamo bytecode", "compiling"),
     (r"KV cache", "making the KV cache"),
     (r"Capturing (?:CUDA|cudagraph)|Graph capturing|[Ww]arming up", "warming up"),
     (r"Started server process|Waiting for application startup", "opening its port"),
 )
-"""Pattern in a server's log -> what it is doing then (vLLM 0.32, transformers serve 5.19)."""
+"""Pattern in a server's log -> what it is doing then (vLLM 0.32, transformers serve 5.19, llama.cpp)."""
 
 
 def stage_of(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -22,7 +22,7 @@ from ..judging.cost import dollars
 from ..pages.terminal import UNLIMITED
 from ..pages.text import rich_table
 from ..records import Preference, ScoreCard
-from ..records.errors import IncompleteError
+from ..records.errors import StoppedRunError
 from ..running.estimate import Estimate
 from ..running.pipeline import Progress as Step
 from ..running.pipeline import ProgressCallback
@@ -75,11 +75,11 @@ def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseMode
 
 
 def until_stopped(job: Coroutine[Any, Any, T]) -> T:
-    """Run the job; Ctrl-C and SIGTERM cancel it, so that it stores what is finished, and raise IncompleteError."""
+    """Run the job; Ctrl-C and SIGTERM cancel it, so that it stores what is finished, and raise StoppedRunError."""
     try:
         return asyncio.run(_stoppable(job))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise IncompleteError(
+        raise StoppedRunError(
             "stopped; finished answers and judgments are kept: run the same command again to resume"
         ) from None
 
@@ -224,11 +224,16 @@ def announce(estimates: Sequence[Estimate]) -> None:
         )
 
 
+def estimate_rows(estimates: Sequence[Estimate], self_scored: Sequence[str] = ()) -> list[dict[str, JsonValue]]:
+    """Return the rows of a dry run as `--json` prints them."""
+    own: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
+    return [part.as_dict() for part in estimates] + own
+
+
 def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (), *, as_json: bool) -> None:
     """Print what a run would ask. `self_scored`: suites that ask and score by themselves; their counts are unknown."""
     if as_json:
-        rows = [{"suite": name, "judge": "none"} for name in self_scored]
-        print(json.dumps({"dry_run": [part.as_dict() for part in estimates] + rows}, indent=2))
+        print(json.dumps({"dry_run": estimate_rows(estimates, self_scored)}, indent=2))
         return
     lines: list[list[str]] = []
     for part in estimates:

@@ -41,6 +41,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Read and decide": {
         "leaderboard": ("leaderboard:leaderboard", "Rank the models of a results folder; --summary: all suites."),
         "compare": ("compare:compare", "Compare runs question by question: differences, flips, what is visible."),
+        "report": ("report:report", "Report which of a few models is better: Slack, GitHub, HTML, model card."),
         "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit."),
         "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import date
@@ -14,16 +15,17 @@ from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
 from ..records import ScoreCard
-from ..records.errors import IncompleteError
+from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec
 from ..running.estimate import Estimate, estimate
 from ..running.plan import Plan, plan
-from ..running.resolve import judge_warnings, overlaid, resolve
+from ..running.resolve import judge_warnings, models_in, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
     STDERR,
     announce,
+    estimate_rows,
     json_text,
     print_cost,
     print_estimate,
@@ -114,7 +116,11 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     """The flags of `harness run`. Those named like a key of harness.yaml replace that key."""
 
     model: Annotated[
-        str | None, typer.Option(help="DIR, hf:ORG/NAME@REVISION, endpoint:NAME@URL or moa:TEAM.yaml.")
+        str | None,
+        typer.Option(
+            help="DIR, hf:ORG/NAME@REVISION, endpoint:NAME@URL or moa:TEAM.yaml; A,B,C or @FILE (one per line): one "
+            "after the other."
+        ),
     ] = None
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[
@@ -149,7 +155,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
     ] = None
-    backend: Annotated[str | None, typer.Option(help="vllm, transformers, endpoint, ray, ...")] = None
+    backend: Annotated[str | None, typer.Option(help="vllm, transformers, llamacpp, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
     strict_reference: Annotated[
@@ -189,31 +195,112 @@ def run(flags: RunFlags) -> None:
     harness run --model hf:org/name --suite mt_bench,arena_hard --judge openai:gpt-5.4 --limit 20
     """
     set_up_logging(verbose=flags.verbose)
-    settings, trackers = flags.settings(), tracker_names(flags.log_to)
-    spec = resolve(settings)
-    run_plan = plan(spec)
-    if run_plan.baselines_to_ask and not flags.dry_run:
-        ask_baselines(run_plan.baselines_to_ask)
-        run_plan = plan(spec)
-    estimates = estimate(run_plan, exact=flags.dry_run)
-    for sentence in differences(run_plan):
-        log.info("%s", sentence)
-    for sentence in judge_warnings(spec, date.today()):
-        log.warning("%s", sentence)
+    settings = flags.settings()
+    models = models_in(settings.model) if settings.model is not None else ()
+    if len(models) > 1:
+        run_several(models, settings, flags)
+        return
+    if models:
+        settings = settings.model_copy(update={"model": models[0]})
+    trackers = tracker_names(flags.log_to)
     if flags.dry_run:
-        for job in run_plan.baselines_to_ask:
-            log.info("first the baseline %s is asked %d questions, once", job.model.label, len(job.missing()))
+        run_plan, estimates = planned(settings, exact=True)
         print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)
         return
-    cards = ask_and_judge(run_plan, estimates, fresh=flags.fresh)
-    log_scores(trackers, cards)
+    run_plan, cards = run_one(settings, trackers, fresh=flags.fresh)
     if flags.as_json:
         print(json_text("cards", cards), end="")
     else:
         show(run_plan, cards, verbose=flags.verbose)
+    raise_if_incomplete(cards)
+
+
+def planned(settings: FileSpec, *, exact: bool) -> tuple[Plan, list[Estimate]]:
+    """Return the plan and what it would ask, and log what should be known first. `exact`: as for a dry run."""
+    spec = resolve(settings)
+    run_plan = plan(spec)
+    if run_plan.baselines_to_ask and not exact:
+        ask_baselines(run_plan.baselines_to_ask)
+        run_plan = plan(spec)
+    estimates = estimate(run_plan, exact=exact)
+    for sentence in differences(run_plan):
+        log.info("%s", sentence)
+    for sentence in judge_warnings(spec, date.today()):
+        log.warning("%s", sentence)
+    for job in run_plan.baselines_to_ask:
+        log.info("first the baseline %s is asked %d questions, once", job.model.label, len(job.missing()))
+    return run_plan, estimates
+
+
+def run_one(settings: FileSpec, trackers: Sequence[str], *, fresh: bool) -> tuple[Plan, list[ScoreCard]]:
+    """Run one model; return its plan and its cards, complete or not."""
+    run_plan, estimates = planned(settings, exact=False)
+    cards = ask_and_judge(run_plan, estimates, fresh=fresh)
+    log_scores(trackers, cards)
+    return run_plan, cards
+
+
+def raise_if_incomplete(cards: Sequence[ScoreCard]) -> None:
+    """Raise IncompleteError if a card lacks answers or verdicts."""
     incomplete = [card for card in cards if not card.complete]
     if incomplete:
         raise IncompleteError(what_is_missing(incomplete))
+
+
+def run_several(models: Sequence[str], settings: FileSpec, flags: RunFlags) -> None:
+    """Run one model after the other, each with a plan and a resume of its own, then print one table of all.
+
+    All plans are made before anything starts, so that a wrong name costs nothing (UsageError). A model that fails does
+    not stop the others; IncompleteError names it at the end.
+    """
+    from .main import exit_code_of  # deferred: main imports every command only when it is used
+
+    if settings.name is not None:
+        raise ConfigError(f"--name {settings.name!r} is the name of one model, but --model has {len(models)}")
+    trackers, each = tracker_names(flags.log_to), [settings.model_copy(update={"model": model}) for model in models]
+    if flags.dry_run:
+        print_estimates([planned(own_settings, exact=True) for own_settings in each], as_json=flags.as_json)
+        return
+    for own_settings in each:
+        estimate(plan(resolve(own_settings)), exact=False)
+    cards: list[ScoreCard] = []
+    failed = []
+    for number, own_settings in enumerate(each, start=1):
+        log.info("model %d of %d: %s", number, len(each), own_settings.model)
+        try:
+            run_plan, new_cards = run_one(own_settings, trackers, fresh=flags.fresh)
+            cards += new_cards
+            if not flags.as_json:
+                show(run_plan, new_cards, verbose=flags.verbose, is_last=False)
+            raise_if_incomplete(new_cards)
+        except (BrokenPipeError, StoppedRunError):
+            raise
+        except Exception as error:  # also a crash: the other models have nothing to do with it
+            exit_code_of(error)
+            failed.append(str(own_settings.model))
+    if flags.as_json:
+        print(json_text("cards", cards), end="")
+    elif cards:
+        show_summary(cards, resolve(settings.model_copy(update={"model": models[0]})).results)
+    if failed:
+        raise IncompleteError(
+            f"{len(failed)} of {len(models)} models are incomplete: {', '.join(failed)}; the same command resumes them"
+        )
+
+
+def print_estimates(dry_runs: Sequence[tuple[Plan, list[Estimate]]], *, as_json: bool) -> None:
+    """Print what each of several models would be asked; with `as_json` as one object, each row with its model."""
+    if as_json:
+        rows = [
+            {"model": run_plan.spec.model.label, **row}
+            for run_plan, estimates in dry_runs
+            for row in estimate_rows(estimates, [suite.name for suite in run_plan.own_runners])
+        ]
+        print(json.dumps({"dry_run": rows}, indent=2))
+        return
+    for run_plan, estimates in dry_runs:
+        print(f"{run_plan.spec.model.label}:")
+        print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=False)
 
 
 def ask_baselines(jobs: Sequence[BaselineJob]) -> None:
@@ -276,8 +363,11 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     return totals
 
 
-def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
-    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores."""
+def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool = True) -> None:
+    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores.
+
+    Unless it is the last model, where they stand and the next command are left to `show_summary`.
+    """
     from ..pages.judge_text import judging_table  # deferred, like its neighbours: they need numpy, the help does not
     from ..pages.summary import summary, summary_table
     from ..pages.tables import card_table, headline_table
@@ -292,7 +382,7 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
         console.print(card_table(cards))
         if (judging := judging_table(cards)) is not None:
             console.print(judging)
-    if len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
+    if is_last and len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
         console.print(summary_table(standing.top(MOST_SHOWN)))
     suites_of_note: dict[str, list[str]] = {}
     for card in cards:
@@ -304,9 +394,19 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool) -> None:
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
-    if not verbose:
+    if not verbose and is_last:
         print("all metrics: the same command with --verbose")
-    print(f"next: harness leaderboard --results {run_plan.spec.results}")
+    if is_last:
+        print(f"next: harness leaderboard --results {run_plan.spec.results}")
+
+
+def show_summary(cards: Sequence[ScoreCard], results: Path) -> None:
+    """Print one table of several models, and the next command."""
+    from ..analysis.leaderboard import rank  # deferred, like its neighbour: they need numpy, the help does not
+    from ..pages.summary import summary, summary_table
+
+    stdout_console().print(summary_table(summary(rank(cards))))
+    print(f"next: harness leaderboard --results {results}")
 
 
 def neighbours(results: Path, cards: Sequence[ScoreCard]) -> Sequence[Table]:

@@ -1,16 +1,17 @@
-"""`harness view`: serve the pages of a results folder until stopped."""
+"""`harness view`: serve the pages of a results folder until stopped, or write them to files."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import Field
 
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, printable
 from ..store.provenance import install_command
 from .options import RESULTS_HELP, Flags, command, configured_results
 
@@ -25,6 +26,12 @@ class ViewFlags(Flags):
             help=RESULTS_HELP, envvar="HARNESS_RESULTS", default_factory=configured_results, show_default=False
         ),
     ] = Field(default_factory=configured_results)
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the pages to a new or empty folder, for a web server or disk, and end."
+        ),
+    ] = None
     port: Annotated[int, typer.Option(help="0: any free port.", min=0, max=65535)] = 8642
     host: Annotated[str, typer.Option(help=f"Other than loopback, {TOKEN} must be in the environment.")] = "127.0.0.1"
 
@@ -33,7 +40,7 @@ class ViewFlags(Flags):
 def view(flags: ViewFlags) -> None:
     """Read runs in the browser: cards, every question with both answers, replies and verdicts; two runs compared.
 
-    Read-only. Example: harness view results --port 8642
+    Read-only. Example: harness view results --port 8642; as files: --export site
     """
     try:
         import uvicorn
@@ -44,6 +51,14 @@ def view(flags: ViewFlags) -> None:
         raise ConfigError(f"harness view needs {error.name}: {install_command('view')}") from None
     if not flags.results.is_dir():
         raise ConfigError(f"no results folder {str(flags.results)!r}; `harness run` makes one")
+    if flags.export is not None:
+        from ..pages.viewer.export import export
+
+        pages = export(flags.results, flags.export)
+        for sentence in pages.failed:
+            print(f"harness: {printable(sentence)}", file=sys.stderr)
+        print(f"{pages.written} files; open {flags.export / 'index.html'}")
+        return
     token = os.environ.get(TOKEN) or None
     if not is_loopback(flags.host) and (token is None or len(token) < MIN_TOKEN):
         raise ConfigError(

@@ -96,7 +96,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"visible": visible, "is_number": is_number, "pretty": pretty}
+    templates.filters |= {"visible": visible, "is_number": is_number, "flat": flat}
     templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
@@ -119,8 +119,27 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"-|[-+]?[\d.]+", text) is not None
 
 
-def pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+def flat(value: Mapping[str, object], above: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as rows.
+
+    >>> flat({"judge": {"model": "j", "temperature": 0.0}, "orders": ["ab", "ba"]})
+    [('judge.model', 'j'), ('judge.temperature', '0.0'), ('orders', 'ab, ba')]
+    """
+    rows: list[tuple[str, str]] = []
+    for name, entry in value.items():
+        if isinstance(entry, Mapping) and entry:
+            rows += flat(entry, f"{above}{name}.")
+        else:
+            rows.append((f"{above}{name}", _setting_text(entry)))
+    return rows
+
+
+def _setting_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and value and all(isinstance(entry, str) for entry in value):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def columns_of(table: Table) -> list[TableColumn]:

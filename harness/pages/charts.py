@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from ..analysis.comparison import Difference
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
 from .text import interval, visible
@@ -171,6 +172,30 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
             drawing.line(end, y - 4, end, y + 4, "whisker")
     if score.value is not None:
         drawing.mark(scale(score.value), y, hint=hint)
+
+
+def differences(rows: Sequence[tuple[str, Difference]], first: str) -> Drawing | None:
+    """Draw each model's difference from the first with its 95 % interval, and a line at zero; None without rows."""
+    if not rows:
+        return None
+    metric = rows[0][1].metric
+    left = min(max(width_of(_short(name)) for name, _ in rows) + 24, 300)
+    bottom = 24 + ROW * len(rows)
+    ends = [end for _, row in rows for end in (row.ci_low, row.value, row.ci_high) if end is not None]
+    scale = axis([0.0, *ends], left, WIDTH - 150.0)
+    drawing = Drawing(WIDTH, 28 + bottom, f"{metric}, difference from {first}, with 95 % intervals")
+    drawing.text(left, 14, f"{metric}, difference from {_short(first)}, 95 % interval", css="title")
+    _x_axis(drawing, scale, 24, bottom)
+    drawing.line(scale(0.0), 24, scale(0.0), bottom, "axis")
+    for index, (name, row) in enumerate(rows):
+        y = 24 + ROW * (index + 0.5)
+        span = "" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+        drawing.text(left - 12, y + 4, _short(name), anchor="end")
+        if row.ci_low is not None and row.ci_high is not None:
+            drawing.line(scale(row.ci_low), y, scale(row.ci_high), y, "whisker")
+        drawing.mark(scale(row.value), y, hint=f"{name}: {row.value:+.2f}{span}")
+        drawing.text(WIDTH - 4, y + 4, f"{row.value:+.2f}{span}", anchor="end", css="small muted")
+    return drawing
 
 
 def cell(row: BoardRow, scale: Axis) -> str:

@@ -15,6 +15,7 @@ HarnessError
 │   ├── StaleError          a generated file is out of date
 │   ├── EndpointDownError   a server stays down, or rejects every request
 │   ├── JudgeUnavailableError  the judge's endpoint stays down or rejects the key
+│   ├── StoppedRunError     Ctrl-C or SIGTERM ended the run
 │   ├── BudgetReachedError  the next call could cross --max-cost
 │   └── StoreError          results can no longer be written (disk full, no permission)
 ├── ReplyError            one request failed; becomes the `error` of one Answer or Judgment
@@ -110,6 +111,10 @@ class RunLockedError(UsageError):
 
 class IncompleteError(HarnessError):
     exit_code = 4
+
+
+class StoppedRunError(IncompleteError):
+    pass
 
 
 class ServerError(IncompleteError):

@@ -10,13 +10,15 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, one_line
 from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
 from ..records.provider_judges import shutdown_warning, unlisted_model_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
+from ..store.gguf import is_gguf
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
 """Keys of harness.yaml that are groups of settings."""
@@ -33,6 +35,47 @@ def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
         changed[name] = checked(kind, base | _without_none(changed.get(name, {})), f"{name} flags")
     values = {name: getattr(file, name) for name in FileSpec.model_fields}
     return checked(FileSpec, values | changed, "command line")
+
+
+def models_in(text: str) -> tuple[str, ...]:
+    """Return the models that `--model` names: `A,B,C`, `@FILE` with one per line, or a single one.
+
+    A path that exists is one model, whatever its name contains. Raise ConfigError if the file cannot be read or names
+    no model, or if a model is empty or named twice.
+
+    >>> models_in("./a,hf:org/b,endpoint:c,d@http://host/v1")
+    ('./a', 'hf:org/b', 'endpoint:c,d@http://host/v1')
+    """
+    _, _, file = text.partition(":")
+    if any(os.path.exists(os.path.expanduser(path)) for path in (text, file)):
+        return (text,)
+    if text.startswith("@"):
+        models = _lines(Path(text[1:]).expanduser())
+        if not models:
+            raise ConfigError(f"--model {text!r} names no model; write one per line, as --model takes them")
+    else:
+        models = []
+        for part in text.split(","):
+            # the name of a served model may contain a comma: `endpoint:` is complete with its URL
+            if models and models[-1].startswith("endpoint:") and "@http" not in models[-1]:
+                models[-1] += f",{part}"
+            else:
+                models.append(part.strip() if "," in text else part)
+        if len(models) > 1 and "" in models:
+            raise ConfigError(f"--model {text!r} has an empty name between its commas")
+    twice = sorted({model for model in models if models.count(model) > 1})
+    if twice:
+        raise ConfigError(f"--model {text!r} names {', '.join(map(repr, twice))} more than once")
+    return tuple(models)
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file of models, without empty ones and comments (`# ...`)."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model '@{path}': the file of models cannot be read: {one_line(error)}") from None
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def refuse_bare_repository(model: ModelRef, backend: str | None) -> None:
@@ -73,12 +116,22 @@ def resolve(settings: FileSpec) -> RunSpec:
     values = _without_none({name: getattr(settings, name) for name in shared})
     if model.scheme == "endpoint" or model.is_ensemble:
         values.setdefault("backend", model.scheme)
+    elif model.scheme == "path" and settings.backend is None and _is_gguf(model.name):
+        values["backend"] = "llamacpp"
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
     if isinstance(settings.baseline, str):
         values["baseline"] = choose_baselines(suites, settings.baseline)
     chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}
     return checked(RunSpec, values | chosen, "command line")
+
+
+def _is_gguf(name: str) -> bool:
+    """Return whether a model's path is a GGUF file or a folder of such files; a path without a home is not."""
+    try:
+        return is_gguf(Path(name).expanduser())
+    except (OSError, RuntimeError):
+        return False
 
 
 def _auditors(audits: Mapping[str, AuditSpec], suite: str) -> tuple[JudgeSpec, ...]:

@@ -102,8 +102,8 @@ def _gguf_folder(folder: Path) -> str | None:
 
 def _gguf(file: Path) -> str:
     return (
-        f"{str(file)!r} is a file of llama.cpp (GGUF); serve it with `llama-server -m {file}` and give --model "
-        f"endpoint:{file.stem}@http://127.0.0.1:8080/v1"
+        f"{str(file)!r} is a file of llama.cpp (GGUF), for --backend llamacpp: harness run --model {file} "
+        "without another --backend"
     )
 
 

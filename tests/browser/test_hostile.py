@@ -62,7 +62,7 @@ def test_hostile_texts_change_nothing_outside_their_boxes(
         site,
         run,
         *(f"{run}/question?id={one}" for one in ids),
-        *(f"{run}/question?id={one}&as=text" for one in ids),
+        *(f"{run}/question?id={one}&as=markdown" for one in ids),
     ]
     page = open_page(site)
     frame = None

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.pages.viewer.export import export
 from harness.records import Score, ScoreCard
 from tests.browser.conftest import PHONE, first, fits, keep, needs_chromium, run_address, serious
+from tests.fakes.made_runs import make_run, pocket
 
 pytestmark = needs_chromium
 
@@ -100,6 +102,38 @@ def test_axe_finds_no_serious_violation(open_page: Any, report: str, site: str, 
     assert {address: serious(open_page(address, scheme=scheme)) for address in addresses} == {
         address: [] for address in addresses
     }
+
+
+@pytest.mark.slow
+def test_an_export_is_read_from_disk(open_page: Any, tmp_path: Path) -> None:
+    for model, skill in (("strong", 0.8), ("weak", 0.4)):
+        make_run(tmp_path / "results", model, pocket("arena_hard"), skill=skill)
+    export(tmp_path / "results", tmp_path / "site")
+    page = open_page((tmp_path / "site" / "index.html").as_uri())
+    page.get_by_label("Colours").select_option("dark")
+    page.get_by_role("link", name="strong").last.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # kept from page to page
+    assert page.locator(".questions li").count() == 60
+    page.get_by_label("Lines that contain").fill("ph-002")
+    assert page.locator(".questions li:visible").count() == 1
+    page.locator(".questions li:visible a").click()
+    assert "ph-002" in page.get_by_role("heading", level=1).inner_text()
+    keep(page, "export-question.png")
+    page.keyboard.press("m")
+    page.wait_for_url("**-markdown.html")
+    page.keyboard.press("j")
+    page.wait_for_url("**/0003-markdown.html")
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog").is_visible()
+    page.get_by_role("button", name="Close").click()
+    assert not page.get_by_role("dialog").is_visible()
+    page.locator(".verdicts a").first.click()
+    assert page.url.endswith("#reply-1")
+    page.goto((tmp_path / "site" / "compare" / "1" / "index.html").as_uri())
+    assert page.locator(".by-category tbody tr").count() > 1
+    keep(page, "export-compare.png")
+    assert page.complaints == []
+    assert serious(page) == []  # last: axe asks for style sheets, which the policy refuses
 
 
 @pytest.mark.slow

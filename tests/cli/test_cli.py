@@ -131,6 +131,7 @@ def test_ls_names_the_built_in_plug_ins(harness: Callable[..., Done]) -> None:
         "best_of",
         "endpoint",
         "in_process",
+        "llamacpp",
         "moa",
         "ray",
         "route",

@@ -156,14 +156,13 @@ def test_a_full_disk_behind_stdout_is_no_success(tmp_path: Path) -> None:
 
 
 def test_an_ascii_terminal_gets_escapes(tmp_path: Path) -> None:
-    (tmp_path / "harness.yaml").write_text("judges: {j: {kind: llm, model: m, note: 'größer → besser'}}", "utf-8")
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "300"}
 
-    process = harness_process("judge", "list", cwd=tmp_path, **environment)
-    out, err = process.communicate(timeout=60)
+    process = harness_process("judge", "template", "größer → besser", cwd=tmp_path, **environment)
+    _, err = process.communicate(timeout=60)
 
-    assert process.returncode == 0, err
-    assert r"gr\xf6\xdfer \u2192 besser" in out
+    assert process.returncode == 2, err
+    assert r"gr\xf6\xdfer \u2192 besser" in err
 
 
 def test_a_deleted_working_directory_is_one_sentence(tmp_path: Path) -> None:

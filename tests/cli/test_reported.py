@@ -247,7 +247,7 @@ def test_the_command_shows_them_and_can_leave_them_out(harness: Callable[..., Do
         "AlpacaEval 2 leaderboard",
     }
     assert json.loads(harness(*call, "--json", "--no-reported").out)["reported"] == []
-    table = harness(*call).out
+    table = harness(*call, "--reported").out
     assert "Reported, not measured here" in table
     assert "Target-SFT-WRPO" in table
     assert "Reported" not in harness(*call, "--no-reported").out

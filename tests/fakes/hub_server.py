@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ class FakeHub:
         self.uploads: list[str] = []
         """Digest of each blob as it came."""
         self.tokens: set[str] = set()
+        self.parents: list[str] = []
+        """The parent that each commit names, if it names one."""
         self.refuse = refuse
         self.fails = fails
         self.url = url
@@ -36,6 +39,9 @@ class FakeHub:
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 hub.tokens.add(self.headers.get("Authorization") or "")
+                if "/resolve/" in self.path:
+                    self.send_file(*urlsplit(self.path).path.strip("/").split("/resolve/"))
+                    return
                 status, found = hub.reply(self.command, urlsplit(self.path).path, body)
                 said = json.dumps(found).encode()
                 self.send_response(status)
@@ -44,6 +50,18 @@ class FakeHub:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(said)
+
+            def send_file(self, repo: str, place: str) -> None:
+                content = hub.files.get(repo, {}).get(place.partition("/")[2])
+                self.send_response(404 if content is None else 200)
+                self.send_header("X-Repo-Commit", "0" * 40)
+                self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
+                self.send_header("Content-Length", str(len(content or b"")))
+                if content is None:
+                    self.send_header("X-Error-Code", "EntryNotFound")
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content or b"")
 
             do_GET = do_POST = do_PUT = do_HEAD = handle_any  # noqa: N815  # names of BaseHTTPRequestHandler
 
@@ -106,6 +124,8 @@ class FakeHub:
         for line in body.splitlines():
             found = json.loads(line)
             value = found["value"]
+            if found["key"] == "header" and "parentCommit" in value:
+                self.parents.append(value["parentCommit"])
             if found["key"] == "file":
                 kept[value["path"]] = base64.b64decode(value["content"])
             elif found["key"] == "lfsFile":

@@ -132,7 +132,7 @@ def run_rule(serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     def run(rule: Rule, suite: str, sample: int) -> tuple[dict[str, Any], FakeOpenAI]:
         with serve(FakeOpenAI(reply=reply_with(rule))) as fake:
             judge = f"endpoint:ruler@{fake.url}"
-            calibrate(judge=judge, suite=suite, sample=sample, results=tmp_path, as_json=True)
+            calibrate(judge=[judge], suite=suite, sample=sample, results=tmp_path, as_json=True)
         found: dict[str, Any] = json.loads(capsys.readouterr().out)
         return found, fake
 

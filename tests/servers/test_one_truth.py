@@ -93,3 +93,25 @@ def test_a_table_says_which_correction_its_p_have(results: Path, harness: Callab
     assert "p over all questions: corrected by Holm over 2 models" in shown
     pair = harness("compare", *three[:2], "--suite", "mt_bench", "--json", *folder).out
     assert json.loads(pair)["comparisons"][0]["differences"][0]["p_adjusted"] is None
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_viewer_and_compare_agree_on_every_category(results: Path, suite: str) -> None:
+    first, other = "model-0", "model-5"
+    (pair,) = compare_models([first, other], results, suites=[suite])
+    addresses = {path.parts[-4]: "/".join(path.parts[-4:-1]) for path in results.glob(f"runs/*/{suite}@*/*/card.json")}
+
+    with TestClient(build_app(results), base_url="http://127.0.0.1:8642") as client:
+        page = client.get("/compare", params={"a": addresses[first], "b": addresses[other]}).text
+
+    by_category = [row for row in pair.differences if row.category is not None]
+    metric = pair.headline if pair.headline in {row.metric for row in by_category} else by_category[0].metric
+    rows = [row for row in by_category if row.metric == metric]
+    assert page.count('<th scope="row">') == len(rows) > 1
+    for row in rows:
+        (line,) = re.findall(rf'<tr><th scope="row">{re.escape(str(row.category))}</th>.*', page)
+        p = row.p if row.p_adjusted is None else row.p_adjusted
+        assert f"<strong>{row.value:+.2f}</strong>" in line
+        assert row.ci_low is None or f"[{row.ci_low:.2f}, {row.ci_high:.2f}]" in line
+        assert (f">{p:.3f}" if p >= 0.001 else ">&lt; 0.001") in line
+    assert f"p corrected by Holm over {rows[0].tests} categories" in page

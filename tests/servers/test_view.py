@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -138,6 +139,30 @@ def test_a_question_shows_both_answers_both_orders_and_its_neighbours(client: Te
     assert "question?id=ph-003" in text
     assert "2 of 60" in text
     assert client.get(address(results, "strong") + "/question?id=none").status_code == 404
+
+
+def test_verdicts_come_first_and_text_is_what_the_judge_read(client: TestClient, results: Path) -> None:
+    path = address(results, "strong") + "/question?id=ph-002"
+    text = client.get(path).text
+
+    assert text.index('class="verdicts"') < text.index('<pre class="text"') < text.index('id="reply-1"')
+    assert text.count('href="#reply-') == 2
+    assert '<div class="text"' not in text
+    markdown = client.get(path + "&as=markdown").text
+    assert '<div class="text"' in markdown
+    # the choice stays while one moves among questions and goes back to the list
+    assert re.search(r'rel="next" href="[^"]*id=ph-003&amp;as=markdown"', markdown)
+    assert re.search(r'rel="up" href="[^"]*as=markdown"', markdown)
+    assert re.search(r'id="switch" href="[^"]*id=ph-002"', markdown)
+
+
+def test_the_protocol_is_a_folded_table(client: TestClient, results: Path) -> None:
+    page = client.get(address(results, "strong")).text
+    (table,) = re.findall(r"<caption>Protocol</caption>.*?</table>", page, re.DOTALL)
+
+    assert '<th scope="row">suite</th><td>arena_hard</td>' in table
+    assert "{" not in re.sub(r"<td>.*?</td>", "", table, flags=re.DOTALL)
+    assert '<details class="card"><summary>Protocol, settings and provenance</summary>' in page
 
 
 def test_two_runs_are_compared_question_by_question(client: TestClient, results: Path) -> None:

@@ -194,9 +194,8 @@ def indices_of(counts: Any, indices: Any, row: int) -> list[int]:
 def test_a_batch_of_flex_attention_is_one_row_of_whole_blocks() -> None:
     model = model_of("llama")
     model.set_attn_implementation(FLEX)
-    stems = sum(len(row["prompt_ids"]) - 1 for row in ROWS)  # each answer begins with a copy of the last token
-    answers = sum(len(row["source_ids"]) + len(row["target_ids"]) + len(row["rejected_ids"]) for row in ROWS)
-    stems_and_answers = stems + answers
+    answers = [len(row["source_ids"]) + len(row["target_ids"]) + len(row["rejected_ids"]) for row in ROWS]
+    stems_and_answers = sum(len(row["prompt_ids"]) - 1 for row in ROWS) + sum(answers)
 
     batch = collator_for(model)(ROWS)
 

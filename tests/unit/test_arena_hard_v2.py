@@ -16,7 +16,6 @@ from harness.records.protocols import SuiteOptions
 from harness.store import official
 from harness.store.official import pinned_files
 from harness.suites.arena_hard.suite import (
-    V2_FILES,
     ArenaHard,
     build_v2,
     read_judge_settings,
@@ -196,7 +195,8 @@ def test_what_is_no_v2_label_is_no_verdict(reply: str) -> None:
 
 @pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR names the folder of pinned upstream files")
 def test_the_pinned_questions_and_hard_baseline_have_the_form_the_suite_reads(tmp_path: Path) -> None:
-    names = [name for name in V2_FILES if not pinned_files()[name].optional]
+    hard_baseline = "arena_hard_v2/baseline/hard_prompt"
+    names = ["arena_hard_v2/questions", "arena_hard_v2/judge_config", hard_baseline]
 
     paths = official.ensure(names, MIRROR, cache_dir=tmp_path)
 
@@ -204,7 +204,7 @@ def test_the_pinned_questions_and_hard_baseline_have_the_form_the_suite_reads(tm
     categories = [row["category"] for row in rows]
     assert (categories.count("hard_prompt"), categories.count("creative_writing")) == (500, 250)
     hard = {row["uid"] for row in rows if row["category"] == "hard_prompt"}
-    baseline = [read_v2_answer(row) for row in read_json_lines(paths[names[-1]])]
+    baseline = [read_v2_answer(row) for row in read_json_lines(paths[hard_baseline])]
     assert hard <= {one.prompt_id for one in baseline}
     settings = read_judge_settings(JUDGE_UTILS)
     templates = read_v2_templates(paths["arena_hard_v2/judge_config"], settings)

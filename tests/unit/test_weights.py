@@ -167,14 +167,14 @@ def test_shards_of_deepspeed_and_fsdp_name_the_command_that_joins_them(tmp_path:
     assert f"accelerate merge-weights {fsdp / 'pytorch_model_fsdp_0'} OUT" in refusal(fsdp)
 
 
-def test_gguf_files_name_the_server_that_reads_them(tmp_path: Path) -> None:
+def test_gguf_files_name_the_backend_that_reads_them(tmp_path: Path) -> None:
     file = tmp_path / "gguf" / "tiny.Q4.gguf"
     file.parent.mkdir()
     file.write_bytes(b"GGUF")
 
     for path in (file, file.parent):
-        assert f"llama-server -m {file}" in refusal(path)
-        assert "endpoint:tiny.Q4@http://127.0.0.1:8080/v1" in refusal(path)
+        assert "--backend llamacpp" in refusal(path)
+        assert f"harness run --model {file}" in refusal(path)
 
 
 def test_other_near_misses_are_one_sentence_each(tmp_path: Path) -> None:

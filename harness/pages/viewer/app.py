@@ -18,10 +18,11 @@ from ...analysis.pairs import PairedRuns
 from ...records.errors import HarnessError
 from ...records.facts import facts_of
 from ..board import asset, environment
-from .guard import Guard
+from .guard import FILE_POLICY, Guard
 from .library import Library, Run, search
 from .listing import CHANGES, DIFFERENCE_SORTS, FLAGS, SORTS, Choice, Index, Line, LinePair, chosen, chosen_pairs, pairs
 from .question import question, whole_text
+from .texts import suite_texts
 
 ASSETS = {"style.css": "text/css", "view.css": "text/css", "report.js": "text/javascript", "view.js": "text/javascript"}
 COMPARED: dict[str, str] = {**CHANGES, **{str(flag): label for flag, label in FLAGS.items()}}
@@ -30,28 +31,34 @@ RUN = "/run/{model}/{suite}/{run_id}"
 
 def build_app(results: Path, token: str | None = None) -> Starlette:
     """Return the application; `token` as in `Guard`."""
-    library = Library(results)
-
-    def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
-        return Route(path, partial(page, library), methods=["GET"])
-
     return Starlette(
-        routes=[
-            route("/", home),
-            route(RUN, run_page),
-            route(RUN + "/question", question_page),
-            route(RUN + "/text", text_page),
-            route("/compare", compare_page),
-            route("/compare/question", compare_question_page),
-            route("/static/{name}", static),
-        ],
+        routes=routes(Library(results)),
         middleware=[Middleware(Guard, token=token)],
         exception_handlers={404: not_found, HarnessError: failed},
     )
 
 
-def render(name: str, status: int = 200, /, **values: object) -> HTMLResponse:
-    return HTMLResponse(environment().get_template(name).render(**values), status)
+def routes(library: Library) -> list[Route]:
+    """Return the pages by address; each function takes a request and returns its response."""
+
+    def route(path: str, page: Callable[[Library, Request], Response]) -> Route:
+        return Route(path, partial(page, library), methods=["GET"])
+
+    return [
+        route("/", home),
+        route(RUN, run_page),
+        route(RUN + "/question", question_page),
+        route(RUN + "/text", text_page),
+        route("/compare", compare_page),
+        route("/compare/question", compare_question_page),
+        route("/static/{name}", static),
+    ]
+
+
+def render(name: str, status: int = 200, /, *, exported: bool = False, **values: object) -> HTMLResponse:
+    return HTMLResponse(
+        environment().get_template(name).render(exported=exported, policy=FILE_POLICY, **values), status
+    )
 
 
 async def not_found(request: Request, error: Exception) -> Response:
@@ -59,7 +66,11 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    return render("view_error.html", 500, title="This page cannot be shown", text=str(error))
+    return failed_page(error)
+
+
+def failed_page(error: Exception, *, exported: bool = False) -> HTMLResponse:
+    return render("view_error.html", 500, exported=exported, title="This page cannot be shown", text=str(error))
 
 
 def missing() -> Response:
@@ -75,7 +86,14 @@ def home(library: Library, request: Request) -> Response:
     """Render all runs, ranked per protocol, from the cards only."""
     runs = library.runs()
     links = {run_id(run.card): run.address for run in runs}
-    return render("view_home.html", tables=library.tables(runs), links=links, runs=runs, broken=library.broken)
+    return render(
+        "view_home.html",
+        exported=library.exported,
+        tables=library.tables(runs),
+        links=links,
+        runs=runs,
+        broken=library.broken,
+    )
 
 
 def run_page(library: Library, request: Request) -> Response:
@@ -84,9 +102,9 @@ def run_page(library: Library, request: Request) -> Response:
     if run is None:
         return missing()
     choice, index, lines = _lines(library, request, run)
-    edition = run.card.suite, run.card.suite_version
     return render(
         "view_run.html",
+        exported=library.exported,
         run=run,
         index=index,
         choice=choice,
@@ -94,23 +112,22 @@ def run_page(library: Library, request: Request) -> Response:
         counts=index.counts(),
         flags=FLAGS,
         sorts=SORTS,
-        other_runs=[
-            candidate
-            for candidate in library.runs()
-            if candidate.key != run.key and (candidate.card.suite, candidate.card.suite_version) == edition
-        ],
+        other_runs=[] if library.exported else library.others(run),
+        comparisons=library.comparisons(run) if library.exported else [],
     )
 
 
 def question_page(library: Library, request: Request) -> Response:
     """Render one question of a run, with its neighbours in the chosen list."""
-    run, prompt_id, markdown = _run(library, request), request.query_params.get("id", ""), _markdown(request)
+    run, prompt_id = _run(library, request), request.query_params.get("id", "")
+    markdown = Choice.of(request.query_params).markdown
     shown = run and question(run, prompt_id, markdown=markdown, draw=request.query_params.get("draw", ""))
     if run is None or shown is None:
         return missing()
     choice, index, lines = _lines(library, request, run)
     return render(
         "view_question.html",
+        exported=library.exported,
         run=run,
         id=prompt_id,
         line=index.line(prompt_id),
@@ -118,7 +135,6 @@ def question_page(library: Library, request: Request) -> Response:
         question=shown,
         choice=choice,
         total=len(lines),
-        markdown=markdown,
         flags=FLAGS,
         **_neighbours([line.id for line in lines], prompt_id),
     )
@@ -139,8 +155,10 @@ def compare_page(library: Library, request: Request) -> Response:
     choice, all_pairs, kept = _pairs(library, request, a, b)
     alike = a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
     differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
+    prompts = tuple(suite_texts(a.card, a.folder).prompts.values())
     return render(
         "view_compare.html",
+        exported=library.exported,
         a=a,
         b=b,
         choice=choice,
@@ -149,6 +167,7 @@ def compare_page(library: Library, request: Request) -> Response:
         metric=library.index(a).metric,
         step=differences.difference(b.card, a.card) if alike else None,
         alike=alike,
+        by_category=differences.by_category(b.card, a.card, prompts or None) if alike else [],
         flags=COMPARED,
         sorts=DIFFERENCE_SORTS,
         categories=library.index(a).categories,
@@ -158,13 +177,15 @@ def compare_page(library: Library, request: Request) -> Response:
 
 def compare_question_page(library: Library, request: Request) -> Response:
     """Render one question of two runs."""
-    (a, b), prompt_id, markdown = _two_runs(library, request), request.query_params.get("id", ""), _markdown(request)
+    (a, b), prompt_id = _two_runs(library, request), request.query_params.get("id", "")
+    markdown = Choice.of(request.query_params).markdown
     shown = [run and question(run, prompt_id, markdown=markdown) for run in (a, b)]
     if a is None or b is None or None in shown:
         return missing()
     choice, all_pairs, kept = _pairs(library, request, a, b)
     return render(
         "view_compare_question.html",
+        exported=library.exported,
         a=a,
         b=b,
         id=prompt_id,
@@ -172,7 +193,6 @@ def compare_question_page(library: Library, request: Request) -> Response:
         pair=next((pair for pair in all_pairs if pair.a.id == prompt_id), None),
         choice=choice,
         total=len(kept),
-        markdown=markdown,
         query=urlencode({"a": a.key, "b": b.key}),
         **_neighbours([pair.a.id for pair in kept], prompt_id),
     )
@@ -184,10 +204,6 @@ def _run(library: Library, request: Request) -> Run | None:
 
 def _two_runs(library: Library, request: Request) -> tuple[Run | None, Run | None]:
     return library.run(request.query_params.get("a", "")), library.run(request.query_params.get("b", ""))
-
-
-def _markdown(request: Request) -> bool:
-    return request.query_params.get("as") != "text"
 
 
 def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line]]:

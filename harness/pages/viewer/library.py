@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
-from ...analysis.leaderboard import Table, rank
+from ...analysis.leaderboard import Table, rank, run_id
 from ...records import Answer, Judgment, ScoreCard
 from ...records.errors import ConfigError
 from ...store import JsonlRows, find_cards, read_card
@@ -40,8 +40,10 @@ class Run:
 
 
 class Library:
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path, *, exported: bool = False) -> None:
+        """`exported`: the pages become files, so that no page may depend on typed words."""
         self.results = results
+        self.exported = exported
         self._cards: dict[Path, tuple[Stamp, ScoreCard]] = {}
         self._indexes: OrderedDict[str, tuple[Stamp, Index]] = OrderedDict()
         self._lock = Lock()
@@ -82,6 +84,28 @@ class Library:
     def run(self, key: str) -> Run | None:
         # compared with existing runs, never joined to a path: "../" in an address finds nothing
         return next((run for run in self.runs() if run.key == key), None)
+
+    def others(self, run: Run) -> list[Run]:
+        """Return the other runs of a run's suite and edition."""
+        edition = run.card.suite, run.card.suite_version
+        return [
+            candidate
+            for candidate in self.runs()
+            if candidate.key != run.key and (candidate.card.suite, candidate.card.suite_version) == edition
+        ]
+
+    def comparisons(self, run: Run) -> list[tuple[Run, Run]]:
+        """Return the pairs with this run that an export contains: every run with the first of its table.
+
+        All pairs of 60 runs would be 1,770 comparisons; these are 59.
+        """
+        ids = next((ids for ids in self._ranked_ids() if run_id(run.card) in ids), [])
+        runs = {run_id(candidate.card): candidate for candidate in self.runs()}
+        listed = [runs[name] for name in ids if name in runs]
+        return [(listed[0], second) for second in listed[1:] if run.key in (listed[0].key, second.key)]
+
+    def _ranked_ids(self) -> list[list[str]]:
+        return [[row.run_id for row in table.rows] for table in self.tables(self.runs())]
 
     def index(self, run: Run) -> Index:
         """Return a run's index; raise ConfigError with the line number for a damaged file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlencode
 
@@ -145,6 +145,8 @@ class Choice:
     flag: str = ""
     words: str = ""
     sort: str = ""
+    markdown: bool = False
+    """Render texts as Markdown, instead of the characters that the judge read."""
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Choice:
@@ -155,12 +157,18 @@ class Choice:
             flag=flag if flag in (*FLAGS, "changed", "worse", "better") else "",
             words=query.get("q", "").strip()[:200],
             sort=sort if sort in SORTS or sort in DIFFERENCE_SORTS else "",
+            markdown=query.get("as") == "markdown",
         )
 
     def query(self, **more: str) -> str:
         """Return the choice as a URL query, with more parameters before it."""
         named = {"category": self.category, "flag": self.flag, "q": self.words, "sort": self.sort}
+        named["as"] = "markdown" if self.markdown else ""
         return urlencode({name: value for name, value in {**more, **named}.items() if value})
+
+    def switched(self) -> Choice:
+        """Return the same list with texts shown the other way."""
+        return replace(self, markdown=not self.markdown)
 
 
 def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:

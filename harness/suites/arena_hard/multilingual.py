@@ -88,7 +88,7 @@ def read_language(path: Path, language: str, *, is_alone: bool) -> Iterator[Prom
         from pyarrow import ArrowException
         from pyarrow.parquet import read_table
     except ImportError:
-        raise DataError(f"m-ArenaHard's files are Parquet, which needs pyarrow: {install_command('pyarrow')}") from None
+        raise DataError(f"m-ArenaHard's files are Parquet, which needs pyarrow: {install_command('parquet')}") from None
     try:
         rows = read_table(path, columns=list(COLUMNS)).to_pylist()
     except (ArrowException, OSError, KeyError) as error:
