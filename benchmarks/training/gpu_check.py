@@ -49,9 +49,9 @@ def parity(device: str) -> Results:
         for dtype in (torch.float32, torch.bfloat16):
             known: tuple[Any, Any, Any] | None = None
             for layout, implementation in (("rows", "sdpa"), ("shared", "sdpa"), ("shared", FLEX), ("rows", FLEX)):
-                what = f"{name}, {str(dtype).removeprefix('torch.')}, {layout} + {implementation}"
+                label = f"{name}, {str(dtype).removeprefix('torch.')}, {layout} + {implementation}"
                 if device == "cpu" and implementation == FLEX:
-                    yield {"check": what, "skipped": "FlexAttention has no backward pass on CPUs"}
+                    yield {"check": label, "skipped": "FlexAttention has no backward pass on CPUs"}
                     continue
                 torch.manual_seed(0)
                 with torch.device(device):
@@ -69,7 +69,7 @@ def parity(device: str) -> Results:
                 turned = float((gradient - known[2]).norm() / known[2].norm())
                 limit = 1e-4 if dtype == torch.float32 else 0.05
                 passed = difference < limit and turned < (1e-3 if dtype == torch.float32 else 0.1)
-                yield {"check": what, "logp_per_token": difference, "gradient": turned, "passed": passed}
+                yield {"check": label, "logp_per_token": difference, "gradient": turned, "passed": passed}
 
 
 def steps(name: str, device: str) -> Results:

@@ -43,8 +43,8 @@ class TokenNumbers:
 
         It is made from the runs of equal numbers that each block touches, so nothing of size (L, L) is allocated.
         """
-        some_RNN, full_RNN = self._visible_blocks(window)
-        partly_count, partly = _ordered(some_RNN & ~full_RNN)
+        visible_RNN, full_RNN = self._visible_blocks(window)
+        partly_count, partly = _ordered(visible_RNN & ~full_RNN)
         full_count, full = _ordered(full_RNN)
         length = self.example_RL.shape[1]
         sees = self._sees(window)
@@ -81,16 +81,16 @@ class TokenNumbers:
         )
         cell_RL = torch.arange(length, device=device) // BLOCK * runs + run_RL
         touches = torch.zeros(rows, count * runs, device=device).scatter(1, cell_RL, 1.0).view(rows, count, runs)
-        some = _joined(touches, sees_RSS)
+        visible = _joined(touches, sees_RSS)
         full = ~_joined(touches, ~sees_RSS)
         earlier = torch.ones(count, count, dtype=torch.bool, device=device).tril(-1)
         itself = torch.eye(count, dtype=torch.bool, device=device)
         if window is not None:
             position = self.position_RL.view(rows, count, BLOCK)
             first, last = position.amin(2), position.amax(2)
-            some &= first[:, :, None] - last[:, None] < window
+            visible &= first[:, :, None] - last[:, None] < window
             full &= last[:, :, None] - first[:, None] < window
-        return (some & earlier) | itself, full & earlier
+        return (visible & earlier) | itself, full & earlier
 
 
 def _runs(example_RL: Tensor, answer_RL: Tensor) -> Tensor:
@@ -135,7 +135,8 @@ def masks(numbers: TokenNumbers, model: PreTrainedModel) -> Mask | dict[str, Mas
         if implementation != "eager":
             return dense
         # Eager attention adds the mask to the scores, so a boolean mask becomes 0 and the lowest number.
-        return torch.zeros_like(dense, dtype=dtype).masked_fill(~dense, torch.finfo(dtype).min)
+        added: Tensor = torch.zeros_like(dense, dtype=dtype).masked_fill(~dense, torch.finfo(dtype).min)
+        return added
 
     of_kind = {kind: mask(window) for kind, window in kinds.items()}
     return of_kind if len(of_kind) > 1 else next(iter(of_kind.values()))

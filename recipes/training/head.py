@@ -1,8 +1,8 @@
 """Log-probabilities of next tokens from a model's hidden states, without the logits of a whole batch.
 
 `add_scoring(model)` lets `model(input_ids=..., next_ids=next_ids_RL)` return `Scored`, the log-probability of each next
-token, 0 where `next_ids` is IGNORED. Other calls are unchanged. The head's logits exist for a few hundred tokens at a
-time, in the forward pass and again in the backward pass. The call goes through the model's own forward, so that
+token, 0 where `next_ids` is IGNORED. Other calls are unchanged. The head's logits exist for a part of the vocabulary at
+a time, in the forward pass and again in the backward pass. The call goes through the model's own forward, so that
 wrappers (DDP, FSDP2, DeepSpeed) see it. Shapes: `_N` scored tokens, `_H` hidden size, `_V` vocabulary.
 """
 
@@ -24,8 +24,11 @@ from transformers.utils import ModelOutput
 
 IGNORED = -100
 """The label of a position that is not scored (torch's cross-entropy convention)."""
-TILE = {"cuda": 1 << 27, "cpu": 1 << 24}
-"""Logits held at a time: half a gigabyte in float32 on a GPU, which keeps its matrix products large."""
+TILE = {"cuda": 1 << 27, "cpu": 1 << 22}
+"""Logits computed at a time. On a GPU half a gigabyte in float32, which keeps its matrix products large; on a CPU what
+its allocator reuses without returning it to the system."""
+TOKENS = 4096
+"""Rows of a tile at most."""
 
 
 @dataclass
@@ -94,6 +97,8 @@ def next_logps(
 
 
 class _TiledLogps(torch.autograd.Function):
+    """Tiles have all columns of up to TOKENS rows in turn, so that the gradient of each weight is written once."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor, scaling: LogitScaling
@@ -101,42 +106,42 @@ class _TiledLogps(torch.autograd.Function):
         device = hidden_NH.device.type
         ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_NH.dtype
         ctx.scaling = scaling
-        logps_N = hidden_NH.new_zeros(len(labels_N), dtype=torch.float32)
-        log_sums_N = torch.zeros_like(logps_N)
+        log_sums_N = hidden_NH.new_full((len(labels_N),), -torch.inf, dtype=torch.float32)
+        logits_N = torch.zeros_like(log_sums_N)
         head = weight_VH.to(ctx.dtype)
         with torch.autocast(device, enabled=False):
-            for tile in _tiles(len(labels_N), len(head), device):
-                logits = _logits(hidden_NH[tile], head, bias_V)
-                logps_N[tile], log_sums_N[tile] = _kernel(_log_softmax_at, device)(
-                    logits, labels_N[tile], scaling.scale, scaling.softcap
-                )
+            for rows, columns in _tiles(len(labels_N), len(head), device):
+                logits = _logits(hidden_NH[rows], head[columns], bias_V, columns)
+                log_sums, at_labels = _kernel(_log_sums, device)(logits, labels_N[rows] - columns.start, scaling)
+                log_sums_N[rows] = torch.logaddexp(log_sums_N[rows], log_sums)
+                logits_N[rows] += at_labels
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, labels_N, log_sums_N)
-        return logps_N
+        return logits_N - log_sums_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden_NH, weight_VH, bias_V, labels_N, log_sums_N = ctx.saved_tensors
-        device, scaling = hidden_NH.device.type, ctx.scaling
+        device = hidden_NH.device.type
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(device, enabled=False), _gathered(weight_VH, bias_V):
             head = weight_VH.to(ctx.dtype)
-            grad_hidden = torch.zeros_like(hidden_NH) if wants_hidden else None
             # in float32: a sum over tiles in bfloat16 would lose small gradients
+            grad_hidden = torch.zeros_like(hidden_NH, dtype=torch.float32) if wants_hidden else None
             grad_weight = torch.zeros_like(head, dtype=torch.float32) if wants_weight else None
             grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if wants_bias else None
-            for tile in _tiles(len(labels_N), len(head), device):
-                logits = _logits(hidden_NH[tile], head, bias_V)
+            for rows, columns in _tiles(len(labels_N), len(head), device):
+                logits = _logits(hidden_NH[rows], head[columns], bias_V, columns)
                 grad = _kernel(_grad_of_logits, device)(
-                    logits, labels_N[tile], log_sums_N[tile], grads[0][tile], scaling.scale, scaling.softcap
+                    logits, labels_N[rows] - columns.start, log_sums_N[rows], grads[0][rows], ctx.scaling
                 )
                 if grad_hidden is not None:
-                    grad_hidden[tile] = (grad @ head).to(grad_hidden.dtype)
+                    _add_product(grad_hidden[rows], grad, head[columns])
                 if grad_weight is not None:
-                    _add_product(grad_weight, grad.T, hidden_NH[tile].to(ctx.dtype))
+                    _add_product(grad_weight[columns], grad.T, hidden_NH[rows].to(ctx.dtype))
                 if grad_bias is not None:
-                    grad_bias += grad.float().sum(0)
+                    grad_bias[columns] += grad.float().sum(0)
         return (
-            grad_hidden,
+            None if grad_hidden is None else grad_hidden.to(hidden_NH.dtype),
             None if grad_weight is None else grad_weight.to(weight_VH.dtype),
             None if grad_bias is None else grad_bias.to(bias_V.dtype),
             None,
@@ -144,36 +149,48 @@ class _TiledLogps(torch.autograd.Function):
         )
 
 
-def _tiles(tokens: int, vocabulary: int, device: str) -> Iterator[slice]:
-    step = max(1, TILE.get(device, TILE["cpu"]) // vocabulary)
-    return (slice(start, start + step) for start in range(0, tokens, step))
+def _tiles(tokens: int, vocabulary: int, device: str) -> Iterator[tuple[slice, slice]]:
+    width = max(1, TILE.get(device, TILE["cpu"]) // max(1, min(tokens, TOKENS)))
+    for row in range(0, tokens, TOKENS):
+        for column in range(0, vocabulary, width):
+            yield slice(row, min(row + TOKENS, tokens)), slice(column, min(column + width, vocabulary))
 
 
-def _logits(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None) -> Tensor:
-    return nn.functional.linear(hidden_NH.to(head_VH.dtype), head_VH, None if bias_V is None else bias_V.to(head_VH))
+def _logits(hidden_NH: Tensor, head_VH: Tensor, bias_V: Tensor | None, columns: slice) -> Tensor:
+    bias = None if bias_V is None else bias_V[columns].to(head_VH.dtype)
+    return nn.functional.linear(hidden_NH.to(head_VH.dtype), head_VH, bias)
 
 
-def _scaled(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
-    logits = logits.float() * scale
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+def _scaled(logits: Tensor, scaling: LogitScaling) -> Tensor:
+    logits = logits.float()
+    if scaling.scale != 1.0:
+        logits = logits * scaling.scale
+    return logits if scaling.softcap is None else scaling.softcap * torch.tanh(logits / scaling.softcap)
 
 
-def _log_softmax_at(logits: Tensor, labels_N: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, Tensor]:
-    scaled = _scaled(logits, scale, softcap)
-    log_sums_N = scaled.logsumexp(1)
-    return scaled.gather(1, labels_N[:, None])[:, 0] - log_sums_N, log_sums_N
+def _log_sums(logits: Tensor, labels_N: Tensor, scaling: LogitScaling) -> tuple[Tensor, Tensor]:
+    """Return the log of the summed exponentials of a tile, and the logit of each label that lies in it, else 0."""
+    scaled = _scaled(logits, scaling)
+    inside = (labels_N >= 0) & (labels_N < scaled.shape[1])
+    at_labels = scaled.gather(1, labels_N.clamp(0, scaled.shape[1] - 1)[:, None])[:, 0]
+    return scaled.logsumexp(1), torch.where(inside, at_labels, 0.0)
 
 
 def _grad_of_logits(
-    logits: Tensor, labels_N: Tensor, log_sums_N: Tensor, grad_N: Tensor, scale: float, softcap: float | None
+    logits: Tensor, labels_N: Tensor, log_sums_N: Tensor, grad_N: Tensor, scaling: LogitScaling
 ) -> Tensor:
     # d logp / d logit_v = [v is the label] - p_v, and the derivative of soft-capping is 1 - tanh^2
-    scaled = _scaled(logits, scale, softcap)
-    label = torch.arange(scaled.shape[1], device=scaled.device) == labels_N[:, None]
-    grad = (label.float() - (scaled - log_sums_N[:, None]).exp()) * (grad_N[:, None] * scale)
-    if softcap is not None:
-        grad = grad * (1 - (scaled / softcap) ** 2)
-    return grad.to(logits.dtype)
+    scaled = _scaled(logits, scaling)
+    slope = grad_N[:, None] * scaling.scale
+    if scaling.softcap is not None:
+        slope = slope * (1 - (scaled / scaling.softcap) ** 2)
+    if scaled.is_cuda:  # compiled into one kernel
+        label = torch.arange(scaled.shape[1], device=scaled.device) == labels_N[:, None]
+        return ((label.float() - (scaled - log_sums_N[:, None]).exp()) * slope).to(logits.dtype)
+    grad = scaled.sub_(log_sums_N[:, None]).exp_().neg_()  # in place: passes over memory are what this costs
+    inside = (labels_N >= 0) & (labels_N < grad.shape[1])
+    grad.scatter_add_(1, labels_N.clamp(0, grad.shape[1] - 1)[:, None], inside[:, None].float())
+    return grad.mul_(slope).to(logits.dtype)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -199,8 +216,8 @@ def _gathered(*parameters: Tensor | None) -> AbstractContextManager[object]:
     """Return a context in which parameters that ZeRO-3 has sharded are whole. Elsewhere it does nothing."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed  # type: ignore[import-not-found]
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # type: ignore[import-not-found]
+    import deepspeed
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
     # A parameter that is whole already, such as tied embeddings, must not be sharded when the context ends.
     sharded = [p for p in parameters if getattr(p, "ds_status", ZeroParamStatus.AVAILABLE) != ZeroParamStatus.AVAILABLE]

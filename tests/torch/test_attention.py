@@ -75,7 +75,8 @@ def rows(*lengths: tuple[int, int, int, int]) -> list[RowIds]:
     random = torch.Generator().manual_seed(1)
 
     def ids(length: int) -> list[int]:
-        return [int(token) for token in torch.randint(3, VOCABULARY, (length,), generator=random)]
+        drawn: list[int] = torch.randint(3, VOCABULARY, (length,), generator=random).tolist()
+        return drawn
 
     names = ("prompt_ids", "source_ids", "target_ids", "rejected_ids")
     return [dict(zip(names, map(ids, row), strict=True)) for row in lengths]  # type: ignore[misc]
@@ -122,32 +123,31 @@ def test_every_layout_has_the_log_probabilities_and_gradients_of_single_sequence
 
 @pytest.mark.parametrize("layout", ["shared", "rows"])
 @pytest.mark.parametrize("kind", MODELS)
-@torch.no_grad()  # type: ignore[untyped-decorator]
 def test_flex_attention_has_the_log_probabilities_of_single_sequences(kind: str, layout: Any) -> None:
     """FlexAttention has no backward pass on CPUs."""
     model = model_of(kind)
-    expected = alone(model, ROWS)
+    expected = alone(model, ROWS).detach()
     model.set_attn_implementation(FLEX)
     add_scoring(model)
-    with uncompiled():
+    with torch.no_grad(), uncompiled():
         sums, _ = batch_logps(model, collator_for(model, layout)(ROWS))
     assert sums.numpy() == pytest.approx(expected.numpy(), rel=2e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "mistral, window of 20 tokens"])
-@torch.no_grad()  # type: ignore[untyped-decorator]
 def test_compiled_flex_attention_visits_the_listed_blocks(
     kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     """Only the compiled kernel skips blocks that are not listed and does not look inside full ones."""
     examples = rows((300, 200, 400, 10), (20, 300, 30, 130))
     model = model_of(kind, max_position_embeddings=1024)
-    expected = alone(model, examples)
+    expected = alone(model, examples).detach()
     model.set_attn_implementation(FLEX)
     add_scoring(model)
     for layout in ("shared", "rows"):
-        sums, _ = batch_logps(model, collator_for(model, layout)(examples))
+        with torch.no_grad():
+            sums, _ = batch_logps(model, collator_for(model, layout)(examples))
         assert sums.numpy() == pytest.approx(expected.numpy(), rel=2e-5)
     record_property("measured", f"log-probabilities {float((sums - expected).abs().max()):.1e} apart")
 
@@ -219,7 +219,8 @@ def test_scores_and_gradients_of_the_head_are_those_of_whole_logits(
 ) -> None:
     from recipes.training import head
 
-    monkeypatch.setitem(head.TILE, "cpu", 5 * VOCABULARY)  # tiles of five tokens, the last one shorter
+    monkeypatch.setitem(head.TILE, "cpu", 50)  # tiles of five tokens by ten columns, the last ones smaller
+    monkeypatch.setattr(head, "TOKENS", 5)
     torch.manual_seed(0)
     hidden, weight, bias = (
         torch.randn(*shape, dtype=torch.float64).requires_grad_() for shape in ((2, 9, 8), (64, 8), (64,))
