@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from harness.backends.ensemble import Ensemble, TeamTalk, all_failed
+from harness.backends.ensemble import TeamTalk, TurnEnsemble, all_failed
 from harness.records import Answer, Failure, ModelRef
 from harness.records.errors import ConfigError
 from harness.records.protocols import ServeOptions
@@ -28,7 +28,7 @@ from .rewards.scoring import RewardCache, cache_path, reward_key, reward_setting
 from .spec import RewardSpec
 
 
-class BestOfBackend(Ensemble):
+class BestOfBackend(TurnEnsemble):
     """Raise ConfigError if the team has no reward, or one that cannot be created."""
 
     scheme = "best_of"

@@ -216,7 +216,7 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
 
             for server in servers:
                 if isinstance(server, Preparing):
-                    await server.prepare([draw for draw, _ in missing])
+                    await server.prepare_draws([draw for draw, _ in missing])
             if isinstance(servers[0], BulkBackend):
                 await _ask_in_bulk(servers[0], missing, keep)
             else:

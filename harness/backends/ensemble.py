@@ -105,7 +105,7 @@ class TeamTalk:
 
 
 class Ensemble(ABC):
-    """Base of the backends of a team. Subclasses define `answer_turn`, or how whole draws are answered."""
+    """Base of the backends of a team. Subclasses define how conversations are answered."""
 
     scheme: ClassVar[str]
     understood: ClassVar[tuple[str, ...]] = ()
@@ -161,28 +161,22 @@ class Ensemble(ABC):
         key = request_key(draw)
         async with self._preparing:
             if key not in self._answers:
-                await self.prepare([draw])
+                await self.prepare_draws([draw])
         return self._answers.pop(key)
 
-    async def prepare(self, draws: Sequence[Draw]) -> None:
-        """Answer all draws, turn by turn; what the members answered in an earlier session is not asked again."""
+    async def prepare_draws(self, draws: Sequence[Draw]) -> None:
+        """Answer all draws; what the members answered in an earlier session is not asked again."""
         begin = time.monotonic()
         talks = [TeamTalk(draw) for draw in draws]
-        for turn in range(max((len(draw.prompt.turns) for draw in draws), default=0)):
-            asked = [talk for talk in talks if talk.asks(turn)]
-            if asked:
-                await self.answer_turn(asked)
-        self._keep(talks, begin)
-
-    def _keep(self, talks: Sequence[TeamTalk], begin: float) -> None:
+        await self.answer_talks(talks)
         seconds = time.monotonic() - begin
         for talk in talks:
             answer = talk.answer(self.label, self.everyone, seconds / max(1, len(talks)))
             self._answers[request_key(talk.draw)] = answer
 
     @abstractmethod
-    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
-        """Answer the next turn of these conversations, and settle each."""
+    async def answer_talks(self, talks: Sequence[TeamTalk]) -> None:
+        """Answer all turns of these conversations, or give each that cannot be answered its failure."""
 
     def member_sampling(self, sampling: Sampling) -> Sampling:
         changes = {name: getattr(self.team, name) for name in ("temperature", "top_p")}
@@ -208,7 +202,21 @@ class Ensemble(ABC):
         return answers
 
 
-class MoaBackend(Ensemble):
+class TurnEnsemble(Ensemble):
+    """An ensemble that answers turn by turn, each turn after its own earlier answers."""
+
+    async def answer_talks(self, talks: Sequence[TeamTalk]) -> None:
+        for turn in range(max((len(talk.draw.prompt.turns) for talk in talks), default=0)):
+            asked = [talk for talk in talks if talk.asks(turn)]
+            if asked:
+                await self.answer_turn(asked)
+
+    @abstractmethod
+    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
+        """Answer the next turn of these conversations, and settle each."""
+
+
+class MoaBackend(TurnEnsemble):
     """A mixture of agents (arXiv 2406.04692): in each layer all members see the answers of the layer before."""
 
     scheme = "moa"
@@ -272,10 +280,8 @@ class RouteBackend(Ensemble):
     scheme = "route"
     understood = ("temperature", "top_p")
 
-    async def prepare(self, draws: Sequence[Draw]) -> None:
-        begin = time.monotonic()
-        talks = [TeamTalk(draw) for draw in draws]
-        texts = list(dict.fromkeys(draw.prompt.turns[0] for draw in draws))
+    async def answer_talks(self, talks: Sequence[TeamTalk]) -> None:
+        texts = list(dict.fromkeys(talk.draw.prompt.turns[0] for talk in talks))
         values: dict[str, dict[str, float]] = {}
 
         async def read(member: Member) -> None:
@@ -305,10 +311,6 @@ class RouteBackend(Ensemble):
                 talk.turns = [] if answer.error is not None else _by_turn(answer)
 
         await in_turn([member for member in self.members if routes[member.name]], ask)
-        self._keep(talks, begin)
-
-    async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
-        raise NotImplementedError("a route answers whole conversations")
 
 
 def answers_as_text(texts: Sequence[str], mark: str) -> str:

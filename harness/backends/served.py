@@ -196,7 +196,7 @@ class _RevivedError(Exception):
 
 
 class ServedBackend(ChatBackend, ABC):
-    """Subclasses define how the server is launched (`launch`) and how much room it has (`prepare`)."""
+    """Subclasses define how the server is launched (`launch`) and how much room it has (`context_window`)."""
 
     name = "served"
     has_tokenize = False

@@ -296,7 +296,7 @@ class Member:
             (self.options.log_dir / "members" / slug_of(self.name)).mkdir(parents=True, exist_ok=True)
             async with self._make() as server:
                 if isinstance(server, Preparing) and draws:
-                    await server.prepare([draw for draw in draws if not _is_done(rows.get(request_key(draw)))])
+                    await server.prepare_draws([draw for draw in draws if not _is_done(rows.get(request_key(draw)))])
                 size = IN_BULK if isinstance(server, BulkBackend) else self.spec.serve.concurrency
                 todo = iter(missing)
 

@@ -10,6 +10,7 @@ Nothing is printed; a notebook shows the results as tables. Errors are `harness.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -50,7 +51,7 @@ ProgressCallback = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Shown(Sequence[Row], Generic[Row]):
+class Shown(Sequence[Row], Generic[Row], ABC):
     """An immutable sequence of records that a notebook shows as tables."""
 
     rows: tuple[Row, ...]
@@ -64,9 +65,9 @@ class Shown(Sequence[Row], Generic[Row]):
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
+    @abstractmethod
     def markdown(self) -> str:
         """Return the tables as Markdown."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return notebook_html(self.markdown())

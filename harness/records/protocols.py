@@ -160,7 +160,7 @@ class GroupBackend(Protocol):
 class Preparing(Protocol):
     """A backend that has to know all draws before it answers the first one, e.g. to load one model after another."""
 
-    async def prepare(self, draws: Sequence[Draw]) -> None:
+    async def prepare_draws(self, draws: Sequence[Draw]) -> None:
         """Do what these draws need, inside `async with`. `answer` works for other draws too, but slower."""
         ...
 

@@ -257,7 +257,9 @@ async def _ask_missing(
         for run in {id(run): run for run, _, _ in missing}.values():
             run.start_seconds = time.monotonic() - started
         if isinstance(server, Preparing):
-            await server.prepare([Draw(prompt, run.plan.sampling(prompt), index) for run, prompt, index in missing])
+            await server.prepare_draws(
+                [Draw(prompt, run.plan.sampling(prompt), index) for run, prompt, index in missing]
+            )
         for _ in range(min(concurrency, len(missing))):
             group.create_task(_answer_worker(draws, server, queues, on_progress))
 

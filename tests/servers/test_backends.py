@@ -18,7 +18,7 @@ from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
 from harness.records import Answer, ModelRef, Prompt
 from harness.records.errors import CheckpointError, ConfigError, ServerError
-from harness.records.protocols import ServeOptions
+from harness.records.protocols import ServeOptions, installed
 from tests.fakes.openai_server import CUT_OFF, FakeOpenAI, Reply, Request
 from tests.fakes.toys import GREEDY, prompt
 from tests.servers.test_served import FakeServed
@@ -281,3 +281,10 @@ def test_a_function_call_is_no_answer() -> None:
     error = asyncio.run(scene()).error
     assert error is not None
     assert error.message == "the model called a function instead of answering"
+
+
+def test_only_ensembles_are_told_all_draws_beforehand() -> None:
+    """The protocol is recognised by its method's name, which no other backend may use for something else."""
+    telling = {name for name, plugin in installed("backends").items() if hasattr(plugin.load(), "prepare_draws")}
+
+    assert telling == {"best_of", "moa", "route"}

@@ -46,7 +46,7 @@ def options(folder: Path) -> ServeOptions:
 
 async def ask(backend: Backends, *prompts: Prompt) -> list[Answer]:
     async with backend:
-        await backend.prepare([Draw(asked, GREEDY) for asked in prompts])
+        await backend.prepare_draws([Draw(asked, GREEDY) for asked in prompts])
         return [await backend.answer(asked, GREEDY) for asked in prompts]
 
 

@@ -20,7 +20,7 @@ ASKED = prompt("first?", "second?")
 async def answer(backend: MoaBackend | RouteBackend | InProcessBackend, asked: Prompt = ASKED) -> Answer:
     async with backend:
         if not isinstance(backend, InProcessBackend):
-            await backend.prepare([Draw(asked, GREEDY)])
+            await backend.prepare_draws([Draw(asked, GREEDY)])
         return await backend.answer(asked, GREEDY)
 
 
