@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -64,12 +65,15 @@ def pull(flags: PullFlags) -> None:
 
         state = {file.name: _pull_file(file, flags.mirror, advance, required=bool(flags.suites)) for file in files}
     _show(files, state, as_json=flags.as_json)
+    for suite, group in groupby((file for file in files if state[file.name] == "skipped"), lambda file: file.suite):
+        first, *rest = group
+        more = f" (and {len(rest)} more files of {suite})" if rest else ""
+        print(f"harness: skipped{more}: {official.skipped(first)}", file=sys.stderr)
 
 
 def _pull_file(file: OfficialFile, mirror: str | None, advance: official.Progress, *, required: bool) -> str:
     """Fetch the file and return its state. An optional file that is not available fails the pull only if `required`."""
     if official.is_skipped(file, mirror):
-        print(f"harness: skipped: {official.skipped(file)}", file=sys.stderr)
         return "skipped"
     try:
         official.ensure([file.name], mirror, progress=advance)

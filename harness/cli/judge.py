@@ -21,10 +21,10 @@ from ..judging.injection import KINDS, Injections, count_injections
 from ..pages.text import plain, rich_table
 from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
-from ..records.errors import ConfigError, printable
+from ..records.errors import ConfigError, did_you_mean, printable
 from ..records.facts import all_facts
 from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
-from ..records.providers import nearest, providers
+from ..records.providers import providers
 from ..running.pipeline import current_judgments
 from ..running.plan import limited, suite_of_card
 from ..store import RunStore, dump_json, read_card, write_atomic
@@ -122,9 +122,8 @@ def template(flags: TemplateFlags) -> None:
             print(f"{name:34} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}")
         return
     if flags.name not in templates:
-        raise ConfigError(
-            f"no judge template named {flags.name!r}.{nearest(flags.name, templates)} Known: {', '.join(templates)}"
-        )
+        near = did_you_mean(flags.name, templates)
+        raise ConfigError(f"no judge template named {flags.name!r}{near}; known: {', '.join(templates)}")
     print(templates[flags.name].read_text("utf-8"), end="")
 
 

@@ -22,7 +22,7 @@ from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
 from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
 from .provider_judges import provider_judge, refuse_shut_down, with_provider_facts
-from .providers import nearest, providers
+from .providers import providers
 from .settings import EDITIONS, ServeSpec, checked
 
 GAMES = "head_to_head_"
@@ -91,10 +91,10 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
     known = [*own_judges, *shipped]
-    if colon and (near := nearest(prefix, prefixes())):
-        raise ConfigError(f"no judge named {name!r}: {prefix!r} is neither a provider nor a form.{near}")
+    if colon and (near := did_you_mean(prefix, prefixes())):
+        raise ConfigError(f"no judge named {name!r}: {prefix!r} is neither a provider nor a form{near}")
     raise ConfigError(
-        f"no judge named {name!r}.{nearest(name, known)} Known: {', '.join(known)}; or a FILE.yaml, or one of "
+        f"no judge named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; or a FILE.yaml, or one of "
         f"{', '.join(f'{form}:…' for form in prefixes())}"
     )
 
@@ -133,8 +133,8 @@ def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
         known = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
-        if "/" not in text and not Path(text).exists() and (near := nearest(text, known)):
-            raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset.{near}")
+        if "/" not in text and not Path(text).exists() and (near := did_you_mean(text, known)):
+            raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset{near}")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
         )

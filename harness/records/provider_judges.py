@@ -123,4 +123,4 @@ def unlisted_model_warning(spec: JudgeSpec) -> str | None:
     """Return a sentence about a model that its provider's price list lacks, if one of a similar name is in it."""
     provider = provider_at(spec.url)
     near = nearest_model(provider, spec.model) if provider is not None and spec.model is not None else ""
-    return f"judge {spec.name}: genai-prices lists no {spec.model!r} of {provider}.{near}" if near else None
+    return f"judge {spec.name}: genai-prices lists no {spec.model!r} of {provider}{near}" if near else None

@@ -11,9 +11,8 @@ The facts are in providers.yaml. Prices are those of the package genai-prices, a
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import date
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from pydantic import JsonValue
 
 from .asking import Record, TokenLimit
 from .documents import read_yaml
+from .errors import did_you_mean
 
 DATA = Path(__file__).with_name("providers.yaml")
 
@@ -96,18 +96,12 @@ def list_price(provider: str, model: str) -> tuple[float, float] | None:
     return float(cost.input_price * 1000), float(cost.output_price * 1000)
 
 
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return ` Did you mean ...?` for the nearest known name, or an empty text."""
-    matches = get_close_matches(name, known, n=1, cutoff=0.7)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
-
-
 def nearest_model(provider: str, model: str) -> str:
-    """Return, as `nearest` does, the nearest model of a provider in genai-prices; empty if it has this one."""
+    """Return `did_you_mean` of a provider's models in genai-prices; empty if it has this one."""
     from genai_prices.data_snapshot import get_snapshot  # deferred: 1.6 MB of tables
 
     if list_price(provider, model) is not None or providers()[provider].prices is None:
         return ""
     tables = get_snapshot().providers
     models = [entry.id for table in tables if table.id == providers()[provider].prices for entry in table.models]
-    return nearest(model, models)
+    return did_you_mean(model, models)

@@ -131,7 +131,7 @@ def test_every_template_is_a_valid_file_once_filled_in(name: str, tmp_path: Path
 
 def test_a_template_is_printed_by_name(harness: Callable[..., Done]) -> None:
     assert "key_header: api-key" in harness("judge", "template", "azure").out
-    assert "no judge template named 'x'. Known: azure, endpoint" in harness("judge", "template", "x").err
+    assert "no judge template named 'x'; known: azure, endpoint" in harness("judge", "template", "x").err
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_help_is_grouped_and_everywhere(harness: Callable[..., Done]) -> None:
     [
         (("leaderbord",), "did you mean 'leaderboard'"),
         (("run", "--model", "m", "--suite", "mtbench"), "did you mean 'mt_bench'"),
-        (("run", "--model", "m", "--suite", "mt_bench", "--judge", "gpt4.1"), "Did you mean 'gpt-4.1'"),
+        (("run", "--model", "m", "--suite", "mt_bench", "--judge", "gpt4.1"), "did you mean 'gpt-4.1'"),
         (("run", "--model", "org/name", "--suite", "mt_bench"), "--model hf:org/name"),
     ],
 )

@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -27,9 +29,7 @@ from tests.fakes.openai_server import FakeOpenAI, Request, serving
 from tests.unit.test_arena_hard_v2 import JUDGE_UTILS
 
 MIRROR = os.environ.get("HARNESS_MIRROR", "")
-PINNED = Path(MIRROR) / pinned_files()["arena_hard_v2/judge_prompts"].path
-# both files are pinned by their hashes now, so stand-ins of the same form would be refused
-pytestmark = pytest.mark.skipif(not MIRROR or not PINNED.exists(), reason=f"no file {PINNED}")
+pytestmark = pytest.mark.skipif(not MIRROR, reason="HARNESS_MIRROR is not set: no upstream files at hand")
 LABELS = ("A>>B", "A>B", "A=B", "B>A", "B>>A", "none")
 
 
@@ -61,7 +61,19 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def pins() -> Iterator[None]:
+    """The stand-ins' own hashes in place of those of the two files that they stand for."""
+    changed = dict(pinned_files())
+    for name, text in (("judge_prompts", JUDGE_UTILS), ("baseline/creative_writing", creative_answers())):
+        file = changed[f"arena_hard_v2/{name}"]
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        changed[file.name] = replace(file, sha256=sha256, size=len(text.encode()))
+    with mock.patch("harness.store.official.pinned_files", return_value=changed):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, pins: None) -> Run:
     folder = tmp_path_factory.mktemp("v2")
     stand_ins = {"judge_prompts": JUDGE_UTILS, "baseline/creative_writing": creative_answers()}
     for name, text in stand_ins.items():

@@ -125,12 +125,12 @@ def test_a_shut_down_judge_is_refused_at_its_provider_only() -> None:
     [("gpt-5.44", "gpt-5.4"), ("opnai:gpt-5.4", "openai"), ("local:qwen-32b", "qwen3-32b"), ("refrence", "reference")],
 )
 def test_a_misspelt_name_suggests_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(ConfigError, match=f"Did you mean '{near}'"):
+    with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
         find_judge(name, {})
 
 
 def test_a_model_that_no_price_list_has_is_a_warning_with_the_nearest() -> None:
-    assert "Did you mean 'gpt-5.4'" in (unlisted_model_warning(find_judge("openai:gpt-5.44", {})) or "")
+    assert "did you mean 'gpt-5.4'" in (unlisted_model_warning(find_judge("openai:gpt-5.44", {})) or "")
     assert unlisted_model_warning(find_judge("openai:gpt-5.4", {})) is None
 
 

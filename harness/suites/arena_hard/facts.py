@@ -122,6 +122,7 @@ V2 = Facts(
             sha256="70f614e1345f787a1da98c239d27f6df3c1d26b411cf894949f934a3039d6f0b",
             size=5_717_133,
             licence="Apache-2.0",
+            optional=True,
         ),
         OfficialFile(
             name="arena_hard_v2/judge_prompts",
@@ -130,6 +131,7 @@ V2 = Facts(
             sha256="cbb093f4fc27408d8447e946392f26f98538b1e3950f574aca91a0f7595167b4",
             size=3_957,
             licence="Apache-2.0",
+            optional=True,
         ),
     ),
 )
