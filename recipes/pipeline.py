@@ -111,9 +111,9 @@ def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence
         if variant.after not in pairs:
             target = target_step(recipe, seed, prompts, start, variant.after)
             rewards = target_reward_step(recipe, seed, prompts, target, variant.after)
-            made = pairs_steps(recipe, seed, prompts, [*answered, target, rewards], variant.after)
-            steps += [target, rewards, *made.values()]
-            pairs[variant.after] = made
+            round_pairs = pairs_steps(recipe, seed, prompts, [*answered, target, rewards], variant.after)
+            steps += [target, rewards, *round_pairs.values()]
+            pairs[variant.after] = round_pairs
         own_pairs = pairs[variant.after][variant.sources or len(recipe.spec.sources)]
         logps = logps_steps(recipe, seed, name, own_pairs)
         known = {step.name: step for step in steps}

@@ -543,7 +543,7 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
             raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
     models = [source.name for source in spec.sources if source.model is not None]
     if spec.evaluate.moa.aggregator not in ("target", *models):
-        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} is no model to ask")
+        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} cannot be asked")
     known = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):

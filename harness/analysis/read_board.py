@@ -51,7 +51,7 @@ class Board:
 def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     """Return the leaderboard of the cards in a results folder.
 
-    Raise ConfigError if there is no card, or none of these suites, models or baseline.
+    Raise ConfigError if there is no card, or no card of the suites, models or baseline asked for.
     """
     paths = find_cards(results)
     if not paths:

@@ -230,7 +230,7 @@ class MoaBackend(TurnEnsemble):
             raise ConfigError(f"{model.name}: a name is in `members` and in `others`; rename one")
         if self.team.aggregator not in by_name:
             raise ConfigError(
-                f"{model.name}: aggregator = {self.team.aggregator!r} is none of its models: {', '.join(by_name)}"
+                f"{model.name}: aggregator = {self.team.aggregator!r} is not one of its models: {', '.join(by_name)}"
             )
         self.aggregator = by_name[self.team.aggregator]
         path = self.team.template

@@ -25,7 +25,7 @@ SHORTEST = 14
 WHOLE = 40
 """Characters that a name gets before a column that is not essential may take the space."""
 UNLIMITED = 100_000
-"""Width of an output that is no terminal: as wide as it needs."""
+"""Width of an output that is not a terminal: as wide as it needs."""
 
 
 def middle_elided(text: str, width: int) -> str:

@@ -28,7 +28,7 @@ INLINE_URL = re.compile(r"@(?=https?://)")
 def provider_judge(provider: str, text: str) -> JudgeSpec:
     """Return the judge of `MODEL`, or of `MODEL@URL`: another server with the provider's quirks, but not its key.
 
-    Raise ConfigError if there is no model, or for Azure no resource.
+    Raise ConfigError if the model is missing, or the resource for Azure.
     """
     entry = providers()[provider]
     model, *elsewhere = INLINE_URL.split(text, maxsplit=1)

@@ -70,7 +70,7 @@ def providers() -> Mapping[str, Provider]:
 
 
 def provider_at(url: str | None) -> str | None:
-    """Return the provider whose host a URL names; None if it is no provider's."""
+    """Return the provider whose host a URL names; None for any other host."""
     return next((name for name, entry in providers().items() if url and entry.is_host(url)), None)
 
 

@@ -38,7 +38,7 @@ def is_gguf(path: Path) -> bool:
 def gguf_files(path: Path) -> tuple[Path, ...]:
     """Return the GGUF files in a folder, or a file with the shards that belong to it; none if there is nothing."""
     if path.is_dir():
-        # a projector of images is no model of its own
+        # an image projector belongs to a model; it is not one itself
         return tuple(sorted(file for file in path.glob(f"*{SUFFIX}") if not file.name.startswith("mmproj")))
     if not path.is_file():
         return ()

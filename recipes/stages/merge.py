@@ -115,7 +115,7 @@ def check_mergeable(merge: str, folders: dict[str, Path]) -> None:
                 f"merge {merge!r}: {model!r} is an adapter; merge it into its base first, or leave it out"
             )
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"merge {merge!r}: {model!r} is no model folder: {str(folder)!r}")
+            raise CheckpointError(f"merge {merge!r}: {model!r} is not a model folder: {str(folder)!r}")
         shapes, words = _shapes(folder), _vocabulary(folder)
         if first is None:
             first = model, shapes, words

@@ -276,7 +276,7 @@ def settings(
     without = {
         key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")
     }
-    _try(parsed.model_copy(update={"trainer": without}), method, places)
+    _check_values(parsed.model_copy(update={"trainer": without}), method, places)
     return parsed
 
 
@@ -371,7 +371,7 @@ def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) 
     return parsed
 
 
-def _try(keys: TrainingSettings, method: Method, places: _Places) -> None:
+def _check_values(keys: TrainingSettings, method: Method, places: _Places) -> None:
     # The configuration classes check combinations of values in __post_init__; constructing them writes nothing.
     for key, value in {**keys.rendering, **keys.trainer}.items():
         if not isinstance(value, int | float):
@@ -382,7 +382,7 @@ def _try(keys: TrainingSettings, method: Method, places: _Places) -> None:
             raise ConfigError(f"{places.of(key)}: {key} = {value!r} must be above 0")
     _check_trackers(keys.trainer.get("report_to"), places.of("report_to"))
     for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
-        _made(make, places)
+        _construct(make, places)
 
 
 def _check_trackers(report_to: JsonValue, where: str) -> None:
@@ -397,7 +397,7 @@ def _check_trackers(report_to: JsonValue, where: str) -> None:
             )
 
 
-def _made(make: Callable[[], object], places: _Places) -> None:
+def _construct(make: Callable[[], object], places: _Places) -> None:
     try:
         make()
     except ConfigError as error:

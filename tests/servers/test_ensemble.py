@@ -246,7 +246,7 @@ def test_route_asks_the_member_to_which_the_prompt_is_likeliest(tmp_path: Path) 
         (
             "moa",
             {"members": {"a": {"model": "echo", "backend": "scripted"}}},
-            "aggregator = None is none of its models: a",
+            "aggregator = None is not one of its models: a",
         ),
         ("moa", {"members": {}}, "members"),
         ("moa", {"members": {"a": {"model": "echo", "backnd": "x"}}}, "unknown key 'members.a.backnd'"),

@@ -150,5 +150,5 @@ def test_a_team_has_the_recipes_sources_and_a_key_only_for_endpoints(tmp_path: P
 def test_names_that_cannot_be_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate names 'c', .*; models: dpo, sft, target, a, b, best_source, moa"):
         recipe_with(tmp_path, "[c]")
-    with pytest.raises(ConfigError, match="aggregator = 'c' is no model to ask"):
+    with pytest.raises(ConfigError, match="aggregator = 'c' cannot be asked"):
         recipe_with(tmp_path, "[moa], moa: {aggregator: c}")
