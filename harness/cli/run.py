@@ -17,7 +17,7 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.results import what_is_missing
-from ..records.settings import FileSpec
+from ..records.settings import FileSpec, RunSpec
 from ..running.estimate import Estimate, estimate
 from ..running.plan import Plan, plan
 from ..running.resolve import judge_warnings, models_in, overlaid, resolve
@@ -380,8 +380,8 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool
     console.print(headline_table(cards))
     if verbose:
         console.print(card_table(cards))
-        if (judging := judging_table(cards)) is not None:
-            console.print(judging)
+    if (verbose or asks_about_judging(run_plan.spec)) and (judging := judging_table(cards)) is not None:
+        console.print(judging)
     if is_last and len((standing := summary(neighbours(run_plan.spec.results, cards))).models) > 1:
         console.print(summary_table(standing.top(MOST_SHOWN)))
     suites_of_note: dict[str, list[str]] = {}
@@ -398,6 +398,12 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool
         print("all metrics: the same command with --verbose")
     if is_last:
         print(f"next: harness leaderboard --results {run_plan.spec.results}")
+
+
+def asks_about_judging(spec: RunSpec) -> bool:
+    """Return whether the run was told to measure its judging: by a jury, repeats, anchors or an audit."""
+    several = any(len(judges) > 1 for judges in spec.judges.values())
+    return several or spec.repeats > 1 or bool(spec.anchors) or bool(spec.audit)
 
 
 def show_summary(cards: Sequence[ScoreCard], results: Path) -> None:

@@ -54,9 +54,11 @@ class HubCard:
     @contextmanager
     def _api(self) -> Iterator:  # type: ignore[type-arg]  # of HfApi, which is imported only here
         try:
-            from huggingface_hub import HfApi, errors
+            from huggingface_hub import HfApi, constants, errors
         except ImportError:
             raise ConfigError("--push-to-hub needs huggingface_hub: pip install huggingface_hub") from None
+        if constants.HF_HUB_OFFLINE:
+            raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")
         if api_key(TOKEN) is None:
             raise ConfigError(f"--push-to-hub needs a token with write access in the environment variable {TOKEN}")
         try:

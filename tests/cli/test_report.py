@@ -227,7 +227,10 @@ def test_a_card_that_cannot_be_edited_safely_is_refused(card: str) -> None:
         edited_card(card, "name", [RESULT])  # type: ignore[list-item]
 
 
-def test_push_shows_the_diff_and_needs_a_yes(three: Path, harness: Callable[..., Done]) -> None:
+def test_push_shows_the_diff_and_needs_a_yes(
+    three: Path, harness: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # `make test` sets it
     hub = FakeHub()
     hub.files["org/fused"] = {"README.md": CARD.encode()}
     words = ("report", "fused-2", "--push-to-hub", "org/fused")
@@ -238,6 +241,8 @@ def test_push_shows_the_diff_and_needs_a_yes(three: Path, harness: Callable[...,
         pushed = harness(*words, "--yes", **where)
         again = harness(*words, "--yes", **where)
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "the Hub is switched off by HF_HUB_OFFLINE" in harness(*words, "--yes", **where).err
     assert refused.code == 2
     assert "nothing was pushed" in refused.err
     assert unchanged == CARD.encode()

@@ -342,9 +342,9 @@ def test_a_folder_without_a_suites_records_is_named(tmp_path: Path) -> None:
     (tmp_path / "mt_bench/human/human.jsonl").write_text(json.dumps({"judge": "expert_1", "winner": "tie"}))
 
     with pytest.raises(UsageError, match="no recorded judgments in"):
-        calibrate(judge="recorded", suite="arena_hard", data=tmp_path)
+        calibrate(judge=["recorded"], suite="arena_hard", data=tmp_path)
     with pytest.raises(UsageError, match=r"mt_bench: a row of the recorded judgments in .* has no key 'model_a'"):
-        calibrate(judge="recorded", suite="mt_bench", data=tmp_path)
+        calibrate(judge=["recorded"], suite="mt_bench", data=tmp_path)
 
 
 def test_a_row_of_another_form_is_named(run_rule: RunRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_an_audited_card_is_on_the_expensive_judges_scale_and_nothing_is_asked_t
     assert {name: part["calls"] for name, part in audit["spending"].items()} == world.asked()
     assert audit["spending"]["dear"]["paid"] > audit["spending"]["cheap"]["paid"] > 0
     assert card["by_category"] == {}
-    assert "mt_bench, not audited" in world.run("old", *AUDIT, "--verbose").out
+    assert "mt_bench, not audited" in done.out
     assert "audited: scores are on the scale of dear, which judged 50 of 80 questions" in done.out
 
     assert world.run("old", *AUDIT).code == 0
@@ -219,7 +219,7 @@ def test_a_cyclic_jury_asks_each_question_of_one_judge(world: World) -> None:
     assert card["scores"]["mt_bench"]["n"] == TURNS * QUESTIONS
     members = card["judging"]["members"]
     assert card["scores"]["mt_bench"]["value"] == pytest.approx(sum(score["value"] for score in members.values()) / 2)
-    assert "one in turn 160, none 0" in world.run("old", *words, "--verbose").out
+    assert "one in turn 160, none 0" in done.out
     assert world.run("new", *words).code == 0
     gate = world.harness("gate", "--baseline", "old", "--candidate", "new", "--json")
     assert json.loads(gate.out)["checks"][0]["difference"]["n"] == QUESTIONS
