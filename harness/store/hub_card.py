@@ -57,10 +57,10 @@ class HubCard:
             from huggingface_hub import HfApi, constants, errors
         except ImportError:
             raise ConfigError("--push-to-hub needs huggingface_hub: pip install huggingface_hub") from None
-        if constants.HF_HUB_OFFLINE:
-            raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")
         if api_key(TOKEN) is None:
             raise ConfigError(f"--push-to-hub needs a token with write access in the environment variable {TOKEN}")
+        if constants.is_offline_mode():
+            raise ConfigError("--push-to-hub: the Hub is switched off by HF_HUB_OFFLINE; unset it")
         try:
             yield HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ[TOKEN])
         except errors.RepositoryNotFoundError:
