@@ -106,7 +106,7 @@ bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training
 
 gpu-check:
-	PYTHONPATH=.:.gpu-packages $(PYTHON) -m benchmarks.training.gpu_check
+	PYTHONPATH=.:.gpu-packages $(PYTHON) -m benchmarks.training.gpu_check $(if $(SIZE),--size $(SIZE))
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale

@@ -228,7 +228,11 @@ def main(argv: list[str] | None = None) -> int:
     if flags.section:
         child(flags.section, flags.device)
         return 0
-    import torch
+    try:
+        import torch
+    except ImportError:
+        print("this Python has no torch; name one that has: make gpu-check PYTHON=/path/to/python", file=sys.stderr)
+        return 2
 
     device = "cpu" if flags.size == "tiny" else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
