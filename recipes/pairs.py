@@ -114,7 +114,8 @@ def best_source_answers(
     wanted = frozenset(row.prompt.id for row in rows)
     best = best_by_prompt(answers, rewards, wanted, drop_truncated=drop_truncated)
     if not best:
-        raise IncompleteError(f"none of the {len(rows)} prompts in the part {part!r} has a rewarded source answer")
+        why = "; answers cut by sampling.max_tokens are left out (pairs.drop_truncated)" if drop_truncated else ""
+        raise IncompleteError(f"none of the {len(rows)} prompts in the part {part!r} has a rewarded source answer{why}")
     for row in rows:
         if row.prompt.id in best:
             yield row.prompt, best[row.prompt.id]
