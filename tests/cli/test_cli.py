@@ -62,7 +62,7 @@ def test_every_command_has_help_with_an_example(harness: Callable[..., Done], co
         (("run", "--model", "endpoint:m", *POCKET), "is not endpoint:NAME@"),
         (("run", "--model", "x", "--suite", "mtbench"), "no suite named 'mtbench'; installed: alpaca_eval"),
         (("run", "--model", "x", *POCKET, "--backend", "vlm"), "no backend named 'vlm'; installed: best_of, endpoint"),
-        (("run", "--model", "x", *POCKET, "--judge", "gpt9"), "no judge named 'gpt9'. Known: "),
+        (("run", "--model", "x", *POCKET, "--judge", "gpt9"), "no judge named 'gpt9'; known: "),
         (("run", "--model", "x", *POCKET, "--limit", "0"), "limit = 0"),
         (("run", "--model", "x", *POCKET, "--temperature", "-1"), "temperature = -1"),
         (("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", "--suite", "all", "--edition", "gold"), "pocket"),

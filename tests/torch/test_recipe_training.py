@@ -163,7 +163,7 @@ def test_a_tokenizer_without_a_template_is_refused_until_the_recipe_gives_one(tm
     tokenizer.chat_template = None
     tokenizer.save_pretrained(parent)
 
-    with pytest.raises(ConfigError, match="has no chat template; .*`chat_template: "):
+    with pytest.raises(ConfigError, match=r"has no chat template; .*`chat_template: "):
         run_step(sft_of(made(tmp_path / "a", parent)))
     step = sft_of(made(tmp_path / "b", parent, chat_template=str(template)))
     run_step(step)

@@ -252,7 +252,7 @@ def test_a_judge_for_a_suite_that_is_not_run_is_refused() -> None:
 
 
 def test_an_unknown_judge_lists_those_that_exist() -> None:
-    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'\..* Known: mine, .*gpt-4\.1.*reference"):
+    with pytest.raises(ConfigError, match=r"no judge named 'gpt-9'.*; known: mine, .*gpt-4\.1.*reference"):
         find_judge("gpt-9", {"mine": {"kind": "llm"}})
 
 
