@@ -80,10 +80,18 @@ def _made_of(recipe: Recipe, model: str, seed: int) -> list[tuple[str, int]]:
         return []
     merge = recipe.spec.merges.get(model)
     if merge is None:
-        return list(dict.fromkeys([("sft", seed), (model, seed)]))
+        return [(name, seed) for name in _trained(recipe, model)]
     parts = recipe.spec.seeds if merge.seeds == "all" else (seed,)
-    trained = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
-    return list(dict.fromkeys((name, part) for part in parts for model in trained for name in ("sft", model)))
+    models = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
+    return list(dict.fromkeys((name, part) for part in parts for model in models for name in _trained(recipe, model)))
+
+
+def _trained(recipe: Recipe, model: str) -> list[str]:
+    """Return the trainings that lead to `sft` or a variant, itself the last."""
+    variant = recipe.spec.variants.get(model)
+    if variant is None or variant.method == "fusesft" or (variant.after is None and recipe.spec.starts_at_target):
+        return [model]
+    return [*_trained(recipe, variant.after or "sft"), model]
 
 
 class _Sizes:

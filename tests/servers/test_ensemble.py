@@ -223,7 +223,9 @@ def test_best_of_refuses_a_reward_that_needs_a_column_of_a_recipe(tmp_path: Path
     members = {"a": {"model": "echo", "backend": "scripted"}}
     path = team(tmp_path, members, reward={"kind": "function", "model": f"{tmp_path / 'gold.py'}:right"})
 
-    with pytest.raises(ConfigError, match=r"gold.py:right needs the column 'gold', .* let the function take `reference`"):
+    with pytest.raises(
+        ConfigError, match=r"gold.py:right needs the column 'gold', .* let the function take `reference`"
+    ):
         BestOfBackend(ModelRef.parse(f"best_of:{path}"), options(tmp_path))
 
 
