@@ -118,7 +118,7 @@ def _follow(machines: Machines) -> None:
 
 def _list_recipes(*, as_json: bool) -> None:
     recipes = [
-        {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
+        {"name": name, "about": about(path), "file": str(path), "variants": _rows(read_recipe(path))}
         for name, path in shipped_recipes().items()
     ]
     if as_json:
@@ -126,6 +126,10 @@ def _list_recipes(*, as_json: bool) -> None:
         return
     for entry in recipes:
         typer.echo(f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}\n  {entry['file']}")
+
+
+def _rows(spec: RecipeSpec) -> list[str]:
+    return [*spec.variants, *spec.merges]
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
