@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, one_line
-from harness.records.judge_choice import choose_judges, find_judge, suite_names
+from harness.records.judge_choice import choose_judges, find_judge
 from harness.records.keys import api_key
 from harness.store.provenance import install_command
 
@@ -28,6 +28,7 @@ from .estimate import tokenizer_file
 from .layout import DONE, Recipe
 from .prompts import part_sizes
 from .spec import RecipeSpec, SuitesSpec, launch_path
+from .suites import named_suites
 from .training.settings import TrainingSettings, renamed
 
 OUTPUT_TERMS = {
@@ -130,7 +131,7 @@ def _check_pairs(spec: RecipeSpec, to_do: frozenset[str]) -> None:
 
 def _check_judges(spec: SuitesSpec, check: Preflight) -> None:
     try:
-        judges = choose_judges(suite_names(spec.suite or "all"), spec.judge, edition=spec.edition, own_judges={})
+        judges = choose_judges(named_suites(spec), spec.judge, edition=spec.edition, own_judges={})
     except ConfigError as error:
         if spec.judge is not None:
             raise
