@@ -421,7 +421,11 @@ def _with_shipped_templates(spec: RecipeSpec) -> RecipeSpec:
     sources = []
     for source in spec.sources:
         template = source.serve.chat_template
-        serve = source.serve if template is None else source.serve.model_copy(update={"chat_template": shipped_file(template)})
+        serve = (
+            source.serve
+            if template is None
+            else source.serve.model_copy(update={"chat_template": shipped_file(template)})
+        )
         sources.append(source.model_copy(update={"serve": serve}))
     return spec.model_copy(update={"sources": tuple(sources)})
 

@@ -18,8 +18,8 @@ from .spec import SuitesSpec, shipped_file
 
 def named_suites(spec: SuitesSpec) -> tuple[str, ...]:
     """Return the suites by name. `NAME:FILE` may be a file that ships with the recipes."""
-    names = [name.partition(":") for name in (spec.suite or "all").split(",")]
-    return suite_names(",".join(f"{name}{colon}{shipped_file(file)}" if file else name for name, colon, file in names))
+    names = (name.partition(":") for name in suite_names(spec.suite or "all"))
+    return tuple(f"{name}:{shipped_file(argument)}" if argument else name for name, _, argument in names)
 
 
 def check_suites(spec: SuitesSpec) -> None:

@@ -163,7 +163,7 @@ PARTNERS = {
     "edges": ("length", "words"),
     "case": ("length",),
 }
-"""Family -> families that it can be combined with: a phrase in capitals is another phrase, and a heading comes first."""
+"""Family -> families that it combines with. In capitals a phrase is another one; nothing precedes a heading."""
 NOT_IN_JSON = {"words_at_most", "words_at_least", "no_commas"}
 
 
