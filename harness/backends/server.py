@@ -32,11 +32,17 @@ from ..store.files import open_unlinked
 from . import warden
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-PREFIX = re.compile(r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
-"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `."""
-ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error):? ?")
+PREFIX = re.compile(
+    r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
+    r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] ?)?"
+)
+"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `, and SGLang's `[2026-11-23 18:14:10 TP0] `."""
+ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error|[\w.-]+: error):? ?")
+"""Also argparse's `launch_server.py: error: unrecognized arguments`."""
 WRAPPER = re.compile(
-    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
+    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError"
+    r"|Initialization failed\. Please see",
+    re.I,
 )
 """Errors that only report another error."""
 FRAME = re.compile(r'^\s*File "')
@@ -88,15 +94,16 @@ LOG_TAIL = 65_536
 STAGES = (
     (r"Downloading|Fetching \d+ files", "downloading"),
     (
-        r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights|load_model: loading",
+        r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights|Load weight begin"
+        r"|load_model: loading",
         "loading weights",
     ),
     (r"torch\.compile|Compiling a graph|Dynamo bytecode", "compiling"),
     (r"KV cache", "making the KV cache"),
-    (r"Capturing (?:CUDA|cudagraph)|Graph capturing|[Ww]arming up", "warming up"),
+    (r"Capturing (?:CUDA|cudagraph)|Capture cuda graph|Graph capturing|[Ww]arming up", "warming up"),
     (r"Started server process|Waiting for application startup", "opening its port"),
 )
-"""Pattern in a server's log -> what it is doing then (vLLM 0.32, transformers serve 5.19, llama.cpp)."""
+"""Pattern in a server's log -> what it is doing then (vLLM 0.32, SGLang 0.5, transformers serve 5.19, llama.cpp)."""
 
 
 def stage_of(text: str) -> str:

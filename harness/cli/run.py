@@ -155,7 +155,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
     ] = None
-    backend: Annotated[str | None, typer.Option(help="vllm, transformers, llamacpp, endpoint, ray, ...")] = None
+    backend: Annotated[str | None, typer.Option(help="vllm, sglang, transformers, llamacpp, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
     strict_reference: Annotated[
