@@ -248,6 +248,15 @@ class ServedBackend(ChatBackend, ABC):
         self.options = replace(self.options, log_dir=folder)
         self.server.log_file = folder / f"{self.name}.log"
 
+    def place(self, devices: str) -> None:
+        """Serve on these GPUs, as in CUDA_VISIBLE_DEVICES. Only before the server starts."""
+        self.options = replace(self.options, devices=devices)
+
+    def parts(self) -> dict[str, JsonValue]:
+        """Return the digests of an adapter and of its base, for the card; nothing for a model of one folder."""
+        checkpoint = self.checkpoint
+        return {"adapter": checkpoint.adapter_digest, "base": checkpoint.base_digest} if checkpoint.is_adapter else {}
+
     # what a subclass defines
 
     def inspect(self, model: ModelRef, options: ServeOptions) -> Checkpoint:
@@ -284,9 +293,9 @@ class ServedBackend(ChatBackend, ABC):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.server.stop)
+            stack.push_async_callback(self.server.leave)
             try:
-                await self.server.start()
+                await self.server.enter()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout
@@ -384,16 +393,20 @@ class ServedBackend(ChatBackend, ABC):
             env["CUDA_VISIBLE_DEVICES"] = self.options.devices
         return env
 
+    async def listed_models(self) -> dict[str, dict[str, Any]]:
+        """Return name -> entry of /v1/models."""
+        limit = aiohttp.ClientTimeout(total=60)
+        url = self.server.root_url + "/v1/models"
+        async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
+            listing = await reply.json()
+        return {entry["id"]: entry for entry in listing.get("data", [])}
+
     async def listed_length(self) -> int | None:
         """Return the context length that /v1/models states, else the checkpoint's. Raise ServerError for another model.
 
         vLLM and SGLang state it.
         """
-        limit = aiohttp.ClientTimeout(total=60)
-        url = self.server.root_url + "/v1/models"
-        async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
-            listing = await reply.json()
-        models = {entry["id"]: entry for entry in listing.get("data", [])}
+        models = await self.listed_models()
         if self.served_name not in models:
             raise ServerError(f"port {self.server.port} answers for {sorted(models)}, not for {self.served_name!r}")
         lengths = [entry["max_model_len"] for entry in models.values() if entry.get("max_model_len")]

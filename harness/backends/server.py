@@ -153,6 +153,10 @@ class ModelServer:
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self.kept = False
+        """Whether it goes on serving when a backend leaves it, for the next model; only `stop` ends it then."""
+        self.start_seconds = 0.0
+        """How long its last start took, until it answered."""
         self._sessions: set[int] = set()
         """Sessions of the processes below the warden, once the server answered."""
 
@@ -164,6 +168,22 @@ class ModelServer:
     def pid(self) -> int | None:
         """Return the warden's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    async def enter(self) -> None:
+        """Start it, unless it was kept and serves. Raise as `start` does."""
+        if self.kept and await self.healthy():
+            return
+        await self.stop()
+        await self.start()
+
+    async def leave(self) -> None:
+        """Stop it, unless it is kept."""
+        if not self.kept:
+            await self.stop()
+
+    def launched_by(self, launch: Callable[[int], ServerCommand]) -> None:
+        """From its next start on, run the command of another `launch`."""
+        self._launch = launch
 
     async def start(self) -> None:
         """Wait until /health answers. Raise ServerDiedError or ServerError, with nothing left running."""
@@ -179,7 +199,8 @@ class ModelServer:
         for pid in warden.descendants(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
-        log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
+        self.start_seconds = time.monotonic() - begin
+        log.info("%s serves after %.0f s", self.name, self.start_seconds)
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
+import aiohttp
 from pydantic import JsonValue
 
-from ..records import Answer, ModelRef, Prompt, Sampling
+from ..records import Answer, ModelRef, Prompt, Sampling, digest
 from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
+from .adapters import Adapter, AdapterSet
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .loadable import check_loadable
 from .memory import GIB, available_memory, kv_cache_space
@@ -79,6 +81,7 @@ class VllmBackend(ServedBackend):
             )
         refuse_ours(options.engine_args, OURS)
         self.parser: str | None = None
+        self.adapters: AdapterSet | None = None
         super().__init__(model, options)
         self.cpu = is_cpu_build()
         self.parser = self._reasoning_parser()
@@ -122,15 +125,52 @@ class VllmBackend(ServedBackend):
         checkpoint = self.checkpoint
         if checkpoint.base is None:
             return [f"--model={checkpoint.path}", f"--served-model-name={self.label}"]
-        rank = next((r for r in UNDERSTOOD_RANKS if r >= (checkpoint.lora_rank or 0)), checkpoint.lora_rank)
-        return [
-            f"--model={checkpoint.base}",
-            f"--served-model-name={self.label} (base)",
-            "--enable-lora",
-            "--max-loras=1",
-            f"--max-lora-rank={rank}",
-            "--lora-modules=" + json.dumps({"name": self.label, "path": str(checkpoint.path)}),
+        argv = [f"--model={checkpoint.base}", f"--served-model-name={self.label} (base)", "--enable-lora"]
+        # one adapter is asked at a time, so one slot is enough for any number of them
+        argv += ["--max-loras=1", f"--max-lora-rank={self._rank()}"]
+        folders = {self.label: checkpoint.path} if self.adapters is None else self.adapters.folders
+        first, *more = [json.dumps({"name": name, "path": str(folder)}) for name, folder in folders.items()]
+        return [*argv, f"--lora-modules={first}", *more]
+
+    def _rank(self) -> int:
+        """Return the smallest rank that vLLM understands and that is not below that of any adapter."""
+        rank = (self.checkpoint.lora_rank or 0) if self.adapters is None else self.adapters.rank
+        return next((understood for understood in UNDERSTOOD_RANKS if understood >= rank), rank)
+
+    # one server for several adapters
+
+    def adapter(self) -> Adapter | None:
+        checkpoint, options = self.checkpoint, self.options
+        if checkpoint.base is None:
+            return None
+        launched_with = [
+            *(str(checkpoint.base), checkpoint.base_digest, checkpoint.template_digest, checkpoint.template_source),
+            *(self.engine(), options.devices, options.trust_remote_code, options.allow_pickle),
         ]
+        name = f"{self.label}@{(checkpoint.adapter_digest or '')[:12]}"
+        return Adapter(name, checkpoint.path, checkpoint.lora_rank or 0, digest(launched_with))
+
+    def share(self, adapters: AdapterSet) -> None:
+        self.adapters = adapters
+        self.server = adapters.server
+        self.server.launched_by(self.launch)  # if it dies, it comes back with this adapter too
+
+    @property
+    def served_name(self) -> str:
+        adapter = None if self.adapters is None else self.adapter()
+        return self.label if adapter is None else adapter.name
+
+    async def _load_adapter(self) -> None:
+        """Load the adapter into a server that started without it. Raise CheckpointError if vLLM rejects it."""
+        if self.adapters is None or self.served_name in await self.listed_models():
+            return
+        body = {"lora_name": self.served_name, "lora_path": str(self.checkpoint.path)}
+        url, limit = self.server.root_url + "/v1/load_lora_adapter", aiohttp.ClientTimeout(total=self.options.timeout)
+        async with aiohttp.ClientSession(timeout=limit) as session, session.post(url, json=body) as reply:
+            if reply.status != 200:
+                problem = (await reply.text())[:600]
+                raise CheckpointError(f"vLLM does not load the adapter {str(self.checkpoint.path)!r}: {problem}")
+        log.info("%s: loaded into the running server", self.label)
 
     def _engine_args(self) -> list[str]:
         options = self.options
@@ -156,6 +196,8 @@ class VllmBackend(ServedBackend):
 
     def _env(self) -> dict[str, str | None]:
         env = self.environment() | {"VLLM_NO_USAGE_STATS": "1"}
+        if self.adapters is not None and self.adapters.grows:
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         env["VLLM_API_KEY"] = None  # a key meant for another server would lock us out of this one
         # the variable takes precedence over vLLM's own arguments, so a size given there must not be overruled
         if self.cpu and not has_argument(self.options.engine_args, CACHE_SIZES):
@@ -183,6 +225,7 @@ class VllmBackend(ServedBackend):
 
     async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
+        await self._load_adapter()
         limit = await self.listed_length()
         question = [Message("user", "x")]
         ids, texts = await dialogue.tokens(question)
