@@ -238,6 +238,7 @@ class ServedBackend(ChatBackend, ABC):
             start_timeout=options.start_timeout,
         )
         self.restarts = 0
+        self._started: float | None = None
         self._reviving = asyncio.Lock()
         self._door = Door()
         self._epoch = 0
@@ -247,6 +248,9 @@ class ServedBackend(ChatBackend, ABC):
         """Write the log, and whatever the server needs as a file, to `folder`. Only before the server starts."""
         self.options = replace(self.options, log_dir=folder)
         self.server.log_file = folder / f"{self.name}.log"
+
+    def started(self) -> float | None:
+        return self._started
 
     def place(self, devices: str) -> None:
         """Serve on these GPUs, as in CUDA_VISIBLE_DEVICES. Only before the server starts."""
@@ -295,7 +299,7 @@ class ServedBackend(ChatBackend, ABC):
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.server.leave)
             try:
-                await self.server.enter()
+                self._started = await self.server.enter()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout

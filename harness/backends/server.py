@@ -155,8 +155,6 @@ class ModelServer:
         self._log_start = 0
         self.kept = False
         """Whether it goes on serving when a backend leaves it, for the next model; only `stop` ends it then."""
-        self.start_seconds = 0.0
-        """How long its last start took, until it answered."""
         self._sessions: set[int] = set()
         """Sessions of the processes below the warden, once the server answered."""
 
@@ -169,12 +167,12 @@ class ModelServer:
         """Return the warden's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    async def enter(self) -> None:
-        """Start it, unless it was kept and serves. Raise as `start` does."""
+    async def enter(self) -> float:
+        """Start it, unless it was kept and serves; return the seconds that took, or 0. Raise as `start` does."""
         if self.kept and await self.healthy():
-            return
+            return 0.0
         await self.stop()
-        await self.start()
+        return await self.start()
 
     async def leave(self) -> None:
         """Stop it, unless it is kept."""
@@ -185,8 +183,11 @@ class ModelServer:
         """From its next start on, run the command of another `launch`."""
         self._launch = launch
 
-    async def start(self) -> None:
-        """Wait until /health answers. Raise ServerDiedError or ServerError, with nothing left running."""
+    async def start(self) -> float:
+        """Wait until /health answers; return the seconds that took.
+
+        Raise ServerDiedError or ServerError, with nothing left running.
+        """
         self.port = self.port or free_port()
         begin = time.monotonic()
         self._spawn()
@@ -199,8 +200,9 @@ class ModelServer:
         for pid in warden.descendants(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
-        self.start_seconds = time.monotonic() - begin
-        log.info("%s serves after %.0f s", self.name, self.start_seconds)
+        seconds = time.monotonic() - begin
+        log.info("%s serves after %.0f s", self.name, seconds)
+        return seconds
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)

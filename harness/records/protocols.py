@@ -175,6 +175,15 @@ class InParts(Protocol):
 
 
 @runtime_checkable
+class Starting(Protocol):
+    """A backend that starts a server."""
+
+    def started(self) -> float | None:
+        """Return the seconds that its server took to start: 0 if it was running already, None if none was needed."""
+        ...
+
+
+@runtime_checkable
 class Placed(Protocol):
     """A backend whose server runs on GPUs that can be chosen."""
 
