@@ -15,13 +15,13 @@ from pathlib import Path
 
 import yaml
 
+from harness.backends.devices import visible_devices
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, RunLockedError, UsageError
 from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
-from .devices import visible_devices
 from .estimate import Estimator
 from .layout import DONE, STAGES, Recipe
 from .preflight import preflight
