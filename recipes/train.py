@@ -150,7 +150,7 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
 
 
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .pipeline import stages_to_do
     from .plan import make_plan, plan_tables
@@ -162,9 +162,9 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = stdout_console()
-    for part in plan_tables(plan):
-        console.print(part)
+    print_tables(*plan_tables(plan))
+    for note in plan.notes:
+        typer.echo(f"- {note}")
 
 
 def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
@@ -185,16 +185,14 @@ def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
     if shown:
-        console = stdout_console()
-        for table in rich_tables(board):
-            console.print(table)
+        print_tables(*rich_tables(board), more=f"{recipe.report / 'variants.md'} has them")
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
         typer.echo(f"report: {recipe.report / 'variants.html'}")

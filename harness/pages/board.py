@@ -28,7 +28,7 @@ from ..store.provenance import install_command
 from . import charts, reported
 from .charts import Drawing
 from .tables import against_name, certainty, measured, notes_of, shown_metrics
-from .text import interval, number, visible
+from .text import interval, marked, number, visible
 
 ZOOM = 300 / 96
 """PNG pixels per pixel of the drawing: 300 dots per inch instead of CSS's 96."""
@@ -96,7 +96,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"visible": visible, "is_number": is_number, "flat": flat}
+    templates.filters |= {"visible": visible, "marked": marked, "is_number": is_number, "flat": flat}
     templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
