@@ -7,6 +7,7 @@ The name `recorded` stands for the retired judge, whose verdicts are in the reco
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..judging.cache import ReplyCache, cache_path
-from ..judging.calibrated import FOLDER, Calibration
+from ..judging.calibrated import BATTLES, FOLDER, VOTES, Calibration
 from ..judging.calls import CallOptions
 from ..judging.cost import Budget, price, priced
 from ..judging.jury import Jury, combine, judge_identities, judge_protocol
@@ -29,7 +30,7 @@ from ..records.facts import RecordedJudgments, all_facts, load_function
 from ..records.protocols import Backend, Checking, Judge, SuiteOptions
 from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
 from ..running.plan import SuitePlan, connect_judges, load_judge
-from ..store import RunStore, dump_json, write_atomic
+from ..store import RunStore, dump_json, write_atomic, write_lines
 from ..store.provenance import VERSION
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
 from .judge_measures import repeat_flips, suite_calibration
@@ -322,9 +323,7 @@ def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
     """Return the calibration by the verdicts so far; `judgments` is ignored if the judge is `recorded`."""
-    jury = Jury.of(spec.judges, spec.jury)
-    rows = judgments if jury is None else combine(judgments, jury).judgments
-    verdicts = verdicts_by(rows, sets, items) if spec.judges else recorded_verdicts(sets)
+    verdicts = verdicts_of(spec, sets, items, judgments)
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family
     parts = {}
     for each in sets:
@@ -343,6 +342,31 @@ def report(
         data=_data(sets),
         harness=VERSION,
     )
+
+
+def verdicts_of(
+    spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
+) -> dict[str, ItemVerdict]:
+    """Return item id -> the judge's or jury's verdict."""
+    if not spec.judges:
+        return recorded_verdicts(sets)
+    jury = Jury.of(spec.judges, spec.jury)
+    return verdicts_by(judgments if jury is None else combine(judgments, jury).judgments, sets, items)
+
+
+def write_battles(folder: Path, items: Sequence[Item], verdicts: Mapping[str, ItemVerdict], judge: str) -> None:
+    """Write the verdicts on compared answers, and people's votes on them, as `harness elo` reads them."""
+    judged, voted = [], []
+    for item in items:
+        if isinstance(item, RecordedComparison):
+            battle: dict[str, JsonValue] = {"question_id": item.prompt.id, "turn": item.turn}
+            battle |= {"model_a": item.candidate, "model_b": item.baseline}
+            value = verdicts[item.id].value
+            if value is not None:
+                judged.append({**battle, "preference": value, "judge": judge})
+            voted += [{**battle, "preference": vote} for vote in item.people]
+    for name, rows in ((BATTLES, judged), (VOTES, voted)):
+        write_lines(folder / name, map(json.dumps, rows))
 
 
 def verdicts_by(

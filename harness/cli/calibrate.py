@@ -24,7 +24,9 @@ from ..analysis.judge_replay import (
     published_judgments,
     recorded_judgments,
     report,
+    verdicts_of,
     write,
+    write_battles,
 )
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
@@ -139,6 +141,7 @@ def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Cali
     calibration = report(spec, sets, items, judgments)
     files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
     write(calibration, *files)
+    write_battles(folder, items, verdicts_of(spec, sets, items, judgments), str(calibration.judge["name"]))
     log.info("written: %s", ", ".join(map(str, files)))
     return calibration
 

@@ -109,6 +109,13 @@ def enough(contests: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
         kept = still
 
 
+def rateable(votes: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
+    """Return which models have enough votes and are connected by won and lost ones; none if they are fewer than two."""
+    voted = enough(votes, fewest)
+    voted &= np.isfinite(strengths_of(votes.among(voted).table()))
+    return voted if voted.sum() > 1 else np.zeros(len(voted), dtype=np.bool_)
+
+
 def strengths_of(table: FloatArray) -> FloatArray:
     """Return Bradley-Terry strengths in logits, 0 for the model with the most points at stake; shape (models,).
 
@@ -166,7 +173,8 @@ class Strengths:
     @property
     def both(self) -> BoolArray:
         """Which models have votes and verdicts."""
-        return np.isfinite(self.people) & np.isfinite(self.judge)
+        known: BoolArray = np.isfinite(self.people) & np.isfinite(self.judge)
+        return known
 
 
 def fit_scale(votes: FloatArray, verdicts: FloatArray, voted: BoolArray) -> Strengths:
@@ -220,12 +228,11 @@ def human_scale(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> HumanScale:
-    """Return the Elo of all models with at least `fewest` votes, or else verdicts.
+    """Return the Elo of all models with at least `fewest` votes, or else verdicts; two of them must be `rateable`.
 
     anchor: a voted model and its Elo; None: the voted models' mean is 1000. Both contests have the same names.
     """
-    voted = enough(votes, fewest)
-    voted &= np.isfinite(strengths_of(votes.among(voted).table()))
+    voted = rateable(votes, fewest)
     votes = votes.among(voted)
     verdicts = verdicts.among(voted | (verdicts.games() >= fewest))
     point = fit_scale(votes.table(), verdicts.table(), voted)
@@ -441,9 +448,7 @@ def _bins(odds: FloatArray, points: FloatArray, favoured: BoolArray) -> tuple[Bi
     observed = points[favoured]
     where = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)
     return tuple(
-        Bin(
-            BINS[k], BINS[k + 1], float(probability[where == k].mean()), float(observed[where == k].mean()), int(count)
-        )
+        Bin(BINS[k], BINS[k + 1], float(probability[where == k].mean()), float(observed[where == k].mean()), int(count))
         for k, count in enumerate(np.bincount(where, minlength=len(BINS) - 1))
         if count
     )
