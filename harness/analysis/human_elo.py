@@ -61,7 +61,7 @@ class PredictionBin(Record):
     n: int
 
 
-class HeldOut(Record):
+class VotePrediction(Record):
     """How well one predictor does on votes of questions that it was not fitted to."""
 
     accuracy: Score
@@ -92,9 +92,9 @@ class HumanElo(Record):
     """People's log-odds per log-odds of the judge: below 1, the judge decides more sharply than people."""
     misplaced: float | None = None
     """Standard deviation, in Elo, by which the judge misplaces a model, beyond the noise of sampling."""
-    held_out: dict[str, HeldOut] = {}
+    held_out: dict[str, VotePrediction] = {}
     """Predictor -> its prediction of all votes that it says something about."""
-    held_out_shared: dict[str, HeldOut] = {}
+    held_out_shared: dict[str, VotePrediction] = {}
     """The same on the votes that all predictors say something about."""
     notes: tuple[str, ...] = ()
 
@@ -216,7 +216,7 @@ def _of_the_first(battle: Battle) -> float:
 
 def _held_out(
     votes: Contests, judge: Contests, signals: dict[str, FloatArray], seed: int
-) -> tuple[dict[str, HeldOut], dict[str, HeldOut]]:
+) -> tuple[dict[str, VotePrediction], dict[str, VotePrediction]]:
     if len(votes) < FEWEST_PREDICTED:
         return {}, {}
     single = {
@@ -234,9 +234,9 @@ def _held_out(
     return everything, _records(scale.predictions(votes.of(common), judge, shared, seed=seed))
 
 
-def _records(results: dict[str, Prediction]) -> dict[str, HeldOut]:
+def _records(results: dict[str, Prediction]) -> dict[str, VotePrediction]:
     return {
-        name: HeldOut(
+        name: VotePrediction(
             accuracy=score_of(result.accuracy),
             log_loss=score_of(result.log_loss),
             slope=result.slope,

@@ -14,7 +14,6 @@ from ..analysis.judge_replay import (
     RECORDED,
     CalibrationSpec,
     ask,
-    check,
     chosen_items,
     counted,
     estimate,
@@ -135,7 +134,6 @@ def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Cali
     folder = folder_of(flags.results, spec, settings)
     judgments: list[Judgment] = []
     if spec.judges:
-        check(spec, sets, items)
         store = RunStore(folder).open(settings, fresh=flags.fresh)
         judgments = _asked(spec, sets, items, store, expected.calls)
     calibration = report(spec, sets, items, judgments)

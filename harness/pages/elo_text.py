@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..analysis.human_elo import OTHER_VOTES, VERDICT, HeldOut, HumanElo
+from ..analysis.human_elo import OTHER_VOTES, VERDICT, HumanElo, VotePrediction
 from ..judging.calibrated import shown
 from ..stats.human_scale import COIN, PEOPLE, STRENGTHS
 from .judge_text import CalibrationGrid
@@ -45,12 +45,12 @@ def _models(result: HumanElo) -> CalibrationGrid:
     return CalibrationGrid(title, columns, tuple(row[: len(columns)] for row in rows))
 
 
-def _prediction(label: str, part: HeldOut) -> tuple[str, ...]:
+def _prediction(label: str, part: VotePrediction) -> tuple[str, ...]:
     numbers = ("-" if value is None else f"{value:.2f}" for value in (part.slope, part.calibration_error))
     return (label, shown(part.accuracy), shown(part.log_loss, 3), *numbers, str(part.log_loss.n))
 
 
-def _bins(part: HeldOut) -> CalibrationGrid:
+def _bins(part: VotePrediction) -> CalibrationGrid:
     rows = tuple(
         (f"{each.low:.1f} to {each.high:.1f}", f"{each.predicted:.2f}", f"{each.observed:.2f}", str(each.n))
         for each in part.bins
