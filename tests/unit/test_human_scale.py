@@ -220,7 +220,7 @@ def test_intervals_of_placed_models_contain_what_people_would_say(taste: float) 
     """At least 90 % of nominal 95 %, whether the judge has people's taste or misplaces models by 70 Elo."""
     rng = np.random.default_rng(7)
     inside, voted_inside = [], []
-    for _ in range(100):
+    for _ in range(60):
         votes, verdicts, truth = simulated(rng, taste)
         scale = human_scale(votes, verdicts, rounds=60)
         placed, top = scale.placed[-1].interval, scale.people[MODELS - 1].interval
