@@ -58,6 +58,7 @@ class PairedRuns:
         self._rows: OrderedDict[str, RunRows | None] = OrderedDict()
         self._suites: dict[tuple[str, str], Loaded] = {}
         self._sums: dict[tuple[str, QuestionRule], QuestionSums] = {}
+        self._known: dict[tuple[str, str, str], HeadlineDifference] = {}
         self._kept = KEPT
 
     def difference(self, card: ScoreCard, above: ScoreCard) -> HeadlineDifference | None:
@@ -67,6 +68,9 @@ class PairedRuns:
         """
         if card.headline != above.headline:
             return None
+        key = run_id(card), run_id(above), card.headline
+        if key in self._known:
+            return self._known[key]
         first, second = self._read(above), self._read(card)
         if first is None or second is None:
             return against(card, above, {})
@@ -78,7 +82,7 @@ class PairedRuns:
     def all_pairs(self, cards: Sequence[ScoreCard]) -> list[BoardPair]:
         """Return every pair of one table's runs, as `difference` states each, the earlier card minus the later one.
 
-        All rows stay in memory until the end, without the judges' replies.
+        All rows stay in memory until the end, without the judges' replies. `difference` then knows these pairs.
         """
         self._kept = max(KEPT, len(cards))
         rows = {run_id(card): _without_replies(run) for card in cards if (run := self._read(card)) is not None}
@@ -100,6 +104,8 @@ class PairedRuns:
                 scores = self._question_scores(first, second)
             if step is not None:
                 pair = BoardPair(run=run_id(card), other=run_id(other), difference=step)
+                self._known[run_id(card), run_id(other), card.headline] = step
+                self._known[run_id(other), run_id(card), card.headline] = _reversed(step)
                 pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
         self._sums.clear()
         self._kept = KEPT
@@ -218,6 +224,11 @@ def _stated(row: Difference | None) -> HeadlineDifference | None:
     return HeadlineDifference(
         difference=row.value, ci_low=row.ci_low, ci_high=row.ci_high, p=row.p, paired=row.method != "unpaired"
     )
+
+
+def _reversed(step: HeadlineDifference) -> HeadlineDifference:
+    ends = {"difference": -step.difference, "ci_low": -step.ci_high, "ci_high": -step.ci_low}
+    return step.model_copy(update=ends)
 
 
 def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[str, int]:

@@ -70,12 +70,13 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
     rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
-    if options.paired:
-        rules = replace(rules, difference=runs.difference)
-    questions = read_questions(chosen) if options.paired else {}
-    tables = rank(cards, questions, read_fusion(results), rules)
+    questions, fusion = read_questions(chosen) if options.paired else {}, read_fusion(results)
+    pairs = {}
+    if options.pairs:
+        ranked = rank(cards, questions, fusion, replace(rules, difference=lambda card, above: None))
+        pairs = {table.anchor: tuple(runs.all_pairs(_ranked_cards(table, cards))) for table in ranked}
+    tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
     beside = reported_beside(cards, load_reported()) if options.reported else []
-    pairs = {table.anchor: tuple(runs.all_pairs(_ranked_cards(table, cards))) for table in tables if options.pairs}
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, folders)
 

@@ -126,6 +126,8 @@ def environment() -> Environment:
         "decimals_of": lambda card, name: facts_of(card.suite).metric(name).decimals,
         "notes_of": notes_of,
         "scaling_of": charts.scaling,
+        "count_of": count_of,
+        "newest_of": newest_of,
         "reported_columns": reported.columns,
         "reported_cells": reported.cells,
     }
@@ -207,6 +209,18 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
     # empty keys sort last in both directions
     texts = column.texts or {}
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
+
+
+def count_of(tables: Sequence[Table]) -> str:
+    """Return `68 models, 3 suites`."""
+    models = len({row.model for table in tables for row in table.rows})
+    suites = len({table.suite for table in tables})
+    return f"{models} model{'' if models == 1 else 's'}, {suites} suite{'' if suites == 1 else 's'}"
+
+
+def newest_of(tables: Sequence[Table]) -> str:
+    """Return the day of the newest run; empty if none is known."""
+    return max((row.date for table in tables for row in table.rows if row.date), default="")
 
 
 def fusion_text(fusion: Fusion) -> str:

@@ -26,7 +26,12 @@
   };
   const signed = (value) => (value < 0 ? "" : "+") + value.toFixed(2);
   const pText = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3)) + (p <= 0.05 ? " *" : "");
-  const short = (text, length) => (text.length <= length ? text : text.slice(0, length - 1) + "…");
+  /** Models of one family differ at the ends of their names, so the middle is left out. */
+  const short = (text, length) => {
+    if (text.length <= length) return text;
+    const end = Math.floor((length - 1) / 2);
+    return text.slice(0, length - 1 - end) + "…" + text.slice(text.length - end);
+  };
   const say = (text) => { byId("status").textContent = text; };
 
   // ---------------------------------------------------------------------------------- what the address keeps
@@ -288,7 +293,7 @@
     const lines = others.map((row, at) => {
       const pair = pairs[at];
       const name = html("th", { scope: "row" }, html("bdi", {}, row.model));
-      if (!pair) return html("tr", {}, name, html("td", { colspan: 5, class: "muted" }, "no errors to compare by"));
+      if (!pair) return html("tr", {}, name, html("td", { colspan: 5, class: "muted" }, "not compared: incomplete, or without errors"));
       const gain = table.lessIsBetter ? -pair.difference : pair.difference;
       const p = adjusted[known.indexOf(pair)];
       const verdict = p > 0.05 ? "" : gain > 0 ? "good" : "bad";
@@ -296,8 +301,8 @@
       return html("tr", {}, name,
         html("td", { class: `number ${verdict}` }, html("strong", {}, signed(pair.difference))),
         html("td", { class: "number" }, `[${signed(pair.low)}, ${signed(pair.high)}]`),
-        html("td", { class: "number" }, pText(p)),
-        html("td", { class: "number" }, pair.n ? `${pair.won} / ${ties} / ${pair.lost}` : "-"),
+        html("td", { class: "number", "data-label": "p" }, pText(p)),
+        html("td", { class: "number", "data-label": "won / tied / lost" }, pair.n ? `${pair.won} / ${ties} / ${pair.lost}` : "-"),
         html("td", {}, pair.paired ? "paired" : "unpaired", " ", compareLink(first, row)));
     });
     const head = ["model", `minus ${short(first.model, 40)}`, "95 %", "p", "won / tied / lost questions", ""];
@@ -415,7 +420,10 @@
     const parts = [...across(x, 10, bottom), ...y.ticks.flatMap((tick) => [
       line(left, y(tick), width - right, y(tick), "grid"), label(left - 6, y(tick) + 4, String(tick), "small muted", "end")]),
       label((left + width) / 2, height - 6, name, "small muted", "middle")];
-    const taken = points.map((row) => ({ x: x(row[key]) - 5, y: y(row.score[0]) - 5, width: 10, height: 10 }));
+    const taken = points.map(({ [key]: at, score: [value, low, high] }) => {
+      const top = y(high ?? value) - 5;
+      return { x: x(at) - 4, y: top, width: 8, height: y(low ?? value) + 5 - top };
+    });
     const names = [];
     const first = new Set(chosenRows());
     for (const row of [...points].sort((a, b) => first.has(b) - first.has(a))) {
@@ -439,7 +447,7 @@
       "Point at a mark for its model. Names that would overlap are left out; chosen models stand out.", select);
   };
 
-  const categories = (table, rows, width) => {
+  const categories = (table, rows, width, alone) => {
     const shown = (chosenRows().length ? chosenRows() : rows.slice(0, 4)).slice(0, 8)
       .filter((row) => Object.keys(row.categories).length > 1);
     const names = [...new Set(shown.flatMap((row) => Object.keys(row.categories)))];
@@ -468,7 +476,9 @@
     const title = `${table.categoryMetric} by category`;
     const note = html("div", {}, legend, chosenRows().length ? "The chosen models, with 95 % intervals." :
       "The first models of the table, with 95 % intervals; choose others in the table, up to eight.");
-    return figure(title, drawing(width, bottom + 24, title, parts), note);
+    const result = figure(title, drawing(width, bottom + 24, title, parts), note);
+    if (alone) result.classList.add("whole");
+    return result;
   };
 
   const MATRIX = [{ key: "won", label: "share of questions won" }, { key: "difference", label: "difference in score" }];
@@ -480,7 +490,7 @@
     const select = choice("matrix", "Cells", options, drawFigures);
     const longest = Math.max(...ranked.map((row) => row.model.length));
     const left = Math.min(phone.matches ? 110 : 230, 34 + 6.2 * longest);
-    const size = Math.max(9, Math.min(34, Math.floor((width - left - 4) / ranked.length)));
+    const size = Math.max(12, Math.min(40, Math.floor((width - left - 4) / ranked.length)));
     const known = pairs.flat().filter(Boolean);
     const widest = Math.max(...known.map((pair) => Math.abs(pair.difference))) || 1;
     const strength = (pair) => (select.value === "difference" ? (table.lessIsBetter ? -1 : 1) * pair.difference / widest
@@ -495,7 +505,7 @@
         if (row === other || !pair) return;
         const inset = pair.p <= 0.05 ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair);
         parts.push(svg("rect", { x: x + inset, y: y + inset, width: size - 2 * inset, height: size - 2 * inset,
-          class: value >= 0 ? "plus" : "minus", "fill-opacity": (0.12 + 0.78 * Math.min(1, Math.abs(value))).toFixed(2),
+          class: value >= 0 ? "plus" : "minus", "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
           "data-pair": `${table.rows.indexOf(row)} ${table.rows.indexOf(other)}` }));
         if (size < 26) return;
         const text = select.value === "difference" ? pair.difference.toFixed(widest < 10 ? 1 : 0) : String(Math.round(50 + 50 * value));
@@ -504,7 +514,7 @@
     });
     const title = "Every model against every other";
     const picture = drawing(left + size * ranked.length + 4, 24 + size * ranked.length, title, parts);
-    const readout = html("p", { class: "readout" }, "Point at a cell for the two models; click it to choose them.");
+    const readout = html("p", { class: "readout" }, "Point at a cell for the two models; click or tap it to choose them.");
     const rowsAt = (target) => (target.dataset?.pair ?? "").split(" ").filter(Boolean).map((at) => table.rows[Number(at)]);
     picture.addEventListener("mousemove", (event) => {
       const [row, other] = rowsAt(event.target);
@@ -534,7 +544,8 @@
     const rows = table.rows.filter((row) => matches(row.model));
     const whole = Math.max(300, place.clientWidth - 34);
     const half = place.clientWidth > 1040 ? Math.floor((place.clientWidth - 22) / 2) - 34 : whole;
-    place.replaceChildren(...[scatter(table, rows, half), categories(table, rows, half), matrix(table, rows, whole)].filter(Boolean));
+    const byLength = scatter(table, rows, half);
+    place.replaceChildren(...[byLength, categories(table, rows, byLength ? half : whole, !byLength), matrix(table, rows, whole)].filter(Boolean));
   };
   let drawn = innerWidth;
   addEventListener("resize", () => {
