@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from harness.records.errors import ConfigError
+from recipes.expansion import _with_copies
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
-from recipes.spec import RecipeSpec, _with_copies, read_recipe
+from recipes.spec import RecipeSpec, read_recipe
 from recipes.train import narrow
 
 SOURCES = [{"name": name, "model": f"models/{name}", "backend": "in_process"} for name in "ab"]
@@ -88,7 +89,9 @@ def test_fuserl_is_weighted_sft_of_the_target_and_weighted_preferences_after_it(
 
 
 def test_fusechat_is_one_distilled_copy_per_source_and_their_merge() -> None:
-    variants = _with_copies({"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, SOURCES, "r.yaml")
+    variants = _with_copies(
+        {"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, ["a", "b"], "r.yaml"
+    )
 
     assert variants == {
         "fuse-a": {"method": "distill", "teacher": "a", "training": {"beta": 0.5}},
