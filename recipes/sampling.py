@@ -177,8 +177,8 @@ def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Coun
     return counts
 
 
-def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
-    """Raise ConfigError if the answers in the folder come from another model or other settings."""
+def check_identity(folder: Path, identity: dict[str, JsonValue], name: str, *, what: str = "answers") -> None:
+    """Raise ConfigError if the answers, or `what` else is in the folder, come from another model or other settings."""
     try:
         recorded = json.loads((folder / IDENTITY).read_text("utf-8"))
     except FileNotFoundError:
@@ -187,7 +187,7 @@ def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> N
     if changed:
         before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} has answers of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            f"{folder} has {what} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
             "value, or move the folder away"
         )
 

@@ -9,6 +9,7 @@ from typing import Literal
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from harness.pages.charts import Drawing
 from harness.pages.text import escape_markdown, plain
 from harness.records import Record, Score
 
@@ -169,6 +170,16 @@ class TextGrid:
     """Whether the table is collapsed at first, in formats that can do so."""
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, figures and tables below a title."""
+
+    title: str
+    lines: tuple[str, ...]
+    grids: tuple[TextGrid, ...]
+    drawings: tuple[Drawing, ...] = ()
+
+
 def grids(board: VariantBoard) -> list[TextGrid]:
     """Return the tables of each temperature: the models, then their differences to each baseline.
 
@@ -249,17 +260,17 @@ def p_text(p: float) -> str:
 
 def rich_tables(board: VariantBoard) -> list[RichTable]:
     """Return the tables for a terminal, without the folded ones. Names are passed as Text, never as markup."""
-    tables = []
-    for grid in grids(board):
-        if grid.folded:
-            continue
-        rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
-        for column, name in enumerate(grid.head):
-            rich.add_column(Text(name), justify="right" if column else "left", overflow="fold")
-        for row in grid.rows:
-            rich.add_row(*(Text(plain(cell)) for cell in row))
-        tables.append(rich)
-    return tables
+    return [rich_grid(grid) for grid in grids(board) if not grid.folded]
+
+
+def rich_grid(grid: TextGrid) -> RichTable:
+    """Return the table for a terminal."""
+    rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
+    for column, name in enumerate(grid.head):
+        rich.add_column(Text(name), justify="right" if column else "left", overflow="fold")
+    for row in grid.rows:
+        rich.add_row(*(Text(plain(cell)) for cell in row))
+    return rich
 
 
 def markdown(board: VariantBoard) -> str:
