@@ -18,7 +18,7 @@ from ..estimate import Estimator, PlanItem, lines_of
 from ..layout import PAIRS, Counts, Recipe
 from ..likelihood import LOGPS
 from ..records import PreferencePair, rows_in
-from ..sampling import model_name
+from ..sampling import model_name, record_weights
 from ..spec import Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import (
@@ -161,6 +161,9 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
     chosen = rows_in(pairs.folder / PAIRS, PreferencePair)
     rows = preference_rows(folder, chosen, tokenizer, rendering, keep_reasoning=keep)
     alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
+    teacher = model_folder(str(_teacher(recipe, variant))) if variant.method == "distill" else None
+    if teacher is not None:
+        record_weights(step.folder, {str(variant.teacher): teacher}, step.name)
     job = TrainingJob(
         method=variant.method,
         name=step.name,
@@ -169,7 +172,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         answer=variant.answers,
         pairs=pairs.folder / PAIRS,
         logps=tuple(source.folder / LOGPS for source in origin.logps),
-        teacher=model_folder(str(_teacher(recipe, variant))) if variant.method == "distill" else None,
+        teacher=teacher,
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,

@@ -40,7 +40,7 @@ RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (Config
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "fusion.json", "*.jsonl",
+    "fusion.json", "made_from.json", "*.jsonl",
 )  # fmt: skip
 """Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
 
