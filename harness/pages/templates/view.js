@@ -49,3 +49,5 @@ const unfold = () => {
 };
 addEventListener("hashchange", unfold);
 unfold();
+// what drives the pages waits for this: keys typed earlier are lost
+document.documentElement.dataset.keys = "ready";
