@@ -195,9 +195,23 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
         print_tables(*rich_tables(board), more=f"{recipe.report / 'variants.md'} has them")
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
+        _show_sweeps(recipe)
         typer.echo(f"report: {recipe.report / 'variants.html'}")
     record: JsonValue = board.model_dump(mode="json")
     return record
+
+
+def _show_sweeps(recipe: Recipe) -> None:
+    from harness.cli.console import print_tables
+
+    from .report.data import read_all_measured
+    from .report.sweeps import sweep_grids, sweep_reports
+    from .report.tables import rich_grid
+
+    for sweep in sweep_reports(recipe, read_all_measured(recipe)) if recipe.spec.sweeps else ():
+        print_tables(*map(rich_grid, sweep_grids(sweep)), more=f"{recipe.report / 'variants.html'} has them")
+        for sentence in sweep.sentences:
+            typer.echo(sentence)
 
 
 def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -> list[Push]:
