@@ -310,7 +310,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     if recipe.merges and "align" in to_do & set(reached):
         check_merges(recipe)
     if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
-        check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
+        scored = [step.folder for step in kept if step.stage == "rewards"]
+        check_reward(recipe.spec.reward, scored, of_questions="suites/best_source" in {step.name for step in remaining})
     ahead = frozenset(to_do & set(reached))
     if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
         preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)

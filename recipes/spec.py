@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
@@ -276,6 +276,15 @@ class MoaSpec(Record):
     aggregator: str = "target"
     """`target` or a source."""
     layers: int = Field(default=2, ge=2)
+    template: str | None = Field(default=None, exclude_if=is_empty)
+    """The aggregator's instructions, with `{answers}` once. None: our own wording."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_slot(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{answers}") != 1:
+            raise ValueError(f"needs {{answers}} once, where the answers go, not {template.count('{answers}')} times")
+        return template
 
 
 class EvaluateSpec(SuitesSpec):

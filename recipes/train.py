@@ -138,7 +138,9 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for name in names:
         if name not in known:
             raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
-    names = [model for name in names for model in known[name] if model in spec.variants]
+    named = None if variant is None else tuple(names)
+    bases = [spec.merges[name].base or "" for name in names if name in spec.merges]
+    names = [model for name in names for model in (*known[name], *bases) if model in spec.variants]
     for name in names[::-1]:  # those that others continue from are trained too
         while (earlier := spec.variants[name].after) is not None:
             names, name = [*names, earlier], earlier
@@ -146,7 +148,7 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for chosen_seed in chosen:
         if chosen_seed not in spec.seeds:
             raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
-    return Recipe(spec, {name: variant for name, variant in spec.variants.items() if name in names}, chosen)
+    return Recipe(spec, {name: entry for name, entry in spec.variants.items() if name in names}, chosen, named)
 
 
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
