@@ -115,13 +115,17 @@ def fuserl(prepared: Prepared, settings: Settings) -> nn.Module:
     prompts = torch.from_numpy(sources.preference_prompts)
     chosen, weights = best_of_each(sources, "preference", tau)
     worst = torch.stack(
-        [letters_to_tensor([one[str(row)].worst.text for row in range(len(prompts))])
-         for one in sources.preference_extremes]
+        [
+            letters_to_tensor([one[str(row)].worst.text for row in range(len(prompts))])
+            for one in sources.preference_extremes
+        ]
     )
     pairs = torch.stack([chosen, worst])  # (2, S, B, LENGTH)
     informative = torch.tensor(
-        [[one[str(row)].best.reward > one[str(row)].worst.reward for row in range(len(prompts))]
-         for one in sources.preference_extremes]
+        [
+            [one[str(row)].best.reward > one[str(row)].worst.reward for row in range(len(prompts))]
+            for one in sources.preference_extremes
+        ]
     )
     count = len(sources.models)
     reference = pair_logps(start, prompts, pairs.flatten(0, 1)).view(2, count, -1)
@@ -208,20 +212,32 @@ METHODS = {
         Method("wrpo-0.5-constant", "WRPO, alpha 0.5 throughout", prefer("sigmoid", 0.5), grid(**PO)),
         Method("hybrid-dpo", "DPO of y_ws over y_l: alpha 1", prefer("sigmoid", 1.0), grid(**PO)),
         Method("unweighted", "mean of both DPO losses", prefer("unweighted", 0.0), grid(**PO)),
-        Method("simpo", "SimPO on the target's own pair", prefer("simpo", 0.0),
-               grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,))),
-        Method("wrpo-simpo", "SimPO with alpha 0.5", prefer("simpo", 0.5),
-               grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,))),
-        Method("ipo", "IPO on the target's own pair", prefer("ipo", 0.0),
-               grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))),
-        Method("wrpo-ipo", "IPO with alpha 0.5", prefer("ipo", 0.5),
-               grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))),
-        Method("infifpo", "InfiFPO, y_ws over y_l", prefer("infifpo", 1.0),
-               grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0))),
-        Method("fuserl", "FuseRL in our reading", fuserl,
-               grid(learning_rate=(1e-3, 3e-3), tau=(0.1, 1.0), beta=(1.0,))),
-        Method("distill", "GKD from the best source", distill,
-               grid(learning_rate=(1e-3, 3e-3), own=(0.0, 1.0))),
+        Method(
+            "simpo",
+            "SimPO on the target's own pair",
+            prefer("simpo", 0.0),
+            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,)),
+        ),
+        Method(
+            "wrpo-simpo",
+            "SimPO with alpha 0.5",
+            prefer("simpo", 0.5),
+            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,)),
+        ),
+        Method(
+            "ipo", "IPO on the target's own pair", prefer("ipo", 0.0), grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))
+        ),
+        Method("wrpo-ipo", "IPO with alpha 0.5", prefer("ipo", 0.5), grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))),
+        Method(
+            "infifpo",
+            "InfiFPO, y_ws over y_l",
+            prefer("infifpo", 1.0),
+            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0)),
+        ),
+        Method(
+            "fuserl", "FuseRL in our reading", fuserl, grid(learning_rate=(1e-3, 3e-3), tau=(0.1, 1.0), beta=(1.0,))
+        ),
+        Method("distill", "GKD from the best source", distill, grid(learning_rate=(1e-3, 3e-3), own=(0.0, 1.0))),
     )
 }
 assert REJECTED == 2

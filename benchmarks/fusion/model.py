@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from .world import LENGTH, PROMPT, TRANSLATIONS, VOCABULARY, IntArray
 
-WIDTH, HEADS, HIDDEN = 32, 2, 128
+WIDTH, HEADS, HIDDEN = 32, 2, 32
 PLACES = torch.tensor([*range(LENGTH), *range(LENGTH)])
 """The position of each token: one that predicts a word's translation has the word's, so that models learn to find it in
 a hundred steps."""

@@ -26,13 +26,13 @@ from .world import LENGTH, SOURCES, IntArray, World, text, tokens
 SFT_PROMPTS, PREFERENCE_PROMPTS = 640, 640
 SAMPLES = 5
 """Answers per model and prompt, as in the WRPO release."""
-TARGET_STEPS, SOURCE_STEPS, LESSON_BATCH = 250, 150, 64
-TARGET_RATE, SOURCE_RATE, SFT_RATE = 1e-2, 5e-3, 3e-3
+TARGET_STEPS, SOURCE_STEPS, LESSON_BATCH = 160, 80, 64
+TARGET_RATE, SOURCE_RATE, SFT_RATE = 2e-2, 1e-2, 3e-3
 TARGET = "target"
 SOURCE_NAMES = tuple(f"source-{number}" for number in range(1, 1 + SOURCES))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sources:
     """Target, sources, and the best and worst answer of each source to the prompts of both parts."""
 
@@ -50,7 +50,7 @@ class Sources:
     """y_ws: the best answer of all sources, by prompt id."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """What a method starts from."""
 
@@ -75,23 +75,19 @@ def prepare_sources(world: World, seed: int) -> Sources:
     rng = np.random.default_rng([seed, 1])
     torch.manual_seed(seed)
     target = _taught(TinyTransformer(), world, 0, TARGET_STEPS, TARGET_RATE, seed)
-    models = tuple(
-        _taught(target, world, number, SOURCE_STEPS, SOURCE_RATE, seed) for number in range(1, 1 + SOURCES)
-    )
+    models = tuple(_taught(target, world, number, SOURCE_STEPS, SOURCE_RATE, seed) for number in range(1, 1 + SOURCES))
     parts = world.prompts(SFT_PROMPTS, rng), world.prompts(PREFERENCE_PROMPTS, rng)
     per_part = []
     for part, prompts in enumerate(parts):
         drawn = [
-            rewarded(world, model, name, prompts, seed=seed * 100 + 10 * part + number)
+            rewarded(world, model, name, prompts, seed=seed * 100 + 10 * part + number, first_index=number * SAMPLES)
             for number, (name, model) in enumerate(zip(SOURCE_NAMES, models, strict=True))
         ]
         together = [answer for answers in drawn for answer in answers]
         best = {prompt_id: each.best for prompt_id, each in extremes(together).items()}
         per_part.append((tuple(extremes(answers) for answers in drawn), best))
     (sft_extremes, sft_best), (preference_extremes, preference_best) = per_part
-    return Sources(
-        world, seed, target, models, *parts, sft_extremes, preference_extremes, sft_best, preference_best
-    )
+    return Sources(world, seed, target, models, *parts, sft_extremes, preference_extremes, sft_best, preference_best)
 
 
 def _taught(start: nn.Module, world: World, model: int, steps: int, learning_rate: float, seed: int) -> nn.Module:
@@ -106,14 +102,19 @@ def _taught(start: nn.Module, world: World, model: int, steps: int, learning_rat
     return trained(start, steps, learning_rate, losses)
 
 
-def rewarded(world: World, model: nn.Module, name: str, prompts: IntArray, *, seed: int) -> list[RewardedAnswer]:
-    """Return SAMPLES answers per prompt with their rewards; prompts are numbered by their row."""
+def rewarded(
+    world: World, model: nn.Module, name: str, prompts: IntArray, *, seed: int, first_index: int = 0
+) -> list[RewardedAnswer]:
+    """Return SAMPLES answers per prompt with their rewards; prompts are numbered by their row.
+
+    With indexes of their own per source, ties go to the earlier source and then to the lower index, as in a recipe.
+    """
     repeated = np.repeat(prompts, SAMPLES, axis=0)
     answers = sample([model], repeated, temperature=SAMPLED, seed=seed)
     rewards = world.rewards(repeated, answers)
     return [
         RewardedAnswer(
-            Answer(prompt_id=str(row // SAMPLES), model=name, index=row % SAMPLES, turns=(text(answer),)),
+            Answer(prompt_id=str(row // SAMPLES), model=name, index=first_index + row % SAMPLES, turns=(text(answer),)),
             float(reward),
             name,
         )
