@@ -1,7 +1,7 @@
 """`python -m benchmarks.fusion`: run the study, or resume it, and print the tables of docs/fusion_study.md.
 
-Kill it at any time; the same command trains what is missing. `--write` puts the tables and the figure into docs/ and the
-rewards into benchmarks/fusion/results.jsonl, from which `--tables` prints the tables without training anything.
+Kill it at any time; the same command trains what is missing. `--write` puts the tables and the figure into docs/ and
+the rewards into benchmarks/fusion/results.jsonl, from which `--tables` prints the tables without training anything.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from .methods import best_source
-from .model import SAMPLED, sample
+from .model import SAMPLED, TinyTransformer, sample
 from .preparation import SOURCE_NAMES, Prepared, extremes, rewarded
 from .world import IntArray, World
 
@@ -22,7 +21,7 @@ class HeldOut:
     prompts: IntArray
     seed: int
 
-    def means(self, models: Sequence[nn.Module]) -> tuple[float, float]:
+    def means(self, models: Sequence[TinyTransformer]) -> tuple[float, float]:
         """Return the mean reward, greedy and at temperature 0.8; of several models, with averaged probabilities."""
         greedy, sampled = (
             self.world.rewards(self.prompts, sample(models, self.prompts, temperature=temperature, seed=self.seed))

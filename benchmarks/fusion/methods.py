@@ -16,10 +16,9 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recipes.training.losses import (
-    REJECTED,
     SOURCE,
     TARGET,
     LossType,
@@ -33,7 +32,7 @@ from recipes.training.losses import (
     weighted_preference_loss,
 )
 
-from .model import answer_logits, answer_logps, batches, nll, trained
+from .model import TinyTransformer, answer_logits, answer_logps, batches, nll, trained
 from .preparation import SFT_RATE, Prepared, Sources, letters_to_tensor, pair_logps
 from .world import LENGTH
 
@@ -41,7 +40,7 @@ STEPS = 40
 """Steps of every method: two epochs of the preference prompts."""
 
 Settings = dict[str, float]
-Train = Callable[[Prepared, Settings], nn.Module]
+Train = Callable[[Prepared, Settings], TinyTransformer]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def grid(**values: tuple[float, ...]) -> tuple[Settings, ...]:
 def learn_answer(answer: int) -> Train:
     """SFT on one of the three answers of each pair."""
 
-    def train(prepared: Prepared, settings: Settings) -> nn.Module:
+    def train(prepared: Prepared, settings: Settings) -> TinyTransformer:
         order = batches(len(prepared.prompts), STEPS, prepared.sources.seed)
         answers = prepared.answers[answer]
         return trained(
@@ -78,15 +77,15 @@ def learn_answer(answer: int) -> Train:
 def prefer(loss_type: LossType, alpha: float, schedule: Schedule = "constant") -> Train:
     """Preference training on the three answers of each pair with a loss of the WRPO family, or InfiFPO's."""
 
-    def train(prepared: Prepared, settings: Settings) -> nn.Module:
+    def train(prepared: Prepared, settings: Settings) -> TinyTransformer:
         order = batches(len(prepared.prompts), STEPS, prepared.sources.seed)
-        reference_3B = prepared.initial_3B
+        reference_3B = prepared.initial
         if loss_type == "infifpo":
-            reference_3B = fused_reference(prepared.initial_3B / LENGTH, prepared.sources_S3B / LENGTH)
+            reference_3B = fused_reference(prepared.initial / LENGTH, prepared.by_source / LENGTH)
 
-        def losses(model: nn.Module, step: int) -> Tensor:
+        def losses(model: TinyTransformer, step: int) -> Tensor:
             rows = order[step]
-            policy_3B = _logps_3B(model, prepared.prompts[rows], prepared.answers[:, rows])
+            policy_3B = _block_logps(model, prepared.prompts[rows], prepared.answers[:, rows])
             lengths_3B = torch.full_like(policy_3B, LENGTH)
             return preference_loss(
                 rewards(policy_3B, reference_3B[:, rows], lengths_3B, loss_type),
@@ -101,14 +100,14 @@ def prefer(loss_type: LossType, alpha: float, schedule: Schedule = "constant") -
     return train
 
 
-def _logps_3B(model: nn.Module, prompts: Tensor, answers: Tensor) -> Tensor:
+def _block_logps(model: TinyTransformer, prompts: Tensor, answers: Tensor) -> Tensor:
     # one forward pass over source, target and rejected rows
     count = len(answers)
     logps = answer_logps(model, prompts.repeat(count, 1), answers.flatten(0, 1))
     return logps.view(count, -1)
 
 
-def fuserl(prepared: Prepared, settings: Settings) -> nn.Module:
+def fuserl(prepared: Prepared, settings: Settings) -> TinyTransformer:
     """FuseRL in our reading: weighted SFT on all sources from the target, then weighted pairs of all sources."""
     sources, tau = prepared.sources, settings["tau"]
     start = fuse_sft(sources, prepared.sft_steps, tau)
@@ -131,9 +130,9 @@ def fuserl(prepared: Prepared, settings: Settings) -> nn.Module:
     reference = pair_logps(start, prompts, pairs.flatten(0, 1)).view(2, count, -1)
     order = batches(len(prompts), STEPS, sources.seed)
 
-    def losses(model: nn.Module, step: int) -> Tensor:
+    def losses(model: TinyTransformer, step: int) -> Tensor:
         rows = order[step]
-        policy = _logps_3B(model, prompts[rows], pairs[:, :, rows].flatten(0, 1)).view(2, count, -1)
+        policy = _block_logps(model, prompts[rows], pairs[:, :, rows].flatten(0, 1)).view(2, count, -1)
         ratios = (policy - reference[:, :, rows]).flatten(1)
         each = weighted_preference_loss(ratios, weights[:, rows].flatten(), settings["beta"])
         kept = informative[:, rows].flatten()
@@ -143,15 +142,15 @@ def fuserl(prepared: Prepared, settings: Settings) -> nn.Module:
 
 
 @lru_cache(maxsize=4)
-def fuse_sft(sources: Sources, steps: int, tau: float) -> nn.Module:
+def fuse_sft(sources: Sources, steps: int, tau: float) -> TinyTransformer:
     """FuseRL's SFT, as long as the SFT of the other methods."""
     prompts = torch.from_numpy(sources.sft_prompts)
     answers, weights = best_of_each(sources, "sft", tau)
     order = batches(len(prompts), steps, sources.seed)
 
-    def losses(model: nn.Module, step: int) -> Tensor:
+    def losses(model: TinyTransformer, step: int) -> Tensor:
         rows = order[step]
-        logps = _logps_3B(model, prompts[rows], answers[:, rows]).flatten()
+        logps = _block_logps(model, prompts[rows], answers[:, rows]).flatten()
         return weighted_nll(logps, torch.full_like(logps, LENGTH), weights[:, rows].flatten()).mean()
 
     return trained(sources.target, steps, SFT_RATE, losses)
@@ -167,7 +166,7 @@ def best_of_each(sources: Sources, part: str, tau: float) -> tuple[Tensor, Tenso
     return answers, weights
 
 
-def distill(prepared: Prepared, settings: Settings) -> nn.Module:
+def distill(prepared: Prepared, settings: Settings) -> TinyTransformer:
     """Learn the best source's next-token distributions on y_ws (own = 0) or on the target's best samples (own = 1)."""
     divergence = _divergence()
     sources = prepared.sources
@@ -177,7 +176,7 @@ def distill(prepared: Prepared, settings: Settings) -> nn.Module:
         taught = answer_logits(teacher, prepared.prompts, answers)
     order = batches(len(prepared.prompts), STEPS, sources.seed)
 
-    def losses(model: nn.Module, step: int) -> Tensor:
+    def losses(model: TinyTransformer, step: int) -> Tensor:
         rows = order[step]
         logits = answer_logits(model, prepared.prompts[rows], answers[rows])
         return divergence(logits, taught[rows], labels=answers[rows], beta=0.5)
@@ -198,46 +197,30 @@ def best_source(sources: Sources) -> int:
     return means.index(max(means))
 
 
-PO = {"learning_rate": (1e-3, 3e-3), "beta": (0.3, 1.0)}
+RATES = (3e-3, 1e-2)
+SFT_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+DPO_LIKE = grid(learning_rate=RATES, beta=(0.3, 1.0))
+PER_TOKEN = grid(learning_rate=RATES, beta=(3.0, 10.0))
+"""Betas of losses on log-probabilities per token: answers have 8, so 3 there is about 0.3 elsewhere."""
+IPO = grid(learning_rate=RATES, beta=(0.3, 1.0))
+SIMPO = tuple({**setting, "gamma": 0.5} for setting in PER_TOKEN)
 METHODS = {
     method.name: method
     for method in (
-        Method("sft-cont", "SFT continued on y_ws", learn_answer(SOURCE), grid(learning_rate=(5e-4, 1e-3, 3e-3, 1e-2))),
-        Method("rft", "SFT on y_wt", learn_answer(TARGET), grid(learning_rate=(5e-4, 1e-3, 3e-3, 1e-2))),
-        Method("dpo", "DPO on the target's own pair: alpha 0", prefer("sigmoid", 0.0), grid(**PO)),
-        Method("wrpo-0.1", "WRPO, alpha rising to 0.1, as released", prefer("sigmoid", 0.1, "linear"), grid(**PO)),
-        Method("wrpo-0.5", "WRPO, alpha rising to 0.5", prefer("sigmoid", 0.5, "linear"), grid(**PO)),
-        Method("wrpo-0.9", "WRPO, alpha rising to 0.9", prefer("sigmoid", 0.9, "linear"), grid(**PO)),
-        Method("wrpo-0.1-constant", "WRPO, alpha 0.1 throughout", prefer("sigmoid", 0.1), grid(**PO)),
-        Method("wrpo-0.5-constant", "WRPO, alpha 0.5 throughout", prefer("sigmoid", 0.5), grid(**PO)),
-        Method("hybrid-dpo", "DPO of y_ws over y_l: alpha 1", prefer("sigmoid", 1.0), grid(**PO)),
-        Method("unweighted", "mean of both DPO losses", prefer("unweighted", 0.0), grid(**PO)),
-        Method(
-            "simpo",
-            "SimPO on the target's own pair",
-            prefer("simpo", 0.0),
-            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,)),
-        ),
-        Method(
-            "wrpo-simpo",
-            "SimPO with alpha 0.5",
-            prefer("simpo", 0.5),
-            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0), gamma=(0.5,)),
-        ),
-        Method(
-            "ipo", "IPO on the target's own pair", prefer("ipo", 0.0), grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))
-        ),
-        Method("wrpo-ipo", "IPO with alpha 0.5", prefer("ipo", 0.5), grid(learning_rate=(1e-3, 3e-3), beta=(0.3, 1.0))),
-        Method(
-            "infifpo",
-            "InfiFPO, y_ws over y_l",
-            prefer("infifpo", 1.0),
-            grid(learning_rate=(1e-3, 3e-3), beta=(2.5, 10.0)),
-        ),
-        Method(
-            "fuserl", "FuseRL in our reading", fuserl, grid(learning_rate=(1e-3, 3e-3), tau=(0.1, 1.0), beta=(1.0,))
-        ),
-        Method("distill", "GKD from the best source", distill, grid(learning_rate=(1e-3, 3e-3), own=(0.0, 1.0))),
+        Method("sft-cont", "SFT continued on y_ws", learn_answer(SOURCE), grid(learning_rate=SFT_RATES)),
+        Method("rft", "SFT on y_wt", learn_answer(TARGET), grid(learning_rate=SFT_RATES)),
+        Method("dpo", "DPO on the target's own pair: alpha 0", prefer("sigmoid", 0.0), DPO_LIKE),
+        Method("wrpo-0.1", "WRPO, alpha rising to 0.1, as released", prefer("sigmoid", 0.1, "linear"), DPO_LIKE),
+        Method("wrpo-0.5", "WRPO, alpha rising to 0.5", prefer("sigmoid", 0.5, "linear"), DPO_LIKE),
+        Method("wrpo-0.9", "WRPO, alpha rising to 0.9", prefer("sigmoid", 0.9, "linear"), DPO_LIKE),
+        Method("wrpo-0.5-constant", "WRPO, alpha 0.5 throughout", prefer("sigmoid", 0.5), DPO_LIKE),
+        Method("hybrid-dpo", "DPO of y_ws over y_l: alpha 1", prefer("sigmoid", 1.0), DPO_LIKE),
+        Method("simpo", "SimPO on the target's own pair", prefer("simpo", 0.0), SIMPO),
+        Method("wrpo-simpo", "SimPO with alpha 0.5", prefer("simpo", 0.5), SIMPO),
+        Method("ipo", "IPO on the target's own pair", prefer("ipo", 0.0), IPO),
+        Method("wrpo-ipo", "IPO with alpha 0.5", prefer("ipo", 0.5), IPO),
+        Method("infifpo", "InfiFPO, y_ws over y_l", prefer("infifpo", 1.0), PER_TOKEN),
+        Method("fuserl", "FuseRL, in our reading", fuserl, grid(learning_rate=RATES, tau=(0.05, 0.5), beta=(0.3,))),
+        Method("distill", "GKD from the best source", distill, grid(learning_rate=RATES, own=(0.0, 1.0))),
     )
 }
-assert REJECTED == 2

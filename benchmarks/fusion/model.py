@@ -40,54 +40,63 @@ class TinyTransformer(nn.Module):
         self.head = nn.Linear(WIDTH, TRANSLATIONS)
 
     def forward(self, ids_RL: Tensor) -> Tensor:
-        """Return the logits of the next answer token after the prompt and after each later token, (R, L', TRANSLATIONS)."""
+        """Return the logits of the next token after the prompt and each later token, (R, L', TRANSLATIONS)."""
+        return self.extend(ids_RL, None)[0]
+
+    def extend(self, ids_RL: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the logits and the keys and values of all tokens so far, of which `past` has the earlier ones.
+
+        The first call has the whole prompt; its logits start with those after the prompt's last token.
+        """
         rows, length = ids_RL.shape
-        x = self.token(ids_RL) + self.position.weight[PLACES[:length]]
+        before = 0 if past is None else past.shape[3]
+        first = PROMPT - 1 if past is None else 0  # earlier positions predict nothing
+        x = self.token(ids_RL) + self.position.weight[PLACES[before : before + length]]
         qkv = self.qkv(self.attention_norm(x)).view(rows, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        # only positions that predict an answer's token are needed after the attention
-        query = qkv[0][:, :, PROMPT - 1 :]
-        seen = torch.ones(length - PROMPT + 1, length, dtype=torch.bool).tril(PROMPT - 1)
-        mixed = functional.scaled_dot_product_attention(query, qkv[1], qkv[2], attn_mask=seen)
-        x = x[:, PROMPT - 1 :] + self.out(mixed.transpose(1, 2).flatten(2))
+        seen_kv = qkv[1:] if past is None else torch.cat([past, qkv[1:]], dim=3)
+        mask = torch.ones(length - first, before + length, dtype=torch.bool).tril(before + first)
+        mixed = functional.scaled_dot_product_attention(qkv[0][:, :, first:], seen_kv[0], seen_kv[1], attn_mask=mask)
+        x = x[:, first:] + self.out(mixed.transpose(1, 2).flatten(2))
         x = x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
-        logits: Tensor = self.head(self.last_norm(x))
-        return logits
+        return self.head(self.last_norm(x)), seen_kv
 
 
-def answer_logits(model: nn.Module, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
+def answer_logits(model: TinyTransformer, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
     """Return the logits of each token of the answers, (R, LENGTH, TRANSLATIONS)."""
     logits: Tensor = model(torch.cat([prompts_RL, answers_RL[:, :-1]], dim=1))
     return logits
 
 
-def answer_logps(model: nn.Module, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
+def answer_logps(model: TinyTransformer, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
     """Return the summed log-probability of each answer, (R,)."""
     logps_RLV = answer_logits(model, prompts_RL, answers_RL).log_softmax(-1)
     return logps_RLV.gather(2, answers_RL[:, :, None]).sum((1, 2))
 
 
 @torch.no_grad()
-def sample(models: Sequence[nn.Module], prompts: IntArray, *, temperature: float, seed: int) -> IntArray:
+def sample(models: Sequence[TinyTransformer], prompts: IntArray, *, temperature: float, seed: int) -> IntArray:
     """Return one answer per prompt, (prompts, LENGTH); greedy at temperature 0.
 
     Of several models the next token's probabilities are averaged.
     """
     generator = torch.Generator().manual_seed(seed)
-    ids_RL = torch.from_numpy(prompts)
+    following, pasts, drawn = torch.from_numpy(prompts), [None] * len(models), []
     for _ in range(LENGTH):
-        probabilities = torch.stack([model(ids_RL)[:, -1].softmax(-1) for model in models]).mean(0)
+        extended = [model.extend(following, past) for model, past in zip(models, pasts, strict=True)]
+        pasts = [past for _, past in extended]
+        probabilities = torch.stack([logits[:, -1].softmax(-1) for logits, _ in extended]).mean(0)
         if temperature == 0:
             following = probabilities.argmax(-1, keepdim=True)
         else:
             following = torch.multinomial(probabilities ** (1 / temperature), 1, generator=generator)
-        ids_RL = torch.cat([ids_RL, following], dim=1)
-    answers: IntArray = ids_RL[:, PROMPT:].numpy()
+        drawn.append(following)
+    answers: IntArray = torch.cat(drawn, dim=1).numpy()
     return answers
 
 
 def trained(
-    start: nn.Module, steps: int, learning_rate: float, losses: Callable[[nn.Module, int], Tensor]
-) -> nn.Module:
+    start: TinyTransformer, steps: int, learning_rate: float, losses: Callable[[TinyTransformer, int], Tensor]
+) -> TinyTransformer:
     """Return a copy of a model after some steps of Adam; `losses` returns the scalar loss of a step.
 
     The learning rate falls linearly to 0.
@@ -102,7 +111,7 @@ def trained(
     return model
 
 
-def nll(model: nn.Module, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
+def nll(model: TinyTransformer, prompts_RL: Tensor, answers_RL: Tensor) -> Tensor:
     """Return the mean negative log-probability per token, a scalar."""
     return -answer_logps(model, prompts_RL, answers_RL).mean() / LENGTH
 

@@ -4,8 +4,6 @@
 pairs are chosen by the recipes' own functions (`recipes.pairs`).
 """
 
-# ruff: noqa: N806 - capital shape suffixes: B prompts, S sources, L tokens
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.records import Answer, Prompt
 from recipes.pairs import Extremes, PairData, PairTally, RewardedAnswer, Tally, extremes, paired
 from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 
-from .model import BATCH, SAMPLED, TinyTransformer, answer_logps, batches, nll, sample, trained
+from .model import SAMPLED, TinyTransformer, answer_logps, batches, nll, sample, trained
 from .world import LENGTH, SOURCES, IntArray, World, text, tokens
 
 SFT_PROMPTS, PREFERENCE_PROMPTS = 640, 640
@@ -38,8 +36,8 @@ class Sources:
 
     world: World
     seed: int
-    target: nn.Module
-    models: tuple[nn.Module, ...]
+    target: TinyTransformer
+    models: tuple[TinyTransformer, ...]
     sft_prompts: IntArray
     preference_prompts: IntArray
     sft_extremes: tuple[dict[str, Extremes], ...]
@@ -56,16 +54,16 @@ class Prepared:
 
     sources: Sources
     sft_steps: int
-    sft: nn.Module
+    sft: TinyTransformer
     """The SFT model: start and reference of every method but FuseRL's."""
     prompts: Tensor
     """Prompts with a pair, (B, PROMPT)."""
     answers: Tensor
     """y_ws, y_wt and y_l, (3, B, LENGTH)."""
-    initial_3B: Tensor
-    """Their summed log-probabilities under the SFT model."""
-    sources_S3B: Tensor
-    """The same under each source."""
+    initial: Tensor
+    """Their summed log-probabilities under the SFT model, (3, B)."""
+    by_source: Tensor
+    """The same under each source, (S, 3, B)."""
     data: PairData
     """What the pairs were made from, as a recipe's `data.json` has it."""
 
@@ -90,11 +88,13 @@ def prepare_sources(world: World, seed: int) -> Sources:
     return Sources(world, seed, target, models, *parts, sft_extremes, preference_extremes, sft_best, preference_best)
 
 
-def _taught(start: nn.Module, world: World, model: int, steps: int, learning_rate: float, seed: int) -> nn.Module:
+def _taught(
+    start: TinyTransformer, world: World, model: int, steps: int, learning_rate: float, seed: int
+) -> TinyTransformer:
     """Return the model after lessons in which it answers as `World.lessons` says it believes."""
     rng = np.random.default_rng([seed, 2, model])
 
-    def losses(student: nn.Module, _: int) -> Tensor:
+    def losses(student: TinyTransformer, _: int) -> Tensor:
         prompts = world.prompts(LESSON_BATCH, rng)
         answers = world.lessons(model, prompts, rng)
         return nll(student, torch.from_numpy(prompts), torch.from_numpy(answers))
@@ -103,7 +103,7 @@ def _taught(start: nn.Module, world: World, model: int, steps: int, learning_rat
 
 
 def rewarded(
-    world: World, model: nn.Module, name: str, prompts: IntArray, *, seed: int, first_index: int = 0
+    world: World, model: TinyTransformer, name: str, prompts: IntArray, *, seed: int, first_index: int = 0
 ) -> list[RewardedAnswer]:
     """Return SAMPLES answers per prompt with their rewards; prompts are numbered by their row.
 
@@ -145,9 +145,9 @@ def prepare(sources: Sources, sft_steps: int) -> Prepared:
             letters_to_tensor([pair.rejected.text for pair in pairs]),
         ]
     )
-    initial_3B = pair_logps(sft, asked, answers)
-    sources_S3B = torch.stack([pair_logps(model, asked, answers) for model in sources.models])
-    return Prepared(sources, sft_steps, sft, asked, answers, initial_3B, sources_S3B, data)
+    initial = pair_logps(sft, asked, answers)
+    by_source = torch.stack([pair_logps(model, asked, answers) for model in sources.models])
+    return Prepared(sources, sft_steps, sft, asked, answers, initial, by_source, data)
 
 
 def _pairs(sources: Sources, drawn: Sequence[RewardedAnswer]) -> tuple[list[PreferencePair], PairData]:
@@ -170,9 +170,6 @@ def letters_to_tensor(texts: Sequence[str]) -> Tensor:
 
 
 @torch.no_grad()
-def pair_logps(model: nn.Module, prompts: Tensor, answers: Tensor) -> Tensor:
+def pair_logps(model: TinyTransformer, prompts: Tensor, answers: Tensor) -> Tensor:
     """Return the summed log-probabilities of each prompt's answers, in the shape (answers, B)."""
     return torch.stack([answer_logps(model, prompts, each) for each in answers])
-
-
-__all__ = ["BATCH", "Prepared", "Sources", "letters_to_tensor", "pair_logps", "prepare", "prepare_sources"]

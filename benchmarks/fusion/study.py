@@ -22,8 +22,9 @@ from pydantic import Field
 from harness.records import Record, digest
 from harness.store import JsonlRows
 from harness.store.files import FolderLock
+from recipes.pairs import PairData
 
-GAPS = {"equal": 0.4, "better": 0.6, "far-better": 0.8}
+GAPS = {"equal": 0.4, "better": 0.7, "far-better": 1.0}
 """How much the sources know: the share of the learnable words, of which the target knows 0.4."""
 SFTS = {"short": 10, "saturated": 160}
 """Steps of SFT on the best source answers: stopped on the way, and when more of it teaches no more."""
@@ -181,11 +182,9 @@ def _train_missing(design: Design, gap: str, seed: int, missing: Sequence[tuple[
             )
 
 
-def _facts(data: object) -> PairFacts:
-    from recipes.pairs import PairData
-
-    assert isinstance(data, PairData)
-    assert data.source_margins is not None and data.margins is not None, "there are pairs"
+def _facts(data: PairData) -> PairFacts:
+    assert data.source_margins is not None, "there are pairs"
+    assert data.margins is not None, "there are pairs"
     return PairFacts(
         pairs=data.pairs,
         source_less_target=round(data.source_margins.mean, 5),
