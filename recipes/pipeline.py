@@ -343,7 +343,8 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+            advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
+            raise CheckpointError(f"no such model folder: {text!r}; {advice}")
     pairs = spec.pairs.dataset
     if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
         raise ConfigError(f"pairs: no such data file: {pairs!r}")

@@ -16,7 +16,7 @@ from harness.records.errors import ConfigError
 from harness.store import write_lines
 
 from .layout import STAGES, Recipe
-from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .spec import RecipeSpec, about, read_recipe, recipe_path, scales_of, shipped_recipes
 from .training.nodes import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class TrainFlags(JsonFlags):
     recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None
     variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None
+    scale: Annotated[str | None, typer.Option(help="A size of the recipe's `scales:`, e.g. full.")] = None
     first_stage: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +70,7 @@ class TrainFlags(JsonFlags):
         for name in (self.first_stage, self.last_stage):
             if name is not None and name not in STAGES:
                 raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
-        spec = read_recipe(recipe_path(self.recipe))
+        spec = read_recipe(recipe_path(self.recipe), self.scale)
         if self.out is not None:
             spec = spec.model_copy(update={"output_dir": self.out})
         return narrow(spec, self.variant, self.seed)
@@ -118,14 +119,23 @@ def _follow(machines: Machines) -> None:
 
 def _list_recipes(*, as_json: bool) -> None:
     recipes = [
-        {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
+        {
+            "name": name,
+            "about": about(path),
+            "file": str(path),
+            "variants": list(read_recipe(path).variants),
+            "scales": list(scales_of(path)),
+        }
         for name, path in shipped_recipes().items()
     ]
     if as_json:
         typer.echo(json.dumps(recipes, indent=2))
         return
     for entry in recipes:
-        typer.echo(f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}\n  {entry['file']}")
+        scales = f"\n  --scale: {', '.join(entry['scales'])}" if entry["scales"] else ""
+        typer.echo(
+            f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}{scales}\n  {entry['file']}"
+        )
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
