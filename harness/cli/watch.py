@@ -27,7 +27,7 @@ from ..analysis.watch import (
     trends,
     write_state,
 )
-from ..backends.adapters import KeptServer
+from ..backends.adapters import SharedServer
 from ..pages import charts
 from ..pages.terminal import FittedTable
 from ..pages.text import interval, rich_table
@@ -103,7 +103,7 @@ class Watching:
         self._flags = flags
         self._run_flags = run_flags([*words, "--results", str(flags.results)])
         self._settings = self._run_flags.settings()
-        self.kept = KeptServer(grows=True)
+        self.kept = SharedServer(grows=True)
         self._trackers = tracker_names(flags.log_to)
         self._settings_sha = settings_digest(words)
         self._file = state_file(flags.results, flags.folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.adapters import KeptServer
+from harness.backends.adapters import SharedServer
 from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
 from harness.records import Answer, ModelRef, Prompt, Sampling
@@ -186,7 +186,7 @@ def test_one_server_serves_all_adapters_of_a_base(vllm_checkpoint: Path, tmp_pat
     folders = [tmp_path / name for name in ("one", "two", "later")]
     for folder in folders:
         _train_nothing(vllm_checkpoint, folder)
-    kept = KeptServer(grows=True)
+    kept = SharedServer(grows=True)
     texts: list[list[tuple[str, ...]]] = []
     pids = set()
 
