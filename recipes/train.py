@@ -148,7 +148,9 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for name in names:
         if name not in known:
             raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
-    names = [model for name in names for model in known[name] if model in spec.variants]
+    named = None if variant is None else tuple(names)
+    bases = [spec.merges[name].base or "" for name in names if name in spec.merges]
+    names = [model for name in names for model in (*known[name], *bases) if model in spec.variants]
     for name in names[::-1]:  # those that others continue from are trained too
         while (earlier := spec.variants[name].after) is not None:
             names, name = [*names, earlier], earlier
@@ -156,11 +158,11 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for chosen_seed in chosen:
         if chosen_seed not in spec.seeds:
             raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
-    return Recipe(spec, {name: variant for name, variant in spec.variants.items() if name in names}, chosen)
+    return Recipe(spec, {name: entry for name, entry in spec.variants.items() if name in names}, chosen, named)
 
 
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .pipeline import stages_to_do
     from .plan import make_plan, plan_tables
@@ -172,9 +174,9 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = stdout_console()
-    for part in plan_tables(plan):
-        console.print(part)
+    print_tables(*plan_tables(plan))
+    for note in plan.notes:
+        typer.echo(f"- {note}")
 
 
 def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
@@ -195,21 +197,33 @@ def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
     if shown:
-        console = stdout_console()
-        for table in rich_tables(board):
-            console.print(table)
+        print_tables(*rich_tables(board), more=f"{recipe.report / 'variants.md'} has them")
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
+        _show_sweeps(recipe)
         typer.echo(f"report: {recipe.report / 'variants.html'}")
     record: JsonValue = board.model_dump(mode="json")
     return record
+
+
+def _show_sweeps(recipe: Recipe) -> None:
+    from harness.cli.console import print_tables
+
+    from .report.data import read_all_measured
+    from .report.sweeps import sweep_grids, sweep_reports
+    from .report.tables import rich_grid
+
+    for sweep in sweep_reports(recipe, read_all_measured(recipe)) if recipe.spec.sweeps else ():
+        print_tables(*map(rich_grid, sweep_grids(sweep)), more=f"{recipe.report / 'variants.html'} has them")
+        for sentence in sweep.sentences:
+            typer.echo(sentence)
 
 
 def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -> list[Push]:
