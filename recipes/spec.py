@@ -433,8 +433,9 @@ def _scaled(sections: dict[str, Any], scale: str | None, where: str) -> dict[str
         raise ConfigError(f"{where} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
     for key, changes in scales[scale].items():
         before = sections.get(key)
-        is_section = isinstance(before, dict) and isinstance(changes, dict)
-        sections[key] = {**before, **changes} if is_section else changes
+        if isinstance(before, dict) and isinstance(changes, dict):
+            changes = {**before, **changes}
+        sections[key] = changes
     return sections
 
 
