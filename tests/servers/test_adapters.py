@@ -58,7 +58,7 @@ def test_models_of_one_command_share_a_server_and_keep_their_own_scores(
     assert done.code == 0, done.err
     good, bad = json.loads(done.out)["cards"]
     (start,) = starts(notes)
-    assert [str(name).partition("@")[0] for name in start["names"]] == ["good", "bad"]  # type: ignore[union-attr,attr-defined]
+    assert [str(name).partition("@")[0] for name in start["names"]] == ["good", "bad"]  # type: ignore[attr-defined]
     assert start["rank"] == 16  # the smallest of vLLM's ranks that 12 fits in
     assert [card["model"] for card in (good, bad)] == ["good", "bad"]
     scores = [card["scores"][card["headline"]]["value"] for card in (good, bad)]
