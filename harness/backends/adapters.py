@@ -1,6 +1,6 @@
 """One server for several LoRA adapters of one base: the models of a command, or the checkpoints of a training.
 
-    kept = KeptServer()
+    kept = SharedServer()
     kept.adopt(first, later=[second])  # `first` will start a server that knows both
     kept.adopt(second)                 # asks the same server; a backend that cannot stops it
     kept.close()
@@ -67,7 +67,7 @@ class SharesServer(Protocol):
         ...
 
 
-class KeptServer:
+class SharedServer:
     """Hands a server on from one backend to the next, as long as each serves an adapter of the same base."""
 
     def __init__(self, *, grows: bool = False) -> None:

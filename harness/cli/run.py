@@ -41,7 +41,7 @@ from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, 
 
 if TYPE_CHECKING:
     from ..analysis.leaderboard import Table
-    from ..backends.adapters import KeptServer
+    from ..backends.adapters import SharedServer
     from ..running.baselines import BaselineJob
     from ..running.pipeline import ProgressCallback, SuiteRun
 
@@ -242,7 +242,7 @@ def run_one(
     trackers: Sequence[str],
     *,
     fresh: bool,
-    kept: KeptServer | None = None,
+    kept: SharedServer | None = None,
     later: Sequence[Backend] = (),
 ) -> tuple[Plan, list[ScoreCard]]:
     """Run one model; return its plan and its cards, complete or not.
@@ -257,7 +257,7 @@ def run_one(
     return run_plan, cards
 
 
-def hand_over(kept: KeptServer, run_plan: Plan, later: Sequence[Backend]) -> None:
+def hand_over(kept: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
     """Let the kept server serve this model, unless a judge waits until the devices are free."""
     from ..running.pipeline import waits  # deferred: it needs numpy, which the help does not
 
@@ -302,7 +302,7 @@ def one_after_the_other(
     each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]
 ) -> tuple[list[ScoreCard], list[str]]:
     """Return the cards of all models, and which failed. Adapters of one base that follow each other share a server."""
-    from ..backends.adapters import KeptServer  # deferred, like its neighbour: main imports commands when used
+    from ..backends.adapters import SharedServer  # deferred, like its neighbour: main imports commands when used
     from .main import exit_code_of
 
     backends = []
@@ -312,7 +312,7 @@ def one_after_the_other(
         backends.append(run_plan.backend)
     cards: list[ScoreCard] = []
     failed = []
-    kept = KeptServer()
+    kept = SharedServer()
     try:
         for number, settings in enumerate(each, start=1):
             log.info("model %d of %d: %s", number, len(each), settings.model)

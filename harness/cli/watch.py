@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..analysis.trackers import log_step, tracker_names
 from ..analysis.watch import (
@@ -29,14 +27,15 @@ from ..analysis.watch import (
     trends,
     write_state,
 )
-from ..backends.adapters import KeptServer
+from ..backends.adapters import SharedServer
 from ..pages import charts
-from ..pages.text import interval, plain
+from ..pages.terminal import FittedTable
+from ..pages.text import interval, rich_table
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.judge_choice import suite_names
 from ..records.protocols import Backend, Starting
 from ..store import make_folder, write_atomic
-from .console import set_up_logging, stdout_console
+from .console import print_tables, set_up_logging
 from .options import SETTINGS, ResultsFlags, command, from_values
 from .run import RunFlags, raise_if_incomplete, run, run_one
 
@@ -91,7 +90,7 @@ def watch(context: typer.Context, flags: WatchFlags) -> None:
     if flags.as_json:
         print(json.dumps(watching.state.model_dump(mode="json"), indent=2))
     else:
-        show(watching.state)
+        print_tables(*trend_tables(watching.state), more="`| cat` shows them")
     if problems:
         raise IncompleteError(f"{len(problems)} of the checkpoints were not evaluated: {problems[0]}")
 
@@ -104,7 +103,7 @@ class Watching:
         self._flags = flags
         self._run_flags = run_flags([*words, "--results", str(flags.results)])
         self._settings = self._run_flags.settings()
-        self.kept = KeptServer(grows=True)
+        self.kept = SharedServer(grows=True)
         self._trackers = tracker_names(flags.log_to)
         self._settings_sha = settings_digest(words)
         self._file = state_file(flags.results, flags.folder)
@@ -205,21 +204,20 @@ def changed(change: float, higher_is_better: bool | None) -> str:
     return f"{change:+.2f} {'better' if (change > 0) == higher_is_better else 'worse'}"
 
 
-def show(state: WatchState) -> None:
-    """Print one table per suite and protocol, in the order of steps."""
-    console = stdout_console()
+def trend_tables(state: WatchState) -> list[FittedTable]:
+    """Return one table per suite and protocol, in the order of steps."""
+    tables = []
     for (suite, metric, protocol), trend in trends(state).items():
         better = trend[0][1].higher_is_better
         title = f"{suite}: {metric} ({DIRECTION[better]}), judge {trend[0][1].judge}, protocol {protocol}"
-        table = Table(title=Text(plain(title)), title_justify="left")
-        for name in ("step", "checkpoint", f"{metric} [95 %]", "since the last", "unscored"):
-            table.add_column(Text(name), justify="left" if name == "checkpoint" else "right", overflow="fold")
+        head = ("step", "checkpoint", f"{metric} [95 %]", "since the last", "unscored")
+        rows = []
         last: float | None = None
         for checkpoint, point in trend:
             value = point.score.value
             change = "-" if last is None or value is None else changed(value - last, better)
             step = "-" if checkpoint.step is None else str(checkpoint.step)
-            cells = (step, checkpoint.checkpoint, interval(point.score), change, str(point.score.unscored))
-            table.add_row(*(Text(plain(cell)) for cell in cells))
+            rows.append((step, checkpoint.checkpoint, interval(point.score), change, str(point.score.unscored)))
             last = value if value is not None else last
-        console.print(table)
+        tables.append(rich_table(title, head, rows, ("checkpoint",), (0, 1, 2, 3), 3))
+    return tables

@@ -32,6 +32,7 @@ NOT_DIGESTED = (
     "fusion.json",
     "step.json",  # a recipe's own records, which contain times
     "begun.json",
+    "made_from.json",
 )
 
 FASTCHAT = "fastchat:"

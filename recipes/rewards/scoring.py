@@ -111,13 +111,15 @@ def reward_alone(spec: RewardSpec) -> bool:
     return bool(spec.workers) or spec.serve.devices is not None
 
 
-def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
-    """Check the reward without loading it.
+def check_reward(spec: RewardSpec, folders: Iterable[Path] = (), *, of_questions: bool = False) -> None:
+    """Check the reward without loading it, with `of_questions` also whether it can score answers to suites' questions.
 
     Raise ConfigError, PluginError, CheckpointError or DataError if it cannot be created, and ConfigError if another
     reward scored the answers in these folders.
     """
     scorer = scorer_of(spec, None)
+    if of_questions:
+        scorer.check_for_questions()
     for folder in folders:
         _check_identity(folder, scorer)
 

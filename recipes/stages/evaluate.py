@@ -334,6 +334,10 @@ def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
     name = target.short if target.scheme == "path" else str(target)
+    if model == "moa":
+        settings["moa"] = recipe.spec.evaluate.moa.model_dump(mode="json")
+    if model == "best_source":
+        settings["reward"] = reward_settings(recipe.spec.reward)
     return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 
