@@ -236,7 +236,12 @@ def run_one(settings: FileSpec, trackers: Sequence[str], *, fresh: bool) -> tupl
     """Run one model; return its plan and its cards, complete or not."""
     run_plan, estimates = planned(settings, exact=False)
     cards = ask_and_judge(run_plan, estimates, fresh=fresh)
-    log_scores(trackers, cards)
+    if trackers:
+        from ..analysis.read_board import read_board
+        from ..pages.tracked import tracked_files
+
+        results = resolve(settings).results
+        log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
     return run_plan, cards
 
 
