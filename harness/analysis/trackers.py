@@ -95,11 +95,9 @@ def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step
     """
     # a run's id and completeness change with every checkpoint, and would start a new tracker run each time
     lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
+    identity = [f"{key}={value}" for key, value in sorted(lasting.items())]
     for name in names:
-        _log(
-            name,
-            TrackedRun(series, numbers(cards), lasting, step, [f"{key}={lasting[key]}" for key in sorted(lasting)]),
-        )
+        _log(name, TrackedRun(series, numbers(cards), lasting, step, identity))
 
 
 def _log(name: str, logged: TrackedRun) -> int:

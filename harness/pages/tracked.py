@@ -34,8 +34,8 @@ class _Bar:
 def tracked_files(tables: Sequence[Table], results: Path) -> Callable[[Sequence[ScoreCard]], TrackedFiles]:
     """Return a function from one model's cards to its table, figures and files.
 
-    A figure shows, per table of the board that has one of the cards, every model's difference from the table's baseline,
-    or from its best model.
+    A figure shows, per table of the board that has one of the cards, every model's difference from the table's
+    baseline, or from its best model.
     """
     by_id = dict(_runs(results))
     pairs = PairedRuns({name: folder for name, (_, folder) in by_id.items()})
@@ -60,16 +60,10 @@ def tracked_files(tables: Sequence[Table], results: Path) -> Callable[[Sequence[
         ids = {run_id(card) for card in cards}
         own_tables = [table for table in tables if any(row.run_id in ids for row in table.rows)]
         figures = {_file_name(f"{table.suite}-difference"): svg for table in own_tables if (svg := figure(table))}
-        rows = [
-            (card.suite, name, interval(score, facts_of(card.suite).metric(name).decimals), str(score.n))
-            + (str(score.unscored), card.judge)
-            for card in cards
-            for name, score in card.scores.items()
-        ]
-        contents = {
-            _file_name(f"card-{card.suite}") + ".json": dump_json(card.model_dump(mode="json")) for card in cards
-        }
-        return TrackedFiles(HEAD, rows, figures, contents)
+        rows = [row for card in cards for row in _rows(card)]
+        names = [_file_name(f"card-{card.suite}.json") for card in cards]
+        texts = [dump_json(card.model_dump(mode="json")) for card in cards]
+        return TrackedFiles(HEAD, rows, figures, dict(zip(names, texts, strict=True)))
 
     return files
 
@@ -79,6 +73,12 @@ def _runs(results: Path) -> Iterator[tuple[str, tuple[ScoreCard, Path]]]:
         with suppress(ConfigError):  # the board names a card that cannot be read
             card = read_card(path)
             yield run_id(card), (card, path.parent)
+
+
+def _rows(card: ScoreCard) -> Iterator[tuple[str, ...]]:
+    for name, score in card.scores.items():
+        text = interval(score, facts_of(card.suite).metric(name).decimals)
+        yield card.suite, name, text, str(score.n), str(score.unscored), card.judge
 
 
 def _bar(metric: str, step: HeadlineDifference) -> _Bar:

@@ -34,7 +34,7 @@ class Config:
 class Run:
     config = Config()
     def log(self, scores, step=None): note("log", numbers(scores), step); note("media", sorted(media(scores)))
-    def log_artifact(self, artifact): note("artifact", artifact.name, {name: file.text for name, file in artifact.files.items()})
+    def log_artifact(self, artifact): note("artifact", artifact.name, artifact.texts())
     def finish(self): note("finish")
     def __enter__(self): return self
     def __exit__(self, *exc): note("finish")
@@ -47,6 +47,7 @@ class File:
 
 class Artifact:
     def __init__(self, name, type): self.name, self.files = name, {}
+    def texts(self): return {name: file.text for name, file in self.files.items()}
     def new_file(self, name, mode): return self.files.setdefault(name, File())
 
 class Html:
@@ -123,9 +124,8 @@ def test_the_table_the_differences_and_the_cards_are_logged_too(board: Path, sta
     artifacts = {line[1]: line[2] for line in lines if line[0] == "artifact"}
     card = read.cards[-1].model_dump(mode="json")
     assert json.loads(artifacts["card-arena_hard.json"]) == card
-    assert [json.loads(files["card-arena_hard.json"]) for name, files in artifacts.items() if "cards-" in name][
-        -1
-    ] == card
+    *_, last = [files for name, files in artifacts.items() if name.startswith("cards-")]
+    assert json.loads(last["card-arena_hard.json"]) == card
     assert artifacts["scores.csv"].startswith("suite,metric,score [95 %],n,unscored,judge\narena_hard,arena_hard,")
     assert "difference from two" in artifacts["arena_hard-difference.svg"]  # the better of the two
 
