@@ -18,6 +18,7 @@ from types import ModuleType
 
 from ..records import ScoreCard, digest
 from ..records.errors import ConfigError, IncompleteError
+from ..records.facts import higher_is_better
 
 PROJECT = "fusion-harness"
 """Used if the tracker's own environment names no project."""
@@ -58,6 +59,8 @@ class TrackedRun:
     name: str
     scores: Mapping[str, float]
     facts: Mapping[str, str]
+    better: Mapping[str, str]
+    """Metric -> `higher` or `lower`, whichever is better; metrics without a direction are not in it."""
     step: int | None
     identity: Sequence[str]
     """What the run is, besides its name: the same run is updated as long as it stays the same."""
@@ -82,7 +85,15 @@ def log_scores(
             identity = (*identity, card.protocol_sha)
         groups.setdefault(identity, []).append(card)
     tracked_runs = [
-        TrackedRun(model, numbers(group), facts(group), None, identity, files_of(group) if names else TrackedFiles())
+        TrackedRun(
+            model,
+            numbers(group),
+            facts(group),
+            directions(group),
+            None,
+            identity,
+            files_of(group) if names else TrackedFiles(),
+        )
         for (model, *identity), group in groups.items()
     ]
     return sum(_log(name, tracked) for name in names for tracked in tracked_runs)
@@ -97,7 +108,7 @@ def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step
     lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
     identity = [f"{key}={value}" for key, value in sorted(lasting.items())]
     for name in names:
-        _log(name, TrackedRun(series, numbers(cards), lasting, step, identity))
+        _log(name, TrackedRun(series, numbers(cards), lasting, directions(cards), step, identity))
 
 
 def _log(name: str, logged: TrackedRun) -> int:
@@ -122,6 +133,17 @@ def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
     return values
 
 
+def directions(cards: Iterable[ScoreCard]) -> dict[str, str]:
+    """Return `suite/metric` -> `higher` or `lower`, whichever is better, for every metric that has a direction."""
+    words: dict[str, str] = {}
+    for card in cards:
+        for metric in card.scores:
+            better = higher_is_better(card, metric)
+            if better is not None:
+                words[f"{card.suite}/{metric}"] = "higher" if better else "lower"
+    return words
+
+
 def facts(cards: Iterable[ScoreCard]) -> dict[str, str]:
     """Return what makes the numbers comparable: version, judge, protocol and run of each suite."""
     values: dict[str, str] = {}
@@ -141,12 +163,19 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"--log-to {name} needs the package: pip install {name}") from None
 
 
+def _config(logged: TrackedRun) -> dict[str, str]:
+    return {**logged.facts, **{f"{metric}.better": word for metric, word in logged.better.items()}}
+
+
 def _wandb(module: ModuleType, logged: TrackedRun) -> None:
     project, files = os.environ.get("WANDB_PROJECT", PROJECT), logged.files
     run = module.init(project=project, id=logged.key, name=logged.name, resume="allow", reinit="create_new")
     try:
         # an earlier session of the run may have logged an incomplete card
-        run.config.update(dict(logged.facts), allow_val_change=True)
+        run.config.update(_config(logged), allow_val_change=True)
+        if logged.step is not None:
+            for metric, better in logged.better.items():  # the best checkpoint is then the summary's, not the last
+                run.define_metric(metric, summary="max" if better == "higher" else "min")
         media: dict[str, object] = {name: module.Html(svg, inject=False) for name, svg in files.figures.items()}
         if files.rows:
             media["scores"] = module.Table(columns=list(files.head), data=[list(row) for row in files.rows])
@@ -168,12 +197,11 @@ def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
     matches = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
     run_id = matches[0].info.run_id if matches else None
     known = matches[0].data.params if matches else {}
+    config = {_mlflow_name(key): value for key, value in _config(logged).items()}
     # mlflow never changes a parameter; a tag it does
-    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key, **logged.facts}):
-        module.log_params({name: value for name, value in logged.facts.items() if name not in known})
-        # mlflow rejects other characters in names
-        allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in logged.scores.items()}
-        module.log_metrics(allowed, step=logged.step)
+    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key, **config}):
+        module.log_params({name: value for name, value in config.items() if name not in known})
+        module.log_metrics({_mlflow_name(key): value for key, value in logged.scores.items()}, step=logged.step)
         if files.rows:
             module.log_text(files.table_csv(), "scores.csv")
         for name, svg in files.figures.items():
@@ -182,9 +210,14 @@ def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
             module.log_text(text, name)
 
 
+def _mlflow_name(name: str) -> str:
+    """Return the name with the characters that mlflow accepts."""
+    return re.sub(r"[^\w./ -]", "_", name)
+
+
 def _trackio(module: ModuleType, logged: TrackedRun) -> None:
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-    module.init(project=project, name=logged.name, config=dict(logged.facts), resume="allow")
+    module.init(project=project, name=logged.name, config=_config(logged), resume="allow")
     try:
         module.log(dict(logged.scores), step=logged.step)
     finally:

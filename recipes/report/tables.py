@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.pages.charts import Drawing
 from harness.pages.terminal import FittedTable
 from harness.pages.text import escape_markdown, rich_table
 from harness.records import Record, Score
@@ -172,6 +173,16 @@ class TextGrid:
     """Whether the table is collapsed at first, in formats that can do so."""
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, figures and tables below a title."""
+
+    title: str
+    lines: tuple[str, ...]
+    grids: tuple[TextGrid, ...]
+    drawings: tuple[Drawing, ...] = ()
+
+
 def grids(board: VariantBoard) -> list[TextGrid]:
     """Return the tables of each temperature: the models, then their differences to each baseline.
 
@@ -252,11 +263,12 @@ def p_text(p: float) -> str:
 
 def rich_tables(board: VariantBoard) -> list[FittedTable]:
     """Return the tables for a terminal, without the folded ones."""
-    return [
-        rich_table(grid.title, grid.head, grid.rows, grid.head[:1], PRIORITIES)
-        for grid in grids(board)
-        if not grid.folded
-    ]
+    return [rich_grid(grid) for grid in grids(board) if not grid.folded]
+
+
+def rich_grid(grid: TextGrid) -> FittedTable:
+    """Return the table for a terminal."""
+    return rich_table(grid.title, grid.head, grid.rows, grid.head[:1], PRIORITIES)
 
 
 def markdown(board: VariantBoard) -> str:

@@ -82,8 +82,9 @@ def test_the_plan_of_a_recipe_keeps_its_hours(width: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_trend_of_a_training_keeps_step_and_score(width: int) -> None:
     score = Score(value=7.25, ci_low=6.9, ci_high=7.6, se=0.18, n=80)
-    names = {"suite": "mt_bench", "metric": "mt_bench", "protocol": "0" * 12, "judge": "judge", "run_id": "r"}
-    point = HeadlinePoint(score=score, **names)
+    point = HeadlinePoint(
+        suite="mt_bench", metric="mt_bench", protocol="0" * 12, judge="judge", run_id="r", score=score
+    )
     done = [
         EvaluatedCheckpoint(checkpoint=f"{NAME}-{step}", step=step, fingerprint="", asked="", points=(point,))
         for step in (100, 200)

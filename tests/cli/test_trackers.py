@@ -36,6 +36,7 @@ class Run:
     def log(self, scores, step=None): note("log", numbers(scores), step); note("media", sorted(media(scores)))
     def log_artifact(self, artifact): note("artifact", artifact.name, artifact.texts())
     def finish(self): note("finish")
+    def define_metric(self, name, **words): note("metric", name, words)
     def __enter__(self): return self
     def __exit__(self, *exc): note("finish")
 
@@ -96,6 +97,13 @@ def said(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "said").read_text().splitlines()]
 
 
+def configuration(lines: list[Any]) -> dict[str, str]:
+    """What the first run was told about itself: in wandb and mlflow after it began, in trackio as it does."""
+    told = [line[1] for line in lines if line[0] == "params"]
+    told += [line[1]["config"] for line in lines if line[0] == "init" and "config" in line[1]]
+    return dict(told[0])
+
+
 @pytest.mark.parametrize("tracker", list(TRACKERS))
 def test_each_model_is_one_run_with_its_scores(board: Path, stand_ins: Path, tracker: str) -> None:
     cards = read_board(board).cards
@@ -108,9 +116,7 @@ def test_each_model_is_one_run_with_its_scores(board: Path, stand_ins: Path, tra
     assert sorted(scores["arena_hard/arena_hard"] for scores in logged) == sorted(headlines)
     assert all(scores["arena_hard/arena_hard_ci_low"] < scores["arena_hard/arena_hard"] for scores in logged)
     assert sum(line[0] == "finish" for line in lines) == 2
-    stated = next(line[1].get("config") or lines[2][1] for line in lines if line[0] == "init")
-    if tracker == "wandb":
-        stated = next(line[1] for line in lines if line[0] == "params")
+    stated = configuration(lines)
     assert {"arena_hard.judge", "arena_hard.protocol", "arena_hard.run"} <= stated.keys()
 
 
@@ -155,6 +161,20 @@ def test_two_protocols_of_a_suite_are_two_tracker_runs(board: Path, stand_ins: P
     assert log_scores(("wandb",), [card, card.model_copy(update={"protocol": {**card.protocol, "repeats": 2}})]) == 2
     ids = [line[1]["id"] for line in said(stand_ins) if line[0] == "init"]
     assert len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("tracker", list(TRACKERS))
+def test_a_run_states_which_way_each_score_is_better(board: Path, stand_ins: Path, tracker: str) -> None:
+    card = read_board(board).cards[0]
+    turned = card.model_copy(update={"higher_is_better": {"arena_hard": False}})
+    log_scores((tracker,), [turned])
+
+    lines = said(stand_ins)
+    stated = configuration(lines)
+    assert stated["arena_hard/arena_hard.better"] == "lower"
+    assert "arena_hard/avg_tokens.better" not in stated  # neither more nor less of it is better
+    if tracker == "wandb":
+        assert ["metric", "arena_hard/arena_hard", {"summary": "min"}] in lines
 
 
 @pytest.mark.parametrize("tracker", list(TRACKERS))
