@@ -11,6 +11,7 @@
 # make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
 #                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
+# make bench-pages      weights and times of the viewer's pages: 50 runs of 805 questions; HARNESS_MIRROR
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
 # make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
@@ -30,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Packages are installed uncompiled: where bytecode may not be kept, every process would compile torch and trl again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-pages bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -56,7 +57,7 @@ demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
 	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
 	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"
-	@echo "score cards, answers and judgments: $(RESULTS)/runs; next: README.md, 'Your own checkpoint'"
+	@echo "score cards, answers and judgments: $(RESULTS)/runs; next, your own checkpoint: docs/evaluate.md"
 
 # Steps run two at a time, one core each.
 demo-fusion: $(READY)
@@ -112,6 +113,9 @@ gpu-check:
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale
+
+bench-pages: $(READY)
+	$(BIN)/python -m benchmarks.pages
 
 bench-cases: $(READY)
 	$(BIN)/python -m benchmarks.cases

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class TrainFlags(JsonFlags):
-    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="YAML file, or the name of a shipped recipe.",
+            autocompletion=lambda incomplete: [name for name in shipped_recipes() if name.startswith(incomplete)],
+        ),
+    ] = None
     variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None
     scale: Annotated[str | None, typer.Option(help="A size of the recipe's `scales:`, e.g. full.")] = None

@@ -253,7 +253,12 @@ def run_one(
     if kept is not None:
         hand_over(kept, run_plan, later)
     cards = ask_and_judge(run_plan, estimates, fresh=fresh)
-    log_scores(trackers, cards)
+    if trackers:
+        from ..analysis.read_board import read_board
+        from ..pages.tracked import tracked_files
+
+        results = resolve(settings).results
+        log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
     return run_plan, cards
 
 

@@ -14,8 +14,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Protocol
 
-from ..analysis.comparison import Difference
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
 from .text import interval, visible
@@ -174,7 +174,23 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
         drawing.mark(scale(score.value), y, hint=hint)
 
 
-def differences(rows: Sequence[tuple[str, Difference]], first: str) -> Drawing | None:
+class PlottedDifference(Protocol):
+    """What a figure needs of a difference."""
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def ci_low(self) -> float | None: ...
+
+    @property
+    def ci_high(self) -> float | None: ...
+
+
+def differences(rows: Sequence[tuple[str, PlottedDifference]], first: str) -> Drawing | None:
     """Draw each model's difference from the first with its 95 % interval, and a line at zero; None without rows."""
     if not rows:
         return None
