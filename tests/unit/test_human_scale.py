@@ -177,7 +177,7 @@ def simulated(rng: np.random.Generator, taste: float) -> tuple[Contests, Contest
     judge = SHARPNESS * (people + rng.normal(0, taste, MODELS + 1))
     questions = rng.normal(0, 0.3, (2, 120, MODELS + 1))  # some questions suit a model: rows of a question go together
     votes = drawn(rng, people, questions[0], MODELS, 3000, 0)
-    verdicts = drawn(rng, judge, SHARPNESS * questions[1], MODELS + 1, 4000, 120)
+    verdicts = drawn(rng, judge, questions[1], MODELS + 1, 4000, 120)
     return votes, verdicts, 1000 + ELO_PER_LOGIT * float(people[-1] - people[:-1].mean())
 
 

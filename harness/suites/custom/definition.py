@@ -82,6 +82,8 @@ class OwnJudging(Record):
     """checks: names of installed checks (`harness ls checks`)."""
     length_control: bool = False
     """pairwise: rank by the win rate that answers of equal length would have."""
+    style_control: bool = Field(default=False, exclude_if=is_empty)
+    """pairwise: the same for length, headers, lists and bold together."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=2048, gt=0)
     """Of the judge's reply."""
@@ -99,7 +101,10 @@ class OwnJudging(Record):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        own_keys = {"labels": "pairwise", "length_control": "pairwise", "items": "rubric", "checks": "checks"}
+        own_keys = {"labels": "pairwise", "length_control": "pairwise", "style_control": "pairwise"}
+        own_keys |= {"items": "rubric", "checks": "checks"}
+        if self.length_control and self.style_control:
+            raise ValueError("style_control contains length: give it or length_control, not both")
         for key, kind in {**own_keys, "low": "rating", "high": "rating"}.items():
             is_set = key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
             if is_set and self.kind != kind:
