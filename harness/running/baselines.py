@@ -23,7 +23,7 @@ from ..records.judge_choice import judged_as
 from ..records.protocols import Backend, ServeOptions, Suite, TakesBaseline, load_plugin
 from ..records.settings import RunSpec
 from ..store import RunStore, read_card
-from ..store.runs import find_run, read_rows
+from ..store.runs import BASELINE_ROWS, find_run, read_rows
 
 log = logging.getLogger(__name__)
 UNSAFE = {"allow_pickle": False, "trust_remote_code": False, "engine_args": ()}
@@ -126,7 +126,11 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
     job: BaselineJob | None = None
     key: str | None = None
     answers = _recorded(text, suite, spec.results)
-    if answers is None:
+    card = Path(text).parent / "card.json"
+    if Path(text).name == BASELINE_ROWS and card.is_file():  # a run's copy, named there as when a model was asked
+        stated = read_card(card).protocol.get("baseline_answers")
+        key = stated if isinstance(stated, str) else None
+    elif answers is None:
         job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
         key, stored = job.folder.name, job.stored()
         answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}

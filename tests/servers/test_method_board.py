@@ -11,7 +11,7 @@ from harness.records import Score, ScoreCard
 from recipes.layout import Recipe
 from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
-from recipes.report.methods import Gap, BoardMeasure, MethodBoard, front_figure, method_board, method_sentence
+from recipes.report.methods import BoardMeasure, Gap, MethodBoard, front_figure, method_board, method_sentence
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
 from recipes.stages.report import read_variant_board, report_step
 from recipes.steps import run_step

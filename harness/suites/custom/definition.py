@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from ...records import Prompt, Record, Sampling, digest
 from ...records.asking import is_empty
-from ...records.documents import parse_json, read_yaml
+from ...records.documents import SUITE_COPY, parse_json, read_yaml
 from ...records.errors import ConfigError
 from ...records.protocols import SuiteOptions
 from ...records.settings import checked
@@ -269,6 +269,8 @@ class Definition(Record):
 def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
     """Return the suite in a file, and the baseline that it names. Raise ConfigError if something in it is wrong."""
     path = _file(argument)
+    if path.name == SUITE_COPY:
+        return checked(Definition, parse_json(path.read_text("utf-8"), str(path)), str(path)), None
     name = path.name.removesuffix(path.suffix)
     if not NAME.fullmatch(name):
         raise ConfigError(f"{path}: rename it: a suite is called like its file, with letters, digits, `.`, `-`, `_`")
@@ -330,7 +332,7 @@ def load(options: SuiteOptions) -> tuple[Definition, BaselineChoice | None]:
 
 def _file(argument: str) -> Path:
     path = Path(argument).expanduser()
-    if not argument or path.suffix not in SUFFIXES:
+    if not argument or (path.suffix not in SUFFIXES and path.name != SUITE_COPY):
         raise ConfigError(f"suite custom needs a file, custom:FILE.yaml or custom:PROMPTS.jsonl, not {argument!r}")
     if not path.is_file():
         raise ConfigError(f"no suite file {argument!r}")
