@@ -16,6 +16,7 @@ from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
+from ..analysis.gate.decision import checks_of
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
@@ -173,6 +174,11 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
     spec = resolve(live_settings(flags, suites, runs_of_baseline))
     run_plan = plan(spec)
     baselines = baselines_of(run_plan, runs_of_baseline, force=options.force)
+    if not checks_of(policy, {suite: rows.card for suite, rows in baselines.items()}):
+        raise ConfigError(
+            f"no check for {', '.join(baselines)}, so nothing would be decided: give --policy a file with checks, or a "
+            "suite of your own its margin:"
+        )
     estimates = estimate(run_plan)
     announce(estimates)
     return work(

@@ -126,15 +126,15 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
     job: BaselineJob | None = None
     key: str | None = None
     answers = _recorded(text, suite, spec.results)
-    card = Path(text).parent / "card.json"
-    if Path(text).name == BASELINE_ROWS and card.is_file():  # a run's copy, named there as when a model was asked
-        stated = read_card(card).protocol.get("baseline_answers")
-        key = stated if isinstance(stated, str) else None
-    elif answers is None:
+    if answers is None:
         job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
         key, stored = job.folder.name, job.stored()
         answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
         job = job if job.missing() else None
+    card = Path(text).parent / "card.json"
+    if Path(text).name == BASELINE_ROWS and card.is_file():  # a run's copy, named there as when a model was asked
+        stated = read_card(card).protocol.get("baseline_answers")
+        key = stated if isinstance(stated, str) else None
     missing = [prompt.id for prompt in prompts if prompt.id not in answers]
     if len(missing) == len(prompts):
         raise ConfigError(f"--baseline {text!r} has no answer to any question of {suite.name}")

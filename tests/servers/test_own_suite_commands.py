@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from harness.judging import batch as wire_module
+from harness.records import ModelRef
+from recipes.spec import SuitesSpec
+from recipes.suites import check_suites, own_suites, run_suites, suite_calls
 from tests.fakes.batch_server import FakeBatchOpenAI
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, Request, serving
@@ -102,6 +105,41 @@ def test_gate_live_compares_with_the_baselines_opponent_and_runs_checks(
     assert first["scores"][first["headline"]]["value"] == 100.0
     assert json.loads(done.out)["sequential"][0]["questions"] < 60
     assert len(model.requests) == asked
+
+
+def test_gate_live_without_a_check_asks_nothing(harness: Call, serve: Serve, tmp_path: Path) -> None:
+    write_suite(tmp_path, RUBRIC.replace("margin: 12", ""))
+    good = write_answers(tmp_path / "good.jsonl", lambda n: GOOD)
+    with serve(FakeOpenAI(reply=rubric_reply)) as judge:
+        cards(harness(*run_words(good, judge.url, "--suite", "bicycles.yaml")))
+        asked = len(judge.requests)
+        words = ("gate", "--candidate", "good.jsonl", "--baseline", "good.jsonl", "--live", "--backend", "scripted")
+        done = harness(*words, "--judge", f"endpoint:gpt-x@{judge.url}")
+
+    assert done.code == 2
+    assert "no check for custom:bicycles, so nothing would be decided: give --policy a file with checks" in done.err
+    assert len(judge.requests) == asked
+
+
+def test_a_recipe_evaluates_on_a_suite_of_ones_own(serve: Serve, tmp_path: Path) -> None:
+    write_suite(tmp_path, RUBRIC)
+    model = ModelRef.parse(str(write_answers(tmp_path / "mine.jsonl", lambda n: GOOD)))
+    with serve(FakeOpenAI(reply=rubric_reply)) as judge:
+        spec = SuitesSpec(
+            suite=str(tmp_path / "bicycles.yaml"), judge=f"endpoint:gpt-x@{judge.url}", backend="scripted", limit=4
+        )
+        check_suites(spec)
+        content = own_suites(spec)
+        calls = suite_calls(spec, seed=1)
+        [card] = run_suites(spec, model, tmp_path / "results", seed=1)
+
+    assert calls == 4
+    write_suite(tmp_path, RUBRIC.replace("polite", "kind"))
+    assert content.keys() == own_suites(spec).keys() == {"custom:bicycles"}
+    assert content != own_suites(spec)  # the step of a changed suite is done again
+    assert own_suites(spec.model_copy(update={"suite": "mt_bench,arena_hard"})) == {}
+    assert card.suite == "custom:bicycles"
+    assert card.scores["rubric"].value == pytest.approx(95.0)
 
 
 def labelled(request: Request) -> str:

@@ -53,7 +53,7 @@ def games(
                 judge="j",
                 template_sha="t",
                 answer_sha=answer.sha,
-                order=order,  # type: ignore[arg-type]
+                order=order,
                 verdict=Preference(value=float(rng.random() < chance)),
             )
             for order in ("ab", "ba")
