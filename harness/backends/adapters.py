@@ -94,7 +94,7 @@ class SharedServer:
             folders = {name: each.folder for name, each in fellows.items()}
             self._adapters = AdapterSet(backend.server, adapter.base, rank, folders, self._grows)
         else:
-            log.info("%s goes on serving, now %s", self._adapters.server.name, adapter.name)
+            log.info("%s keeps on serving, now %s", self._adapters.server.name, adapter.name)
         self._adapters.folders[adapter.name] = adapter.folder
         backend.share(self._adapters)
 
