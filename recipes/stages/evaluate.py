@@ -35,7 +35,7 @@ from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_
 from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
-from ..suites import check_suites, run_suites, suite_calls
+from ..suites import check_suites, own_suites, run_suites, suite_calls
 from .rewards import reward_time
 from .target import target_time
 
@@ -332,6 +332,8 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
     """Return the settings that decide the scores, without local paths."""
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    if content := own_suites(recipe.spec.evaluate):
+        settings["own_suites"] = content
     target = ModelRef.parse(recipe.spec.target)
     name = target.short if target.scheme == "path" else str(target)
     if model == "moa":
