@@ -90,7 +90,7 @@ class LeaderboardFlags(ResultsFlags):
         return BoardOptions(
             reported=self.reported is not False,
             paired=not self.unpaired and not self.summary,  # a summary shows no difference
-            pairs=self.chosen_format == "html" and self.figures is None,
+            pairs=self.chosen_format == "html" or self.figures is not None,
             suites=comma_list(self.suite),
             matching=self.matching or "",
             baseline=self.baseline,
@@ -204,7 +204,10 @@ def check_file(file: Path, expected: str, flags: str) -> None:
 def write_figures(folder: Path, board: Board) -> None:
     from ..pages.board import figures, png
 
-    files = [(figure.name, figure.drawing.standalone(), png(figure.drawing)) for figure in list(figures(board.tables))]
+    files = [
+        (figure.name, figure.drawing.standalone(), png(figure.drawing))
+        for figure in list(figures(board.tables, board.pairs))
+    ]
     make_folder(folder)
     for name, svg, pixels in files:
         write_atomic(folder / f"{name}.svg", svg + "\n")

@@ -16,6 +16,7 @@ from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.pairs import BoardPair
 from ..records import Score
 from ..records.facts import facts_of
+from .charts import axes
 from .text import visible
 
 NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}
@@ -76,17 +77,6 @@ def _table(table: Table, facts: PageFacts) -> JsonValue:
             if pair.run in position and pair.other in position
         ],
     }
-
-
-def axes(table: Table) -> dict[str, str]:
-    """Return what a score can be drawn against: field of a row -> its label, if at least two rows differ in it."""
-    labels = {
-        "length": f"mean answer length, {table.length_unit}",
-        "generated": "tokens generated per answer, with reasoning",
-        "cost": "dollars paid for judging",
-        "tokens_per_second": "tokens per second of answering",
-    }
-    return {key: label for key, label in labels.items() if len({getattr(row, key) for row in table.rows} - {None}) > 1}
 
 
 def _score(score: Score) -> JsonValue:

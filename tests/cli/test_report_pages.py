@@ -106,12 +106,13 @@ def test_a_stale_leaderboard_fails_the_check(harness: Callable[..., Done], resul
 
 
 def test_figures_are_svg_and_png_files(harness: Callable[..., Done], results: Path, tmp_path: Path) -> None:
-    done = harness("leaderboard", "--results", str(results), "--plots", str(tmp_path / "plots"))
+    done = harness("leaderboard", "--results", str(results), "--figures", str(tmp_path / "plots"))
 
     assert done.code == 0, done.err
     files = sorted((tmp_path / "plots").iterdir())
     assert [file.name.split("-", 3)[-1] for file in files if file.suffix == ".svg"] == [
         "categories.svg",
+        "differences.svg",
         "forest.svg",
         "length.svg",
         "scaling-1.svg",
