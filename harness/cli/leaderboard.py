@@ -278,7 +278,7 @@ def page_facts(board: Board, flags: LeaderboardFlags) -> PageFacts:
     return PageFacts(
         title=flags.title or "Leaderboard",
         made=datetime.now(UTC).date().isoformat(),
-        version=__version__,
+        version=str(__version__),
         viewer=flags.viewer,
         pairs=board.pairs,
         folders=board.folders,

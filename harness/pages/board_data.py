@@ -1,7 +1,6 @@
 """What the leaderboard page's script needs of a table, as JSON: rows, their categories, and every pair. Pure.
 
-The script draws the figures and compares the rows that a reader chooses. Numbers are rounded to what is shown, because
-68 models make 2,278 pairs.
+The script draws the figures and compares the rows that a reader chooses.
 """
 
 from __future__ import annotations
@@ -85,8 +84,12 @@ def _score(score: Score) -> JsonValue:
 
 
 def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
-    """Return [row, other row, difference, low, high, p, won, lost, questions, paired]."""
+    """Return [row, other row, difference, low, high, p, won, lost, questions, paired].
+
+    Differences are rounded here: JavaScript rounds ties up where Python rounds them to even, and the page must print
+    what `harness compare` prints.
+    """
     step = pair.difference
-    numbers = [round(value, 6) for value in (step.difference, step.ci_low, step.ci_high)]
+    numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
     places = [position[pair.run], position[pair.other]]
-    return [*places, *numbers, round(step.p, 6), pair.won, pair.lost, pair.n, int(step.paired)]
+    return [*places, *numbers, float(f"{step.p:.8g}"), pair.won, pair.lost, pair.n, int(step.paired)]

@@ -264,15 +264,19 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str,
     _y_axis(drawing, y, 56, right)
     drawing.text(56, 14, f"{upwards} by {by or across}", css="title")
     drawing.text((56 + right) / 2, height - 8, across, anchor="middle", css="muted")
-    # labels of close points would overlap: the best point keeps its place, later ones move down
     taken = TakenPlaces()
+    for point in points:
+        ends = [y(value) for value in (point.low, point.y, point.high) if value is not None]
+        taken.reserve(x(point.x) - 5, min(ends) + 4, max(ends) + 4, 10)
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
         drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:g}, {point.y:.2f}")
-        place = taken.take(at_x, at_y + 4, width_of(point.label) * 0.9)
-        drawing.text(at_x + 8, place, point.label, css="small")
+        place_x, place_y = taken.beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
+        if abs(place_y - at_y - 4) > TakenPlaces.HEIGHT:
+            drawing.line(at_x, at_y, at_x, place_y - 4, "grid")
+        drawing.text(place_x, place_y, point.label, css="small")
     return drawing
 
 
@@ -283,6 +287,27 @@ class TakenPlaces:
 
     def __init__(self) -> None:
         self._bands: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+
+    def reserve(self, x: float, top: float, bottom: float, width: float) -> None:
+        """Keep labels away from a mark and its interval."""
+        y = top
+        while y < bottom + self.HEIGHT:
+            at = min(y, bottom)
+            self._bands[self._band(at)].append((at, x, x + width))
+            y += self.HEIGHT
+
+    def beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
+        """Return where a mark's label covers nothing, and take that place: to the right or left, then above or below.
+
+        `limits`: least x and largest y. If nothing is free, it is the nearest free height below.
+        """
+        for shift in (0, -1, 1, -2, 2, -3, 3, -4, 4):
+            for at_x in (x + 8, x - 8 - width):
+                at_y = y + shift * self.HEIGHT
+                if limits[0] <= at_x and at_y <= limits[1] and self._overlapped(at_x, at_y, width) is None:
+                    self._bands[self._band(at_y)].append((at_y, at_x, at_x + width))
+                    return at_x, at_y
+        return x + 8, self.take(x + 8, y, width)
 
     def take(self, x: float, y: float, width: float) -> float:
         """Return the nearest height downwards at which a label of this width overlaps no earlier one; it is taken."""
