@@ -31,7 +31,7 @@ from .board_data import NO_PAIRS, PageFacts, page_data
 from .charts import ChartPoint, Drawing
 from .summary import summary
 from .tables import against_name, certainty, measured, notes_of, shown_metrics
-from .text import interval, number, visible
+from .text import interval, marked, number, visible
 
 ZOOM = 300 / 96
 """PNG pixels per pixel of the drawing: 300 dots per inch instead of CSS's 96."""
@@ -113,7 +113,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"visible": visible, "is_number": is_number, "flat": flat}
+    templates.filters |= {"visible": visible, "marked": marked, "is_number": is_number, "flat": flat}
     templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     yield opened
     for context in contexts:
         context.close()
+
+
+@contextmanager
+def next_page(page: Any) -> Iterator[None]:
+    """Wait until the page that the body leads to has loaded and answers keys."""
+    with page.expect_navigation():
+        yield
+    page.locator("html[data-keys=ready]").wait_for(state="attached")
 
 
 def first(page: Any, table: str = "arena-hard") -> str:

@@ -72,7 +72,7 @@ def test_a_base_gives_the_sections_a_recipe_does_not_have(tmp_path: Path) -> Non
 
     assert (spec.name, list(spec.variants), spec.target) == ("mine", ["wrpo"], "t")
     assert len(read_recipe(recipe_path("wrpo-llama3-8b-released")).sources) == 1
-    assert "wrpo-first-sources2" in read_recipe(recipe_path("wrpo-llama3-8b-sweep")).variants
+    assert "wrpo-sources2" in read_recipe(recipe_path("wrpo-llama3-8b-sweep")).variants
 
 
 def test_a_base_that_is_not_there_or_has_a_base_is_refused(tmp_path: Path) -> None:

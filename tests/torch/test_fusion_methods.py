@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402
 
 from harness.records.errors import ConfigError, IncompleteError, ReplyError  # noqa: E402
+from harness.store.checkpoint import weights_digest  # noqa: E402
 from recipes.layout import Recipe  # noqa: E402
 from recipes.likelihood import PairLogps, Texts, score_pairs, summed  # noqa: E402
 from recipes.records import PreferencePair, RewardRow, rows_in  # noqa: E402
@@ -339,6 +340,9 @@ def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Pat
             total[kind] = total.get(kind, 0.0) + float(loss)
 
     assert losses(step)[0] == pytest.approx(total[GKDTrainer] / count, abs=1e-4)
+    recorded = json.loads((step.folder / "made_from.json").read_text())
+    assert recorded == {"a": weights_digest(teacher, None)}  # other weights of that name are another step's
+    assert "made_from.json" in run_step(step).outputs
     assert total[GOLDTrainer] == pytest.approx(total[GKDTrainer])
     assert distance(step.folder, sft.folder) > 0
 
