@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pages`: weights and times of the viewer's pages for 50 runs of AlpacaEval's 805 questions.
+"""`python -m benchmarks.viewer_pages`: weights and times of the viewer's pages for 50 runs of AlpacaEval's 805 questions.
 
 Runs with made-up answers of about 2,000 characters are written to a temporary folder; the questions are the official
 ones (`harness data pull alpaca_eval`, or HARNESS_MIRROR). "first" is the first time a page is asked for, with whatever
