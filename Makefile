@@ -27,6 +27,8 @@ RESULTS ?= results/demo
 export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Packages are installed uncompiled: where bytecode may not be kept, every process would compile torch and trl again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
 setup: $(READY)

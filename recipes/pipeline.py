@@ -15,13 +15,13 @@ from pathlib import Path
 
 import yaml
 
+from harness.backends.devices import visible_devices
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, RunLockedError, UsageError
 from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
-from .devices import visible_devices
 from .estimate import Estimator
 from .layout import DONE, STAGES, Recipe
 from .preflight import preflight
@@ -310,7 +310,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     if recipe.merges and "align" in to_do & set(reached):
         check_merges(recipe)
     if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
-        check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
+        scored = [step.folder for step in kept if step.stage == "rewards"]
+        check_reward(recipe.spec.reward, scored, of_questions="suites/best_source" in {step.name for step in remaining})
     ahead = frozenset(to_do & set(reached))
     if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
         preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)
@@ -342,7 +343,8 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+            advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
+            raise CheckpointError(f"no such model folder: {text!r}; {advice}")
     pairs = spec.pairs.dataset
     if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
         raise ConfigError(f"pairs: no such data file: {pairs!r}")

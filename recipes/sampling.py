@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from harness.backends.devices import assigned_devices, devices_of
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
 from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
@@ -36,7 +37,7 @@ from harness.running.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
 from harness.store.checkpoint import weights_digest
 
-from .devices import Gpus, assigned_devices, devices_of, replica_devices
+from .devices import Gpus, replica_devices
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
 from .layout import Counts
 from .prompts import PromptError, Row, prompt_in

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
@@ -276,6 +276,15 @@ class MoaSpec(Record):
     aggregator: str = "target"
     """`target` or a source."""
     layers: int = Field(default=2, ge=2)
+    template: str | None = Field(default=None, exclude_if=is_empty)
+    """The aggregator's instructions, with `{answers}` once. None: our own wording."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_slot(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{answers}") != 1:
+            raise ValueError(f"needs {{answers}} once, where the answers go, not {template.count('{answers}')} times")
+        return template
 
 
 class EvaluateSpec(SuitesSpec):
@@ -341,6 +350,8 @@ class RecipeSpec(Record):
     target: str
     """The model to train: a folder or hf:ORG/NAME@REVISION."""
     target_license: str | None = None
+    models_from: str | None = Field(default=None, exclude_if=is_empty)
+    """What to do if a folder of the recipe's models is missing, for that error: a command, or names on the Hub."""
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     """Each seed repeats everything after the sources: SFT, sampling from the target, pairs, variants."""
     prompts: PromptsSpec = PromptsSpec()
@@ -391,12 +402,13 @@ class RecipeSpec(Record):
         return self.has_own_pairs or self.prompts.sft_share == 0
 
 
-def read_recipe(path: Path) -> RecipeSpec:
+def read_recipe(path: Path, scale: str | None = None) -> RecipeSpec:
     """Return the recipe in a YAML file, with sweeps expanded. Raise ConfigError that names the wrong key.
 
-    `base: NAME` or `base: FILE` adds the sections of another recipe that this file lacks.
+    `base: NAME` or `base: FILE` adds the sections of another recipe that this file lacks. `scale` names an entry of
+    `scales:`, whose keys replace those of the same section.
     """
-    sections = _with_base(path)
+    sections = _scaled(_with_base(path), scale, str(path))
     if isinstance(sections.get("variants"), dict):
         sections["variants"], merges, sweeps = expanded(sections, str(path))
         if merges:
@@ -407,7 +419,49 @@ def read_recipe(path: Path) -> RecipeSpec:
     _check_sections(spec, str(path))
     _check_names(spec, str(path))
     _check_variants(spec, str(path))
-    return spec
+    return _with_shipped_templates(spec)
+
+
+def _scaled(sections: dict[str, Any], scale: str | None, where: str) -> dict[str, Any]:
+    """Return the sections without `scales`, and with the keys of one of them if it is named."""
+    scales = sections.pop("scales", None) or {}
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
+        raise ConfigError(f"{where}: scales has sections of a recipe under a name each: `scales: {{full: {{...}}}}`")
+    if scale is None:
+        return sections
+    if scale not in scales:
+        raise ConfigError(f"{where} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
+    for key, changes in scales[scale].items():
+        before = sections.get(key)
+        is_section = isinstance(before, dict) and isinstance(changes, dict)
+        sections[key] = {**before, **changes} if is_section else changes
+    return sections
+
+
+def scales_of(path: Path) -> tuple[str, ...]:
+    """Return the names of a recipe's `scales:`, besides its own size."""
+    return tuple(map(str, _with_base(path).get("scales") or ()))
+
+
+def _with_shipped_templates(spec: RecipeSpec) -> RecipeSpec:
+    """Return the recipe with the paths of chat templates that ship with the recipes filled in."""
+    sources = []
+    for source in spec.sources:
+        template = source.serve.chat_template
+        serve = (
+            source.serve
+            if template is None
+            else source.serve.model_copy(update={"chat_template": shipped_file(template)})
+        )
+        sources.append(source.model_copy(update={"serve": serve}))
+    return spec.model_copy(update={"sources": tuple(sources)})
+
+
+def shipped_file(name: str) -> str:
+    """Return the path of a file: as it is if there is one, else of the file of this name beside the shipped recipes."""
+    if Path(name).expanduser().exists() or not (CONFIGS / name).is_file():
+        return name
+    return str(CONFIGS / name)
 
 
 def _with_base(path: Path) -> dict[str, Any]:

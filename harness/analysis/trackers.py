@@ -13,6 +13,7 @@ from types import ModuleType
 
 from ..records import ScoreCard, digest
 from ..records.errors import ConfigError, IncompleteError
+from ..records.facts import higher_is_better
 
 PROJECT = "fusion-harness"
 """Used if the tracker's own environment names no project."""
@@ -35,6 +36,8 @@ class TrackedRun:
     name: str
     scores: Mapping[str, float]
     facts: Mapping[str, str]
+    better: Mapping[str, str]
+    """Metric -> `higher` or `lower`, whichever is better; metrics without a direction are not in it."""
     step: int | None
 
     @property
@@ -49,7 +52,8 @@ def log_scores(names: Sequence[str], cards: Iterable[ScoreCard]) -> int:
     for card in cards:
         by_model.setdefault(card.model, []).append(card)
     tracked_runs = [
-        TrackedRun(model, numbers(model_cards), facts(model_cards), None) for model, model_cards in by_model.items()
+        TrackedRun(model, numbers(model_cards), facts(model_cards), directions(model_cards), None)
+        for model, model_cards in by_model.items()
     ]
     return sum(_log(name, tracked) for name in names for tracked in tracked_runs)
 
@@ -62,7 +66,7 @@ def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step
     # a run's id and completeness change with every checkpoint, and would start a new tracker run each time
     lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
     for name in names:
-        _log(name, TrackedRun(series, numbers(cards), lasting, step))
+        _log(name, TrackedRun(series, numbers(cards), lasting, directions(cards), step))
 
 
 def _log(name: str, logged: TrackedRun) -> int:
@@ -87,6 +91,17 @@ def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
     return values
 
 
+def directions(cards: Iterable[ScoreCard]) -> dict[str, str]:
+    """Return `suite/metric` -> `higher` or `lower`, whichever is better, for every metric that has a direction."""
+    words: dict[str, str] = {}
+    for card in cards:
+        for metric in card.scores:
+            better = higher_is_better(card, metric)
+            if better is not None:
+                words[f"{card.suite}/{metric}"] = "higher" if better else "lower"
+    return words
+
+
 def facts(cards: Iterable[ScoreCard]) -> dict[str, str]:
     """Return what makes the numbers comparable: version, judge, protocol and run of each suite."""
     values: dict[str, str] = {}
@@ -106,13 +121,19 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(f"--log-to {name} needs the package: pip install {name}") from None
 
 
+def _config(logged: TrackedRun) -> dict[str, str]:
+    return {**logged.facts, **{f"{metric}.better": word for metric, word in logged.better.items()}}
+
+
 def _wandb(module: ModuleType, logged: TrackedRun) -> None:
     project = os.environ.get("WANDB_PROJECT", PROJECT)
-    config = dict(logged.facts)
+    config = _config(logged)
     run = module.init(
         project=project, id=logged.key, name=logged.name, config=config, resume="allow", reinit="create_new"
     )
     try:
+        for metric, better in logged.better.items():  # the best checkpoint is then the summary's, not the last
+            run.define_metric(metric, summary="max" if better == "higher" else "min")
         run.log(dict(logged.scores), step=logged.step)
     finally:
         run.finish()
@@ -125,15 +146,18 @@ def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
     matches = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
     run_id = matches[0].info.run_id if matches else None
     with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key}):
-        module.log_params(dict(logged.facts))
-        # mlflow rejects other characters in names
-        allowed = {re.sub(r"[^\w./ -]", "_", key): value for key, value in logged.scores.items()}
-        module.log_metrics(allowed, step=logged.step)
+        module.log_params({_mlflow_name(key): value for key, value in _config(logged).items()})
+        module.log_metrics({_mlflow_name(key): value for key, value in logged.scores.items()}, step=logged.step)
+
+
+def _mlflow_name(name: str) -> str:
+    """Return the name with the characters that mlflow accepts."""
+    return re.sub(r"[^\w./ -]", "_", name)
 
 
 def _trackio(module: ModuleType, logged: TrackedRun) -> None:
     project = os.environ.get("TRACKIO_PROJECT", PROJECT)
-    module.init(project=project, name=logged.name, config=dict(logged.facts), resume="allow")
+    module.init(project=project, name=logged.name, config=_config(logged), resume="allow")
     try:
         module.log(dict(logged.scores), step=logged.step)
     finally:

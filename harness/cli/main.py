@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": ("compare:compare", "Compare runs question by question: differences, flips, what is visible."),
         "report": ("report:report", "Report which of a few models is better: Slack, GitHub, HTML, model card."),
         "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit."),
+        "elo": ("elo:elo", "Place models on the scale of people's votes, by votes or a judge's verdicts."),
         "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     },
     "Make": {"train": ("", "Fuse models: run a recipe from source answers to evaluated checkpoints.")},

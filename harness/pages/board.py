@@ -26,9 +26,11 @@ from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
+from .board_data import PageFacts, page_data
 from .charts import Drawing
+from .summary import summary
 from .tables import against_name, certainty, measured, notes_of, shown_metrics
-from .text import interval, number, visible
+from .text import interval, marked, number, visible
 
 ZOOM = 300 / 96
 """PNG pixels per pixel of the drawing: 300 dots per inch instead of CSS's 96."""
@@ -60,14 +62,28 @@ class Cell:
     key: str = ""
     """Sort key; empty: last."""
     small: str = ""
+    span: str = ""
+    """The interval."""
 
 
-def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
+def page(tables: Sequence[Table], beside: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:  # noqa: B008
     """Return the whole file; `beside` are the tables of figures that others reported."""
-    style, script = asset("style.css"), asset("report.js")
-    policy = content_policy(style, script)
-    template = environment().get_template("leaderboard.html")
-    return template.render(tables=tables, reported=beside, style=style, script=script, policy=policy) + "\n"
+    style, script = asset("style.css") + asset("board.css"), asset("board.js")
+    return (
+        environment()
+        .get_template("leaderboard.html")
+        .render(
+            tables=tables,
+            reported=beside,
+            about=about,
+            overview=summary(tables) if len(tables) > 1 else None,
+            data=page_data(tables, about),
+            style=style,
+            script=script,
+            policy=content_policy(style, script),
+        )
+        + "\n"
+    )
 
 
 def content_policy(style: str, script: str) -> str:
@@ -96,19 +112,22 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"visible": visible, "is_number": is_number, "flat": flat}
+    templates.filters |= {"visible": visible, "marked": marked, "is_number": is_number, "flat": flat}
     templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
         # safe as markup: the SVG is made of numbers alone
         "cell_axis": charts.cell_axis,
         "forest_cell": lambda row, axis: Markup(charts.cell(row, axis)),
+        "axis_head": lambda axis: Markup(charts.cell_head(axis)),
         "fusion_text": fusion_text,
         "number_of": number,
         "interval_of": interval,
         "decimals_of": lambda card, name: facts_of(card.suite).metric(name).decimals,
         "notes_of": notes_of,
-        "drawings_of": drawings_of,
+        "scaling_of": charts.scaling,
+        "count_of": count_of,
+        "newest_of": newest_of,
         "reported_columns": reported.columns,
         "reported_cells": reported.cells,
     }
@@ -169,11 +188,14 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
         return Cell(
             number(score, facts_of(table.suite).metric(name).decimals),
             "" if score.value is None else str(score.value),
-            span,
+            span=span,
         )
     if name == against_name(table):
         step = row.above
-        return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
+        if step is None:
+            return Cell("-")
+        span, _, p = certainty(step).partition("] ")
+        return Cell(f"{step.difference:+.2f}", str(step.difference), p, f"{span}]")
     if name == "n":
         counts = {"unscored": score.unscored, "truncated": row.truncated, "empty": row.empty}
         lost = [f"{count} {kind}" for kind, count in counts.items() if count]
@@ -189,16 +211,23 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
 
 
+def count_of(tables: Sequence[Table]) -> str:
+    """Return `68 models, 3 suites`."""
+    models = len({row.model for table in tables for row in table.rows})
+    suites = len({table.suite for table in tables})
+    return f"{models} model{'' if models == 1 else 's'}, {suites} suite{'' if suites == 1 else 's'}"
+
+
+def newest_of(tables: Sequence[Table]) -> str:
+    """Return the day of the newest run; empty if none is known."""
+    return max((row.date for table in tables for row in table.rows if row.date), default="")
+
+
 def fusion_text(fusion: Fusion) -> str:
     """Return `wrpo, 4 sources, alpha 0.1`."""
     sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
     alpha = "" if fusion.alpha is None else f"alpha {fusion.alpha:g}"
     return ", ".join(part for part in (fusion.method, sources, alpha) if part)
-
-
-def drawings_of(table: Table) -> list[Drawing]:
-    drawings = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
-    return [drawing for drawing in drawings if drawing is not None]
 
 
 def figures(tables: Iterable[Table]) -> Iterator[Figure]:

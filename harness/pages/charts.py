@@ -201,9 +201,19 @@ def differences(rows: Sequence[tuple[str, Difference]], first: str) -> Drawing |
 def cell(row: BoardRow, scale: Axis) -> str:
     """Return a row's interval on the table's common axis, for a table cell next to the numbers."""
     drawing = Drawing(scale.end + 6, 20, interval(row.score))
-    for tick in scale.ticks(5):
+    for tick in scale.ticks(4):
         drawing.line(scale(tick), 0, scale(tick), 20, "grid")
     whisker(drawing, scale, row.score, 10)
+    return drawing.inline()
+
+
+def cell_head(scale: Axis) -> str:
+    """Return the axis of the interval column, for its head: a few ticks with their numbers."""
+    drawing = Drawing(scale.end + 6, 18, "axis of the intervals")
+    for tick in scale.ticks(4):
+        drawing.line(scale(tick), 13, scale(tick), 18, "axis")
+        drawing.text(scale(tick), 10, f"{tick:g}", anchor="middle", css="small muted")
+    drawing.line(scale.start, 17.5, scale.end, 17.5, "axis")
     return drawing.inline()
 
 

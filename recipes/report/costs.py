@@ -77,19 +77,19 @@ def _made_of(recipe: Recipe, model: str, seed: int) -> list[tuple[str, int]]:
     if model in recipe.fixed:
         return []
     merge = recipe.spec.merges.get(model)
-    parts = recipe.spec.seeds if merge is not None and merge.seeds == "all" else (seed,)
-    merged = (model,) if merge is None else merge.models
-    trained = [name for name in merged if name == "sft" or name in recipe.spec.variants]
-    return list(dict.fromkeys((name, part) for part in parts for last in trained for name in _trainings(recipe, last)))
+    if merge is None:
+        return [(name, seed) for name in _trained(recipe, model)]
+    parts = recipe.spec.seeds if merge.seeds == "all" else (seed,)
+    models = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
+    return list(dict.fromkeys((name, part) for part in parts for model in models for name in _trained(recipe, model)))
 
 
-def _trainings(recipe: Recipe, model: str) -> list[str]:
-    """Return the trainings of one checkpoint, first to last: SFT, the variants that it came `after`, its own."""
-    chain = [model]
-    while (variant := recipe.spec.variants.get(chain[0])) is not None and variant.after is not None:
-        chain.insert(0, variant.after)
-    first = recipe.spec.variants.get(chain[0])
-    return chain if first is None or first.method == "fusesft" else ["sft", *chain]  # fusesft trains the target itself
+def _trained(recipe: Recipe, model: str) -> list[str]:
+    """Return the trainings that lead to `sft` or a variant, itself the last."""
+    variant = recipe.spec.variants.get(model)
+    if variant is None or variant.method == "fusesft" or (variant.after is None and recipe.spec.starts_at_target):
+        return [model]
+    return [*_trained(recipe, variant.after or "sft"), model]
 
 
 class _Sizes:

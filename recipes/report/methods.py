@@ -58,7 +58,7 @@ class Gap(Record):
         return f"{signed(self.value)} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
 
 
-class MethodMeasure(Record):
+class BoardMeasure(Record):
     """One column of the board."""
 
     name: str
@@ -79,7 +79,7 @@ class MethodBoard(Record):
     recipe: str
     models: tuple[str, ...]
     """Best first, by the first measure."""
-    measures: tuple[MethodMeasure, ...]
+    measures: tuple[BoardMeasure, ...]
     costs: tuple[CostRow, ...]
     sentences: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def method_board(
     )
 
 
-def _reward(board: VariantBoard, best: str | None) -> list[MethodMeasure]:
+def _reward(board: VariantBoard, best: str | None) -> list[BoardMeasure]:
     if not board.temperatures or not board.prompts:
         return []
     temperature = board.temperatures[0]
@@ -131,7 +131,7 @@ def _reward(board: VariantBoard, best: str | None) -> list[MethodMeasure]:
         }
 
     return [
-        MethodMeasure(
+        BoardMeasure(
             name=f"test reward, {at(temperature)}",
             file="reward",
             higher_is_better=True,
@@ -143,7 +143,7 @@ def _reward(board: VariantBoard, best: str | None) -> list[MethodMeasure]:
     ]
 
 
-def _suite_measures(recipe: Recipe, suites: Sequence[tuple[Path, ScoreCard]], best: str | None) -> list[MethodMeasure]:
+def _suite_measures(recipe: Recipe, suites: Sequence[tuple[Path, ScoreCard]], best: str | None) -> list[BoardMeasure]:
     labels = _labels(recipe)
     groups: dict[tuple[str, str, str], dict[str, list[ScoreCard]]] = {}
     for _, card in suites:
@@ -250,7 +250,7 @@ def _moves(sums: QuestionSums | None, card: ScoreCard) -> dict[str, float] | Non
 
 def _suite_measure(
     recipe: Recipe, names: tuple[str, str], cards: Cards, compared: _Compared, best: str | None
-) -> MethodMeasure:
+) -> BoardMeasure:
     label, file = names
     first = next(iter(cards.values()))[0]
     higher = higher_is_better(first, first.headline)
@@ -274,7 +274,7 @@ def _suite_measure(
             for name, pair in known.items()
         }
 
-    return MethodMeasure(
+    return BoardMeasure(
         name=f"{label}, {first.headline}" if first.headline != first.suite else label,
         file=file,
         higher_is_better=higher,
@@ -304,7 +304,7 @@ CLAIMS: dict[Verdict, str] = {
 }
 
 
-def method_sentence(model: str, measures: Sequence[MethodMeasure], costs: Sequence[CostRow]) -> str:
+def method_sentence(model: str, measures: Sequence[BoardMeasure], costs: Sequence[CostRow]) -> str:
     """Return what a model is worth: better or worse than the target and the best source, where, and at what cost."""
     clauses = [
         *_claims("the target", [(measure.name, measure.to_target.get(model)) for measure in measures]),
@@ -373,7 +373,7 @@ def _main_cells(board: MethodBoard, model: str, cost: CostRow | None) -> tuple[s
     return (model, *scores, f"{cost.device_hours:.3g}", f"{cost.trained_tokens:.0f}", work, dollars)
 
 
-def _difference_grid(board: MethodBoard, measure: MethodMeasure) -> list[TextGrid]:
+def _difference_grid(board: MethodBoard, measure: BoardMeasure) -> list[TextGrid]:
     head = ["model", "to the target [95 %]", "p (Holm)", "verdict"]
     if measure.best_source is not None:
         head += [f"to the best source, {measure.best_source} [95 %]", "p (Holm)", "verdict"]
@@ -391,7 +391,7 @@ def _gap_cells(gap: Gap | None) -> tuple[str, str, str]:
     return gap.text, "-" if gap.p_adjusted is None else p_text(gap.p_adjusted), gap.verdict
 
 
-def front_figure(board: MethodBoard, measure: MethodMeasure) -> Drawing | None:
+def front_figure(board: MethodBoard, measure: BoardMeasure) -> Drawing | None:
     """Return score against work per answer, `*` on the front; None with fewer than two models of known work."""
     work = {row.model: row.parameter_tokens for row in board.costs if row.parameter_tokens}
     sign = -1 if measure.higher_is_better is False else 1

@@ -16,6 +16,7 @@ import yaml
 from pydantic import JsonValue
 
 from harness.analysis.leaderboard import run_id
+from harness.backends.devices import devices_of
 from harness.records import Answer, ModelRef
 from harness.records.asking import Work
 from harness.records.errors import ConfigError, IncompleteError
@@ -24,7 +25,7 @@ from harness.records.results import what_is_missing
 from harness.records.settings import ServeSpec
 from harness.store import make_folder, write_atomic, write_lines
 
-from ..devices import Gpus, devices_of
+from ..devices import Gpus
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..records import RewardRow, rows_in
@@ -333,6 +334,10 @@ def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
     target = ModelRef.parse(recipe.spec.target)
     name = target.short if target.scheme == "path" else str(target)
+    if model == "moa":
+        settings["moa"] = recipe.spec.evaluate.moa.model_dump(mode="json")
+    if model == "best_source":
+        settings["reward"] = reward_settings(recipe.spec.reward)
     return settings | {"model": name if model == "target" else recipe.label(model, seed)}
 
 

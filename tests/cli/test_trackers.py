@@ -30,6 +30,7 @@ def note(*words):
 class Run:
     def log(self, scores, step=None): note("log", scores, step)
     def finish(self): note("finish")
+    def define_metric(self, name, **words): note("metric", name, words)
     def __enter__(self): return self
     def __exit__(self, *exc): note("finish")
 
@@ -83,6 +84,20 @@ def test_each_model_is_one_run_with_its_scores(board: Path, stand_ins: Path, tra
     assert sum(line[0] == "finish" for line in lines) == 2
     stated = next(line[1].get("config") or lines[2][1] for line in lines if line[0] == "init")
     assert {"arena_hard.judge", "arena_hard.protocol", "arena_hard.run"} <= stated.keys()
+
+
+@pytest.mark.parametrize("tracker", list(TRACKERS))
+def test_a_run_states_which_way_each_score_is_better(board: Path, stand_ins: Path, tracker: str) -> None:
+    card = read_board(board).cards[0]
+    turned = card.model_copy(update={"higher_is_better": {"arena_hard": False}})
+    log_scores((tracker,), [turned])
+
+    lines = said(stand_ins)
+    stated = next(line[1].get("config") or lines[2][1] for line in lines if line[0] == "init")
+    assert stated["arena_hard/arena_hard.better"] == "lower"
+    assert "arena_hard/avg_tokens.better" not in stated  # neither more nor less of it is better
+    if tracker == "wandb":
+        assert ["metric", "arena_hard/arena_hard", {"summary": "min"}] in lines
 
 
 @pytest.mark.parametrize("tracker", list(TRACKERS))

@@ -11,7 +11,7 @@ from harness.records import Score, ScoreCard
 from recipes.layout import Recipe
 from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
-from recipes.report.methods import Gap, MethodBoard, MethodMeasure, front_figure, method_board, method_sentence
+from recipes.report.methods import BoardMeasure, Gap, MethodBoard, front_figure, method_board, method_sentence
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
 from recipes.report.tables import Verdict
 from recipes.stages.report import read_variant_board, report_step
@@ -149,13 +149,13 @@ def test_several_seeds_have_one_mean_whose_error_covers_questions_and_seeds(reci
     assert gap.ci_high - gap.value > 1.96 * (4.0**2 + 4.0**2) ** 0.5  # more than the questions alone
 
 
-def measure(name: str, target: float, source: float, work: float = 1.0) -> MethodMeasure:
+def measure(name: str, target: float, source: float, work: float = 1.0) -> BoardMeasure:
     def gap(value: float, reference: str) -> dict[str, Gap]:
         verdict: Verdict = "better" if value > 0.5 else "not shown"
         return {"wrpo": Gap(reference=reference, value=value, ci_low=value - 1, ci_high=value + 1, verdict=verdict)}
 
     scores = {"wrpo": Score(value=work, n=1, unscored=0), "target": Score(value=0.5, n=1, unscored=0)}
-    return MethodMeasure(
+    return BoardMeasure(
         name=name,
         file=name,
         higher_is_better=True,

@@ -11,12 +11,15 @@ import yaml
 from harness.records.errors import ConfigError
 from harness.store.checkpoint import weights_digest
 from recipes.expansion import _with_copies
+from recipes.hub import pushes
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
+from recipes.report.costs import _made_of
 from recipes.sampling import record_weights
 from recipes.spec import RecipeSpec, read_recipe
 from recipes.train import narrow
 
+SOUP = {"method": "merge", "seeds": "all"}
 SOURCES = [{"name": name, "model": f"models/{name}", "backend": "in_process"} for name in "ab"]
 
 
@@ -109,6 +112,31 @@ def test_a_selected_merge_brings_its_copies(tmp_path: Path) -> None:
     assert list(narrow(spec, "fuse", None).variants) == ["fuse-a", "fuse-b"]
     assert {"seed-1/align/fuse-a", "seed-1/align/fuse-b"} <= set(steps["seed-1/align/fuse"])
     assert "seed-1/align/dpo" not in steps
+
+
+def test_a_merge_is_run_planned_and_pushed_if_it_is_selected_and_its_parts_are_only_trained(tmp_path: Path) -> None:
+    both = {"method": "merge", "merge": "ties", "models": ["dpo", "wrpo"], "base": "start"}
+    variants = {"start": {}, "dpo": {}, "wrpo": {}, "both": both, "soup": {**SOUP, "models": ["wrpo"]}}
+    spec = spec_of(tmp_path, variants, seeds=[1, 2])
+
+    chosen = narrow(spec, "both", None)
+
+    assert (list(chosen.variants), list(chosen.merges)) == (["start", "dpo", "wrpo"], ["both"])
+    assert [push.repo for push in pushes(chosen, "org")] == ["org/toy-both-seed1", "org/toy-both-seed2"]
+    assert [push.repo for push in pushes(narrow(spec, "soup", None), "org/mine")] == ["org/mine"]
+    assert pushes(narrow(spec, "soup", [1]), "org") == []  # it needs all seeds
+    assert list(narrow(spec, "wrpo", None).merges) == []
+    assert list(narrow(spec, None, None).merges) == ["both", "soup"]
+
+
+def test_training_that_a_model_costs_is_all_that_led_to_it(tmp_path: Path) -> None:
+    variants = {"wrpo": {"rounds": 2}, "f": {"method": "fuserl"}, "dpo": {}, "both": {**SOUP, "models": ["dpo", "f"]}}
+    recipe = narrow(spec_of(tmp_path, variants, seeds=[1, 2]), None, None)
+
+    assert _made_of(recipe, "wrpo-round2", 1) == [("sft", 1), ("wrpo-round1", 1), ("wrpo-round2", 1)]
+    assert _made_of(recipe, "f", 1) == [("f-sft", 1), ("f", 1)]  # weighted SFT starts from the target
+    assert _made_of(recipe, "both", 1) == [(name, seed) for seed in (1, 2) for name in ("sft", "dpo", "f-sft", "f")]
+    assert _made_of(recipe, "target", 1) == []
 
 
 ENDPOINT = [{"name": "a", "model": "endpoint:x@http://localhost:1/v1"}, SOURCES[1]]

@@ -1,8 +1,8 @@
 """The gate on several candidates: which of them pass, and which of those may be the best. On finished runs.
 
 Shipping any of k candidates gives a bad one k chances to pass, so p of "passes" (the largest p of its critical checks
-and their floors, as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared with the best of
-them, simultaneously (`..best`).
+and their floors, as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared
+with the best of them, simultaneously (`..best`).
 """
 
 from __future__ import annotations
