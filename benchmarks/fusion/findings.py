@@ -30,8 +30,8 @@ class WorldResults:
     seeds: tuple[int, ...]
     rewards: Mapping[str, FloatArray]
     """(seeds,) per method: test reward of the setting that validation prompts chose, for each seed by itself."""
-    chosen: Mapping[str, tuple[int, ...]]
-    """Index of that setting."""
+    chosen: Mapping[str, tuple[dict[str, float], ...]]
+    """Those settings."""
     facts: tuple[PairFacts, ...]
 
     @property
@@ -62,7 +62,7 @@ def _world_results(world: World, methods: Mapping[str, Mapping[int, list[Trained
             raise ValueError(f"{name} in {world} has the seeds {tuple(by_seed)}, other methods {seeds}")
         best = [max(by_seed[seed], key=lambda row: row.validation[decoding]) for seed in seeds]
         rewards[name] = np.array([row.test[decoding] for row in best])
-        chosen[name] = tuple(row.setting for row in best)
+        chosen[name] = tuple(row.settings for row in best)
     facts = tuple(row.facts for row in (methods["sft"][seed][0] for seed in seeds) if row.facts is not None)
     return WorldResults(world, seeds, rewards, chosen, facts)
 

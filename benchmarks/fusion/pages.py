@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from harness.pages.charts import Drawing, axis
@@ -86,10 +85,10 @@ def methods(rows: Sequence[Trained]) -> str:
         "|---|---|---|",
     ]
     for name in worlds[0].trained:
-        counts = Counter(index for results in worlds for index in results.chosen[name])
+        chosen = [settings for results in worlds for settings in results.chosen[name]]
         each = [
-            f"{', '.join(f'{key} {value:g}' for key, value in setting.items())}: {counts[index]}"
-            for index, setting in enumerate(METHODS[name].settings)
+            f"{', '.join(f'{key} {value:g}' for key, value in setting.items())}: {chosen.count(setting)}"
+            for setting in METHODS[name].settings
         ]
         lines.append(f"| {name} | {METHODS[name].about} | {'; '.join(each)} |")
     return "\n".join(lines) + "\n"

@@ -63,7 +63,7 @@ def trained(method: str, seed: int, setting: int, validation: float, test: float
         sft="short",
         seed=seed,
         method=method,
-        setting=setting,
+        settings={"beta": setting},
         validation=(validation, 1 - validation),
         test=(test, test / 2),
     )
@@ -82,10 +82,10 @@ def test_settings_are_chosen_by_validation_for_each_seed_and_decoding() -> None:
     (greedy,) = by_world(rows, GREEDY)
     (sampled,) = by_world(rows, SAMPLED)
 
-    assert greedy.chosen["dpo"] == (1, 0)
+    assert greedy.chosen["dpo"] == ({"beta": 1}, {"beta": 0})
     assert greedy.rewards["dpo"].tolist() == [0.4, 0.5]
     assert greedy.trained == ("dpo",)
-    assert sampled.chosen["dpo"] == (0, 0)
+    assert sampled.chosen["dpo"] == ({"beta": 0}, {"beta": 0})
     assert sampled.rewards["dpo"].tolist() == [0.45, 0.25]
 
 
