@@ -105,6 +105,11 @@ def may_be_best(results: WorldResults, methods: Sequence[str]) -> list[str]:
     return sorted(kept, key=lambda name: -results.mean(name))
 
 
+def over_worlds(worlds: Sequence[WorldResults]) -> dict[str, FloatArray]:
+    """Return each method's reward averaged over the worlds, (seeds,): worlds of one seed are not independent."""
+    return {name: np.mean([results.rewards[name] for results in worlds], axis=0) for name in worlds[0].rewards}
+
+
 def _error(values: FloatArray) -> float:
     """Return the standard error of the mean."""
     return float(values.std(ddof=1)) / len(values) ** 0.5

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.pages.charts import Drawing, axis
 
-from .findings import GREEDY, SAMPLED, PairedDifference, WorldResults, by_world, difference, may_be_best
+from .findings import GREEDY, SAMPLED, PairedDifference, WorldResults, by_world, difference, may_be_best, over_worlds
 from .methods import METHODS
 from .study import UNTRAINED, Trained
 
@@ -46,18 +46,16 @@ def world_map(rows: Sequence[Trained]) -> str:
 def wrpo(rows: Sequence[Trained]) -> str:
     """WRPO at each alpha less each control, greedy and sampled."""
     lines = []
-    for decoding, title in ((GREEDY, "greedy"), (SAMPLED, "T 0.8")):
+    for decoding, how in ((GREEDY, "greedy"), (SAMPLED, "T 0.8")):
         worlds = by_world(rows, decoding)
         names = [name for name in worlds[0].trained if is_wrpo(name)]
         for control in CONTROLS:
-            lines += ["", f"| {title}: less {control} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-            count = len(worlds) * len(names)
-            for results in worlds:
-                cells = [
-                    _shown(difference(results.rewards[name], results.rewards[control], comparisons=count))
-                    for name in names
-                ]
-                lines.append(f"| {_title(results)} | " + " | ".join(cells) + " |")
+            lines += ["", f"| {how}: less {control} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+            count = _comparisons(worlds, names)
+            tables = [(_title(results), results.rewards) for results in worlds]
+            for title, by_name in [*tables, ("all worlds", over_worlds(worlds))]:
+                cells = [_shown(difference(by_name[name], by_name[control], comparisons=count)) for name in names]
+                lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -99,7 +97,7 @@ def sentences(rows: Sequence[Trained]) -> str:
     lines = []
     worlds = by_world(rows, GREEDY)
     names = [name for name in worlds[0].trained if is_wrpo(name)]
-    count = len(worlds) * len(names)
+    count = _comparisons(worlds, names)
     for results in worlds:
         kinds: dict[int, list[str]] = {1: [], 0: [], -1: []}
         for name in names:
@@ -116,6 +114,11 @@ def sentences(rows: Sequence[Trained]) -> str:
 
 SECTIONS = {"map": world_map, "wrpo": wrpo, "sentences": sentences, "rewards": rewards, "methods": methods}
 """Name in the page's markers -> what is printed there."""
+
+
+def _comparisons(worlds: Sequence[WorldResults], names: Sequence[str]) -> int:
+    """Return the number of differences in one of the tables of WRPO: each world, and all of them."""
+    return (len(worlds) + 1) * len(names)
 
 
 def _title(results: WorldResults) -> str:
