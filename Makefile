@@ -8,6 +8,7 @@
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
+# make bench-fusion     WRPO and its rivals in worlds with an exact reward, written into docs/fusion_study.md; resumes
 # make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
 #                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
@@ -32,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Packages are installed uncompiled: where bytecode may not be kept, every process would compile torch and trl again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-board bench-viewer bench-cases gpu-check check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-fusion bench-scale bench-board bench-viewer bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -108,6 +109,9 @@ bench-judging: $(READY)
 
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training
+
+bench-fusion: $(READY)
+	$(BIN)/python -m benchmarks.fusion --write
 
 gpu-check:
 	PYTHONPATH=.:.gpu-packages $(PYTHON) -m benchmarks.training.gpu_check $(if $(SIZE),--size $(SIZE))
