@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,3 +64,15 @@ def timed(section: Section, simulations: int) -> Timed:
     started = time.perf_counter()
     lines = section.lines(simulations)
     return Timed(lines, time.perf_counter() - started)
+
+
+def filled(page: str, name: str, table: str, command: str) -> str:
+    """Return a Markdown page with the table between its markers, which name the command that prints it.
+
+    Raise ValueError if the page has no such markers.
+    """
+    begin, end = f"<!-- begin: {command}, {name} -->", f"<!-- end: {name} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(page):
+        raise ValueError(f"the page has no {begin} … {end}")
+    return pattern.sub(lambda _: f"{begin}\n\n{table}\n{end}", page)

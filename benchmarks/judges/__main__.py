@@ -6,14 +6,15 @@ Needs HARNESS_PUBLISHED (recorded judgments), HARNESS_MIRROR (pinned files) and 
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
+from benchmarks.sections import filled
 from harness.records.protocols import SuiteOptions
 
 from .sections import SECTIONS, Sources
 
+COMMAND = "python -m benchmarks.judges"
 PAGE = Path(__file__).parents[2] / "docs" / "judges.md"
 
 
@@ -26,18 +27,9 @@ def main() -> int:
     for name, section in SECTIONS.items():
         table = section(sources)
         sys.stdout.write(table + "\n")
-        page = filled(page, name, table)
+        page = filled(page, name, table, COMMAND)
     PAGE.write_text(page, "utf-8")
     return 0
-
-
-def filled(page: str, name: str, table: str) -> str:
-    """The page with the table between its markers; raises ValueError without them."""
-    begin, end = f"<!-- begin: python -m benchmarks.judges, {name} -->", f"<!-- end: {name} -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if not pattern.search(page):
-        raise ValueError(f"the page has no {begin} … {end}")
-    return pattern.sub(lambda _: f"{begin}\n\n{table}\n{end}", page)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from typing import Self
 
 from pydantic import JsonValue
 
+from harness.backends.devices import devices_of
 from harness.records import Answer, Failure, digest
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
-from ..devices import Gpus, devices_of, replica_devices
+from ..devices import Gpus, replica_devices
 from ..layout import REWARDS, Counts
 from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec

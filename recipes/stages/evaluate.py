@@ -16,6 +16,7 @@ import yaml
 from pydantic import JsonValue
 
 from harness.analysis.leaderboard import run_id
+from harness.backends.devices import devices_of
 from harness.records import Answer, ModelRef
 from harness.records.asking import Work
 from harness.records.errors import ConfigError, IncompleteError
@@ -24,7 +25,7 @@ from harness.records.results import what_is_missing
 from harness.records.settings import ServeSpec
 from harness.store import make_folder, write_atomic, write_lines
 
-from ..devices import Gpus, devices_of
+from ..devices import Gpus
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..records import RewardRow, rows_in
@@ -34,7 +35,7 @@ from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_
 from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
-from ..suites import check_suites, run_suites, suite_calls
+from ..suites import check_suites, own_suites, run_suites, suite_calls
 from .rewards import reward_time
 from .target import target_time
 
@@ -346,6 +347,8 @@ def _loads_all(recipe: Recipe, model: str) -> bool:
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
     """Return the settings that decide the scores, without local paths."""
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    if content := own_suites(recipe.spec.evaluate):
+        settings["own_suites"] = content
     target = ModelRef.parse(recipe.spec.target)
     name = target.short if target.scheme == "path" else str(target)
     if model == "moa":

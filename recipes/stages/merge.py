@@ -32,6 +32,7 @@ from harness.store.weights import read_header, weight_files
 
 from ..estimate import Estimator, PlanItem
 from ..layout import Counts, Recipe
+from ..sampling import record_weights
 from ..spec import MergeSpec
 from ..steps import Step
 from ..training.launch import KEEP
@@ -164,6 +165,10 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
     folders = {f"{model} of seed {part}": _folder(recipe, model, part) for model, part in parts}
     base = _folder(recipe, _base(recipe, merge), seed)
     check_mergeable(name, folders | ({"the base": base} if merge.has_base else {}))
+    used = (*merge.models, *([_base(recipe, merge)] if merge.has_base else []))
+    outside = {model: _folder(recipe, model, seed) for model in used if _made(recipe, model, seed) is None}
+    if outside:  # checkpoints of the recipe are inputs of the step, so their digests are recorded already
+        record_weights(folder, outside, name)
     begin = time.monotonic()
     weights: dict[Path, float] = {}
     for (model, _), path in zip(parts, folders.values(), strict=True):  # a source is the same for all seeds

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.judges.__main__ import PAGE, filled
+from benchmarks.judges.__main__ import COMMAND, PAGE
 from benchmarks.judges.sections import SECTIONS, Sources
+from benchmarks.sections import filled
 from harness.records.protocols import SuiteOptions
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
@@ -23,9 +24,9 @@ PUBLISHED = os.environ.get("HARNESS_PUBLISHED")
 def test_the_page_holds_the_figures_that_recorded_judgments_give(name: str) -> None:
     page = PAGE.read_text("utf-8")
 
-    assert filled(page, name, SECTIONS[name](Sources(Path(str(PUBLISHED)), SuiteOptions()))) == page
+    assert filled(page, name, SECTIONS[name](Sources(Path(str(PUBLISHED)), SuiteOptions())), COMMAND) == page
 
 
 def test_a_page_without_the_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="the page has no"):
-        filled("# Judges", "boards", "| a |")
+        filled("# Judges", "boards", "| a |", COMMAND)

@@ -9,11 +9,14 @@ import pytest
 import yaml
 
 from harness.records.errors import ConfigError
+from harness.store.checkpoint import weights_digest
+from recipes.expansion import _with_copies
 from recipes.hub import pushes
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
 from recipes.report.costs import _made_of
-from recipes.spec import RecipeSpec, _with_copies, read_recipe
+from recipes.sampling import record_weights
+from recipes.spec import RecipeSpec, read_recipe
 from recipes.train import narrow
 
 SOUP = {"method": "merge", "seeds": "all"}
@@ -91,7 +94,9 @@ def test_fuserl_is_weighted_sft_of_the_target_and_weighted_preferences_after_it(
 
 
 def test_fusechat_is_one_distilled_copy_per_source_and_their_merge() -> None:
-    variants = _with_copies({"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, SOURCES, "r.yaml")
+    variants = _with_copies(
+        {"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, ["a", "b"], "r.yaml"
+    )
 
     assert variants == {
         "fuse-a": {"method": "distill", "teacher": "a", "training": {"beta": 0.5}},
@@ -173,3 +178,20 @@ def test_a_source_that_infifpo_does_not_use_may_be_an_endpoint(tmp_path: Path) -
     spec = spec_of(tmp_path, {"x": {"method": "infifpo", "sources": 1}}, sources=[SOURCES[1], ENDPOINT[0]])
 
     assert isinstance(Recipe(spec, spec.variants, (1,)), Recipe)
+
+
+def test_a_checkpoint_is_not_resumed_from_other_weights_of_the_same_name(tmp_path: Path) -> None:
+    teacher, folder = tmp_path / "teacher", tmp_path / "step"
+    teacher.mkdir()
+    folder.mkdir()
+    (teacher / "model.safetensors").write_bytes(b"one")
+    record_weights(folder, {"big": teacher}, "x")
+    record_weights(folder, {"big": teacher}, "x")
+    own = weights_digest(folder, None)
+    (folder / "made_from.json").unlink()
+    assert weights_digest(folder, None) == own  # the record is not part of the checkpoint's identity
+
+    record_weights(folder, {"big": teacher}, "x")
+    (teacher / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ConfigError, match=r"has a checkpoint of 'x' with big '[0-9a-f]{64}', which is now"):
+        record_weights(folder, {"big": teacher}, "x")
