@@ -57,7 +57,8 @@ class Evaluator(Record):
 
     def rephrase(self, task: JudgeTask) -> JudgeTask:
         """Return the task with the evaluator's prompt. Raise ConfigError unless it compares two single-turn answers."""
-        if task.baseline is None or task.order is None or len(task.prompt.turns) > 1:
+        later = task.turn is not None and task.turn > 1
+        if task.baseline is None or task.order is None or later or (task.turn is None and len(task.prompt.turns) > 1):
             raise ConfigError(
                 f"evaluator {self.name!r} compares two single-turn answers, which {task.template.name!r} does not "
                 "ask for; choose another judge for that suite: --judge SUITE=JUDGE,SUITE=JUDGE"

@@ -40,6 +40,7 @@ class BestOfBackend(TurnEnsemble):
             raise ConfigError(f"{model.name}: best_of: needs `reward:`, as a recipe has it")
         self.reward = checked(RewardSpec, self.team.reward, f"{model.name}: reward")
         self._scorer = scorer_of(self.reward, options.log_dir)
+        self._scorer.check_for_questions()
 
     def identity(self) -> dict[str, JsonValue]:
         identity: dict[str, JsonValue] = json.loads(json.dumps(self._scorer.identity()))

@@ -1,4 +1,4 @@
-"""GPUs: which ones this machine shows, how many a step can use, and who gets how many.
+"""GPUs: how many a step can use, and who gets how many.
 
 Two replicas of a model on four GPUs each, or one model on all eight:
 
@@ -7,20 +7,15 @@ Two replicas of a model on four GPUs each, or one model on all eight:
 >>> allot([Job("huge", Gpus(unit=8), hours=9.0), Job("small", Gpus(unit=1), hours=9.0)], free=8, start_hours=0.1)
 {'huge': 8}
 
-`schedule` starts the processes, `plan` works out the hours; both divide the GPUs with `allot`. This module is pure,
-except for `visible_devices`.
+`schedule` starts the processes, `plan` works out the hours; both divide the GPUs with `allot`.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from harness.records.settings import ServeSpec
-
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+from harness.backends.devices import assigned_devices, groups_of
 
 
 @dataclass(frozen=True)
@@ -139,38 +134,13 @@ def simulate(jobs: Sequence[Job], devices: int, start_hours: float) -> tuple[Pla
     return tuple(sorted(planned, key=lambda step: step.start))
 
 
-def devices_of(serve: ServeSpec) -> int:
-    """Return the number of devices that a server uses."""
-    return serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
-
-
-def assigned_devices() -> tuple[str, ...]:
-    """Return the GPUs in CUDA_VISIBLE_DEVICES, which the scheduler sets for each step; () if it is not set."""
-    return tuple(name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip())
-
-
-def visible_devices() -> tuple[str, ...]:
-    """Return the GPUs of this machine: those in CUDA_VISIBLE_DEVICES if it is set, else all that nvidia-smi lists."""
-    if VISIBLE in os.environ:
-        return assigned_devices()
-    try:
-        listed = subprocess.run(("nvidia-smi", "-L"), capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return tuple(map(str, range(len(lines)))) if listed.returncode == 0 else ()
-
-
 def replica_devices(unit: int) -> list[str | None]:
     """Return CUDA_VISIBLE_DEVICES of each replica, in groups of `unit` of this process's GPUs; [None] if none are set.
 
+    >>> import os
     >>> os.environ["CUDA_VISIBLE_DEVICES"] = "4,5,6,7"
     >>> replica_devices(2)
     ['4,5', '6,7']
     >>> del os.environ["CUDA_VISIBLE_DEVICES"]
     """
-    devices = assigned_devices()
-    groups: list[str | None] = [
-        ",".join(devices[start : start + unit]) for start in range(0, len(devices) - unit + 1, unit)
-    ]
-    return groups or [None]
+    return [*groups_of(assigned_devices(), unit)] or [None]

@@ -41,14 +41,19 @@ class Push:
 
 
 def pushes(recipe: Recipe, destination: str) -> list[Push]:
-    """Return one upload per variant and seed, to ORG/RECIPE-VARIANT, with `-seedN` if the recipe has several seeds.
+    """Return one upload per variant or merge and seed, to ORG/RECIPE-VARIANT, with `-seedN` if there are several seeds.
 
-    `destination` is ORG, or ORG/NAME if there is only one checkpoint. Raise ConfigError if a name is not valid.
+    Variants that were not selected but are what a selected one is made from are left out. `destination` is ORG, or
+    ORG/NAME if there is only one checkpoint. Raise ConfigError if a name is not valid.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not in __all__
 
-    chosen = [(name, seed) for seed in recipe.seeds for name in recipe.variants]
+    trained = [name for name in recipe.variants if recipe.named is None or name in recipe.named]
+    chosen = [(name, seed) for seed in recipe.seeds for name in trained]
+    for name, merge in recipe.merges.items():
+        if merge.seeds == "each" or set(recipe.seeds) == set(recipe.spec.seeds):
+            chosen += [(name, seed) for seed in recipe.merge_seeds(name)]
     if "/" in destination and len(chosen) > 1:
         raise ConfigError(
             f"--push-to-hub {destination!r} is one repository for {len(chosen)} checkpoints; use only ORG, or select "

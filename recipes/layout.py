@@ -43,6 +43,8 @@ class Recipe:
     spec: RecipeSpec
     variants: dict[str, VariantSpec]
     seeds: tuple[int, ...]
+    named: tuple[str, ...] | None = None
+    """Variants and merges that the command line names; `variants` has those that they are made from too. None: all."""
 
     @property
     def out(self) -> Path:
@@ -50,9 +52,13 @@ class Recipe:
 
     @property
     def merges(self) -> dict[str, MergeSpec]:
-        """Return the merges whose variants are all selected."""
+        """Return the selected merges; without a selection, those whose variants are all there."""
         left_out = set(self.spec.variants) - set(self.variants)
-        return {name: merge for name, merge in self.spec.merges.items() if not {*merge.models, merge.base} & left_out}
+        return {
+            name: merge
+            for name, merge in self.spec.merges.items()
+            if (self.named is None or name in self.named) and not {*merge.models, merge.base} & left_out
+        }
 
     @property
     def rivals(self) -> tuple[str, ...]:

@@ -198,13 +198,13 @@ def _rendered(
     """Yield each pair as the source's token ids, or its failure. `room`: tokens to leave free in the context."""
     from transformers import AutoTokenizer
 
-    from .training.templates import Rendering, UnusableAnswerError, render_answers
+    from .training.templates import Rendering, UnusableAnswerError, render_answers, with_defaults
 
     folder = checkpoint.path if (checkpoint.path / "tokenizer_config.json").is_file() else checkpoint.base
     tokenizer = AutoTokenizer.from_pretrained(folder or checkpoint.path, local_files_only=True)
     if checkpoint.template is None:
         raise ConfigError(f"source {sampler.name!r} has no Jinja chat template to score answers with; give it one")
-    tokenizer.chat_template = checkpoint.template
+    tokenizer.chat_template = with_defaults(checkpoint.template, sampler.serve.chat_template_kwargs or {})
     limit = sampler.serve.max_model_len or checkpoint.max_position
     longest = (10**9 if limit is None else limit) - room
     how = Rendering(max_length=longest, max_prompt_length=longest, overlong="drop")

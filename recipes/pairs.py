@@ -65,18 +65,32 @@ def read_prompts(path: Path, part: Part) -> list[PromptRow]:
     return chosen
 
 
-def rated(
-    answers: Path, rewards: Path, *, drop_truncated: bool = False, seen: Seen = lambda answer, reward: None
-) -> Iterator[RewardedAnswer]:
-    """Yield every answer of a file that has a reward, in the file's order.
+@dataclass(frozen=True)
+class Considered:
+    """Which answers may be chosen."""
 
-    `seen` is called for every answer, including those left out.
+    drop_truncated: bool = False
+    samples: int | None = None
+    """Only the first answers to each prompt; the others are treated as if they had never been sampled."""
+
+
+ALL = Considered()
+
+
+def rated(
+    answers: Path, rewards: Path, considered: Considered = ALL, *, seen: Seen = lambda answer, reward: None
+) -> Iterator[RewardedAnswer]:
+    """Yield every considered answer of a file that has a reward, in the file's order.
+
+    `seen` is called for every answer of `considered.samples`, including those left out.
     """
     by_key = {row.key: row for row in JsonlRows(rewards, RewardRow).read()}
     for answer in JsonlRows(answers, Answer).read():
+        if considered.samples is not None and answer.index >= considered.samples:
+            continue
         row = None if answer.error is not None else by_key.get(f"{answer.key}|{answer.sha}")
         seen(answer, row)
-        if row is not None and row.value is not None and not (drop_truncated and answer.truncated):
+        if row is not None and row.value is not None and not (considered.drop_truncated and answer.truncated):
             yield RewardedAnswer(answer, row.value, row.model)
 
 
@@ -84,8 +98,8 @@ def best_by_prompt(
     answers: Sequence[Path],
     rewards: Sequence[Path],
     wanted: frozenset[str],
+    considered: Considered = ALL,
     *,
-    drop_truncated: bool = False,
     seen: Sequence[Seen] | None = None,
 ) -> dict[str, Chosen]:
     """Return the best source answer of each wanted prompt id; prompts without a rewarded answer are left out.
@@ -95,7 +109,7 @@ def best_by_prompt(
     best: dict[str, tuple[tuple[float, int, int], Chosen]] = {}
     observers = seen or [lambda answer, reward: None] * len(answers)
     for number, (answered, rewarded, observer) in enumerate(zip(answers, rewards, observers, strict=True)):
-        for candidate in rated(answered, rewarded, drop_truncated=drop_truncated, seen=observer):
+        for candidate in rated(answered, rewarded, considered, seen=observer):
             prompt_id, rank = candidate.answer.prompt_id, (candidate.reward, -number, -candidate.answer.index)
             if prompt_id in wanted and (prompt_id not in best or rank > best[prompt_id][0]):
                 best[prompt_id] = rank, candidate.chosen
@@ -112,7 +126,7 @@ def best_source_answers(
     """
     rows = read_prompts(prompts, part)
     wanted = frozenset(row.prompt.id for row in rows)
-    best = best_by_prompt(answers, rewards, wanted, drop_truncated=drop_truncated)
+    best = best_by_prompt(answers, rewards, wanted, Considered(drop_truncated=drop_truncated))
     if not best:
         why = "; answers cut by sampling.max_tokens are left out (pairs.drop_truncated)" if drop_truncated else ""
         raise IncompleteError(f"none of the {len(rows)} prompts in the part {part!r} has a rewarded source answer{why}")

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import yaml
 
+from harness.backends.devices import visible_devices
 from harness.records import ModelRef
 from harness.records.errors import CheckpointError, ConfigError, HarnessError, RunLockedError, UsageError
 from harness.records.protocols import installed, load_plugin
 from harness.store import LOCK, LOCK_FILES, FolderLock, write_atomic
 from harness.store.checkpoint import resolve
 
-from .devices import visible_devices
 from .estimate import Estimator
 from .layout import DONE, STAGES, Recipe
 from .preflight import preflight
 from .prompts import is_missing_file
 from .rewards.scoring import check_reward
 from .schedule import check_fits, fill_devices, side_by_side
-from .spec import WEIGHTED, sources_loaded
+from .spec import WEIGHTED, Selection, sources_loaded
 from .stages.align import TrainedFrom, align_step, align_steps
 from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
 from .stages.logps import logps_steps
@@ -81,7 +81,7 @@ def _steps_of_own_pairs(recipe: Recipe) -> list[Step]:
     models: list[Step] = []
     for seed in recipe.seeds:
         start, pairs = sft_step(recipe, seed, prompts, [], []), own_pairs_step(recipe, seed)
-        align = align_steps(recipe, seed, start, {0: pairs})
+        align = align_steps(recipe, seed, start, pairs)
         answered = held_out_steps(recipe, seed, prompts, align)
         steps += [start, pairs, *align, *answered]
         models += [start, *align, *answered]
@@ -100,7 +100,7 @@ def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence
     """
     steps: list[Step] = []
     models: dict[str | None, Step] = {None: sft}
-    pairs: dict[str | None, dict[int, Step]] = {}
+    pairs: dict[str | None, dict[Selection, Step]] = {}
     for name, variant in recipe.variants.items():
         start = models[variant.after]
         if variant.method in WEIGHTED:
@@ -114,7 +114,7 @@ def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence
             round_pairs = pairs_steps(recipe, seed, prompts, [*answered, target, rewards], variant.after)
             steps += [target, rewards, *round_pairs.values()]
             pairs[variant.after] = round_pairs
-        own_pairs = pairs[variant.after][variant.sources or len(recipe.spec.sources)]
+        own_pairs = pairs[variant.after][Selection.of(recipe.spec, variant)]
         logps = logps_steps(recipe, seed, name, own_pairs)
         known = {step.name: step for step in steps}
         steps += [step for step in logps if step.name not in known]
@@ -310,7 +310,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step],
     if recipe.merges and "align" in to_do & set(reached):
         check_merges(recipe)
     if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
-        check_reward(recipe.spec.reward, [step.folder for step in kept if step.stage == "rewards"])
+        scored = [step.folder for step in kept if step.stage == "rewards"]
+        check_reward(recipe.spec.reward, scored, of_questions="suites/best_source" in {step.name for step in remaining})
     ahead = frozenset(to_do & set(reached))
     if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
         preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)
@@ -342,7 +343,8 @@ def _check_places(recipe: Recipe, to_do: set[str]) -> None:
     for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
         model = None if text is None else ModelRef.parse(text)
         if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            raise CheckpointError(f"no such model folder: {text!r}; use an existing folder or hf:ORG/NAME")
+            advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
+            raise CheckpointError(f"no such model folder: {text!r}; {advice}")
     pairs = spec.pairs.dataset
     if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
         raise ConfigError(f"pairs: no such data file: {pairs!r}")

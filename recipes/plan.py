@@ -12,11 +12,9 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from pydantic import JsonValue
-from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from harness.pages.terminal import FittedTable
+from harness.pages.text import rich_table
 from harness.records import Record
 from harness.records.errors import IncompleteError
 
@@ -209,8 +207,8 @@ COLUMNS = (
 )
 
 
-def plan_tables(plan: RecipePlan) -> list[RenderableType]:
-    """Return a table per stage with totals, then per source, variant and seed, then when the steps run, then notes."""
+def plan_tables(plan: RecipePlan) -> list[FittedTable]:
+    """Return a table per stage with totals, then per source, variant and seed, then when the steps run."""
     stages = [*plan.by_stage().items(), ("all", list(plan.items))]
     parts: list[tuple[str, Sequence[tuple[str, Sequence[PlanItem]]]]] = [
         (f"{plan.recipe}: remaining work per stage (read, written, trained: tokens)", stages)
@@ -223,42 +221,35 @@ def plan_tables(plan: RecipePlan) -> list[RenderableType]:
         parts.append(("per seed", [(str(seed), plan.of_seed(seed)) for seed in plan.seeds]))
     # the table of the machine has its own hours
     columns = [column for column in COLUMNS if not (plan.schedule and column.key == "hours")]
-    tables: list[RenderableType] = [shown for name, rows in parts for shown in (Text(name), _table(rows, columns))]
-    if plan.schedule:
-        tables += [Text(f"on {plan.devices} GPUs: when each step runs, and how many GPUs work"), _machine_table(plan)]
-    return [*tables, Text("\n".join(f"- {note}" for note in plan.notes))]
+    return [*(_table(name, rows, columns) for name, rows in parts), *([_machine_table(plan)] if plan.schedule else [])]
 
 
-def _machine_table(plan: RecipePlan) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for head in ("GPUs", "start (h)", "hours", "GPU-hours", "busy"):
-        table.add_column(head, justify="right", no_wrap=True)
+def _machine_table(plan: RecipePlan) -> FittedTable:
+    rows: list[tuple[str, ...]] = []
 
     def add(name: str, devices: str, start: float, hours: float, steps: Collection[PlannedStep]) -> None:
         sums = (start, hours, sum(step.gpu_hours for step in steps), busy_of(steps, hours))
-        table.add_row(Text(name), devices, *(quantity(value, 2) for value in sums))
+        rows.append((name, devices, *(quantity(value, 2) for value in sums)))
 
     for step in plan.schedule:
         if step.devices:
             add(step.name, str(step.devices), step.start, step.hours, [step])
     add("all", str(plan.devices), 0.0, plan.wall_hours, plan.schedule)
-    return table
+    title = f"on {plan.devices} GPUs: when each step runs, and how many GPUs work"
+    return rich_table(title, ("", "GPUs", "start (h)", "hours", "GPU-hours", "busy"), rows, ("",))
 
 
-def _table(rows: Sequence[tuple[str, Sequence[PlanItem]]], columns: Sequence[PlanColumn]) -> Table:
+def _table(title: str, rows: Sequence[tuple[str, Sequence[PlanItem]]], columns: Sequence[PlanColumn]) -> FittedTable:
     # Columns that are empty in every row are left out.
     sums = [total(items) for _, items in rows]
     cells = {column.head: [_cell(row_sums, column) for row_sums in sums] for column in columns}
     shown = {head: column for head, column in cells.items() if any(cell != "-" for cell in column)}
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for head in ("steps", "done", *shown):
-        table.add_column(head, justify="right", no_wrap=True)
+    lines = []
     for index, (label, items) in enumerate(rows):
         counts = (str(len(items)), str(sums[index]["done"] or "-"))
-        table.add_row(Text(label), *counts, *(column[index] for column in shown.values()))
-    return table
+        lines.append((label, *counts, *(column[index] for column in shown.values())))
+    order = ("", "GPU-hours", "hours", "US $", "calls", "done", "steps", "trained", "written", "read")
+    return rich_table(title, ("", "steps", "done", *shown), lines, ("",), order)
 
 
 def _cell(sums: Mapping[str, JsonValue], column: PlanColumn) -> str:

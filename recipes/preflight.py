@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, one_line
-from harness.records.judge_choice import choose_judges, find_judge, suite_names
+from harness.records.judge_choice import choose_judges, find_judge
 from harness.records.keys import api_key
 from harness.store.provenance import install_command
 
@@ -28,6 +28,8 @@ from .estimate import tokenizer_file
 from .layout import DONE, Recipe
 from .prompts import part_sizes
 from .spec import RecipeSpec, SuitesSpec, launch_path
+from .suites import named_suites
+from .template_checks import check_other_templates, check_target_template
 from .training.settings import TrainingSettings, renamed
 
 OUTPUT_TERMS = {
@@ -45,8 +47,6 @@ OUTPUT_TERMS = {
 """Licence identifier -> what it says of models trained on the answers, from the licence texts; read them yourself."""
 PROVIDERS = ("openai.com", "anthropic.com", "googleapis.com", "azure.com", "x.ai")
 """Hosts of providers whose terms of service restrict training on their models' answers."""
-DUMMY = ({"role": "user", "content": "How are you?"},)
-ANSWERS = ("Well, thank you.", "I am fine.", "Bad.")
 OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
 """Keys of the trainer that decide, with those of the model, what is built."""
 Place = Callable[[str], str]
@@ -84,6 +84,10 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]
         _check_key(f"reward: judge {spec.reward.model!r}", find_judge(spec.reward.model, {}).key_env, check)
     if to_do & {"sft", "align"}:
         _check_training(recipe, to_do, check)
+    if importlib.util.find_spec("transformers") is not None:
+        absent = check_other_templates(recipe, to_do)
+        if absent and not here:
+            check.notes.append(f"not on this machine, so their chat templates were not checked: {', '.join(absent)}")
     return check.notes
 
 
@@ -130,7 +134,7 @@ def _check_pairs(spec: RecipeSpec, to_do: frozenset[str]) -> None:
 
 def _check_judges(spec: SuitesSpec, check: Preflight) -> None:
     try:
-        judges = choose_judges(suite_names(spec.suite or "all"), spec.judge, edition=spec.edition, own_judges={})
+        judges = choose_judges(named_suites(spec), spec.judge, edition=spec.edition, own_judges={})
     except ConfigError as error:
         if spec.judge is not None:
             raise
@@ -159,7 +163,7 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
     location = _target(spec, check)
     if location is None:
         return
-    _check_template(spec, trainings)
+    check_target_template(spec, trainings)
     config = _config(*location)
     built: list[TrainingSettings] = []
     for where, settings in trainings.items():
@@ -203,22 +207,6 @@ def _config(location: str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(location, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"target: {location!r} has no configuration to train: {one_line(error)}") from None
-
-
-def _check_template(spec: RecipeSpec, trainings: dict[str, TrainingSettings]) -> None:
-    """Render a dummy triple as training will. Raise ConfigError if no row could be rendered, or it ends twice."""
-    from .training.templates import Rendering, render, target_tokenizer
-
-    tokenizer = target_tokenizer(spec, spec.target)
-    compat = any(settings.trainer.get("official_compat") for settings in trainings.values())
-    for official in (False, True) if compat else (False,):
-        row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))
-        ends = set(tokenizer.all_special_ids)
-        if row is not None and not official and len(row.source_ids) > 1 and set(row.source_ids[-2:]) <= ends:
-            shown = tokenizer.decode(list(row.source_ids[-2:]))
-            raise ConfigError(
-                f"target: the chat template ends an answer twice, with {shown!r}; remove one (`chat_template: FILE`)"
-            )
 
 
 def _check_embedding(spec: RecipeSpec, config: Any) -> None:

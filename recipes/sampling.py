@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from harness.backends.devices import assigned_devices, devices_of
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
 from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
@@ -34,8 +35,9 @@ from harness.records.settings import ServeSpec
 from harness.running.pipeline import DONE_FAILURES
 from harness.running.same_model import ask_foreign, compare, record
 from harness.store import JsonlRows, dump_json, write_atomic
+from harness.store.checkpoint import weights_digest
 
-from .devices import Gpus, assigned_devices, devices_of, replica_devices
+from .devices import Gpus, replica_devices
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
 from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
@@ -43,7 +45,7 @@ from .records import Part, PromptRow, rows_in
 
 log = logging.getLogger(__name__)
 
-IDENTITY = "identity.json"
+IDENTITY, MADE_FROM = "identity.json", "made_from.json"
 BULK = 4096
 """Number of draws passed to a bulk backend at once."""
 REPORT = 60.0
@@ -177,19 +179,31 @@ def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Coun
     return counts
 
 
-def check_identity(folder: Path, identity: dict[str, JsonValue], name: str) -> None:
-    """Raise ConfigError if the answers in the folder come from another model or other settings."""
+def check_identity(
+    folder: Path, identity: dict[str, JsonValue], name: str, *, file: str = IDENTITY, what: str = "answers"
+) -> None:
+    """Raise ConfigError if the answers, or `what` else is in the folder, come from another model or other settings."""
     try:
-        recorded = json.loads((folder / IDENTITY).read_text("utf-8"))
+        recorded = json.loads((folder / file).read_text("utf-8"))
     except FileNotFoundError:
         return
     changed = sorted(key for key in recorded | identity if recorded.get(key) != identity.get(key))
     if changed:
         before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} has answers of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            f"{folder} has {what} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
             "value, or move the folder away"
         )
+
+
+def record_weights(folder: Path, models: Mapping[str, Path], name: str) -> None:
+    """Write the digests of the models that a checkpoint is made from, by name, into its folder.
+
+    Raise ConfigError if it was begun with other weights under the same names.
+    """
+    weights: dict[str, JsonValue] = {model: weights_digest(path, None) for model, path in models.items()}
+    check_identity(folder, weights, name, file=MADE_FROM, what="a checkpoint")
+    write_atomic(folder / MADE_FROM, dump_json(weights))
 
 
 async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Session:

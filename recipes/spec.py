@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
@@ -19,6 +19,8 @@ from harness.records.documents import read_yaml
 from harness.records.errors import ConfigError
 from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked
+
+from .expansion import SAMPLES, expanded
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
@@ -35,8 +37,6 @@ SCORED_BY = ("vllm", "in_process", "transformers")
 """Backends of sources whose log-probabilities of given answers can be computed (`likelihood`)."""
 
 
-SWEPT = ("alpha", "beta", "gamma", "gamma_beta_ratio", "learning_rate", "sources")
-"""Keys of a variant that may be lists; they give one variant per value."""
 RIVALS = ("best_source", "moa", "route")
 """Ensembles of the recipe's sources that `evaluate.models` may name."""
 RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
@@ -116,7 +116,7 @@ class SamplingSpec(Record):
     Defaults: WRPO release, README; max_tokens: SimPO's on_policy_data_gen.
     """
 
-    n: int = Field(default=5, ge=1, le=1024)
+    n: int = Field(default=SAMPLES, ge=1, le=1024)
     temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
@@ -193,9 +193,25 @@ class VariantSpec(Record):
     """
     after: str | None = Field(default=None, exclude_if=is_empty)
     """The variant that this one continues from, instead of the SFT model. `rounds` sets it."""
-    sources: int | None = Field(default=None, ge=1)
-    """Pick y_ws from the first N sources only. The SFT model is the same for all variants."""
+    sources: Annotated[int, Field(ge=1)] | tuple[str, ...] | None = None
+    """Pick y_ws from the first N sources only, or from those named. The SFT model is the same for all variants."""
+    samples: int | None = Field(default=None, ge=1, exclude_if=is_empty)
+    """Pick y_ws from the first N answers of each source only. The target's own samples are all used."""
     training: Training = {}
+
+
+class SweepSpec(Record):
+    """One entry of `sweeps:`, written out: variants that differ from one other in a single value.
+
+    A file has `{of: wrpo, alpha: [0, 0.1]}`; besides training keys there are `sources` (the first N), `samples` (the
+    first N answers of each source) and `leave_out` (one source each), for which `each` means every possible value.
+    """
+
+    of: str
+    """The variant that the others are compared with."""
+    key: str
+    variants: dict[str, str | int | float | bool] = Field(min_length=1)
+    """Value of the key by variant."""
 
 
 class MergeSpec(Record):
@@ -260,6 +276,15 @@ class MoaSpec(Record):
     aggregator: str = "target"
     """`target` or a source."""
     layers: int = Field(default=2, ge=2)
+    template: str | None = Field(default=None, exclude_if=is_empty)
+    """The aggregator's instructions, with `{answers}` once. None: our own wording."""
+
+    @field_validator("template")
+    @classmethod
+    def _has_a_slot(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{answers}") != 1:
+            raise ValueError(f"needs {{answers}} once, where the answers go, not {template.count('{answers}')} times")
+        return template
 
 
 class EvaluateSpec(SuitesSpec):
@@ -325,6 +350,8 @@ class RecipeSpec(Record):
     target: str
     """The model to train: a folder or hf:ORG/NAME@REVISION."""
     target_license: str | None = None
+    models_from: str | None = Field(default=None, exclude_if=is_empty)
+    """What to do if a folder of the recipe's models is missing, for that error: a command, or names on the Hub."""
     seeds: tuple[Seed, ...] = Field(default=(42,), min_length=1)
     """Each seed repeats everything after the sources: SFT, sampling from the target, pairs, variants."""
     prompts: PromptsSpec = PromptsSpec()
@@ -344,6 +371,7 @@ class RecipeSpec(Record):
     variants: dict[str, VariantSpec] = Field(min_length=1)
     merges: dict[str, MergeSpec] = Field(default={}, exclude_if=is_empty)
     """The variants with `method: merge`, which a file lists among the others."""
+    sweeps: tuple[SweepSpec, ...] = Field(default=(), exclude_if=is_empty)
     evaluate: EvaluateSpec = EvaluateSpec()
     rates: RatesSpec = RatesSpec()
     evaluate_every: EvaluateEverySpec | None = None
@@ -374,22 +402,64 @@ class RecipeSpec(Record):
         return self.has_own_pairs or self.prompts.sft_share == 0
 
 
-def read_recipe(path: Path) -> RecipeSpec:
+def read_recipe(path: Path, scale: str | None = None) -> RecipeSpec:
     """Return the recipe in a YAML file, with sweeps expanded. Raise ConfigError that names the wrong key.
 
-    `base: NAME` or `base: FILE` adds the sections of another recipe that this file lacks.
+    `base: NAME` or `base: FILE` adds the sections of another recipe that this file lacks. `scale` names an entry of
+    `scales:`, whose keys replace those of the same section.
     """
-    sections = _with_base(path)
+    sections = _scaled(_with_base(path), scale, str(path))
     if isinstance(sections.get("variants"), dict):
-        sections["variants"] = _with_copies(sections["variants"], sections.get("sources"), str(path))
-        sections["variants"], merges = _without_merges(sections["variants"])
-        sections["variants"] = _swept(sections["variants"], str(path))
+        sections["variants"], merges, sweeps = expanded(sections, str(path))
         if merges:
             sections["merges"] = {**(sections.get("merges") or {}), **merges}
+        if sweeps:
+            sections["sweeps"] = sweeps
     spec = checked(RecipeSpec, sections, str(path))
     _check_sections(spec, str(path))
     _check_names(spec, str(path))
-    return spec
+    _check_variants(spec, str(path))
+    return _with_shipped_templates(spec)
+
+
+def _scaled(sections: dict[str, Any], scale: str | None, where: str) -> dict[str, Any]:
+    """Return the sections without `scales`, and with the keys of one of them if it is named."""
+    scales = sections.pop("scales", None) or {}
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
+        raise ConfigError(f"{where}: scales has sections of a recipe under a name each: `scales: {{full: {{...}}}}`")
+    if scale is None:
+        return sections
+    if scale not in scales:
+        raise ConfigError(f"{where} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
+    for key, changes in scales[scale].items():
+        before = sections.get(key)
+        if isinstance(before, dict) and isinstance(changes, dict):
+            changes = {**before, **changes}
+        sections[key] = changes
+    return sections
+
+
+def scales_of(path: Path) -> tuple[str, ...]:
+    """Return the names of a recipe's `scales:`, besides its own size."""
+    return tuple(map(str, _with_base(path).get("scales") or ()))
+
+
+def _with_shipped_templates(spec: RecipeSpec) -> RecipeSpec:
+    """Return the recipe with the paths of chat templates that ship with the recipes filled in."""
+    sources = list(spec.sources)
+    for index, source in enumerate(sources):
+        if source.serve.chat_template is not None:
+            path = shipped_file(source.serve.chat_template)
+            serve = source.serve.model_copy(update={"chat_template": path})
+            sources[index] = source.model_copy(update={"serve": serve})
+    return spec.model_copy(update={"sources": tuple(sources)})
+
+
+def shipped_file(name: str) -> str:
+    """Return the path of a file: as it is if there is one, else of the file of this name beside the shipped recipes."""
+    if Path(name).expanduser().exists() or not (CONFIGS / name).is_file():
+        return name
+    return str(CONFIGS / name)
 
 
 def _with_base(path: Path) -> dict[str, Any]:
@@ -401,21 +471,13 @@ def _with_base(path: Path) -> dict[str, Any]:
     under = dict(read_yaml(below))
     if "base" in under:
         raise ConfigError(f"{path}: base {base!r} has a base itself; name that recipe instead")
+    if "variants" in sections:  # sweeps are of the base's variants
+        under.pop("sweeps", None)
     if "target" in sections:  # these describe the base's target, not this one
         under = {key: value for key, value in under.items() if key not in OF_TARGET}
     if isinstance(pairs := sections.get("pairs"), str) or (isinstance(pairs, dict) and pairs.get("dataset")):
         under = {key: value for key, value in under.items() if key not in ("prompts", "sources", "reward")}
     return {**under, **sections}
-
-
-def _without_merges(variants: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the variants that are trained, and those that are merged, without their `method`."""
-    merges = {
-        name: {key: value for key, value in entry.items() if key != "method"}
-        for name, entry in variants.items()
-        if isinstance(entry, dict) and entry.get("method") == "merge"
-    }
-    return {name: entry for name, entry in variants.items() if name not in merges}, merges
 
 
 def _check_merges(spec: RecipeSpec, where: str) -> None:
@@ -437,40 +499,6 @@ def _check_merges(spec: RecipeSpec, where: str) -> None:
             raise ConfigError(f"{what}: {problem}")
 
 
-def _swept(variants: dict[str, Any], where: str) -> dict[str, Any]:
-    """Expand lists: `wrpo: {training: {alpha: [0.1, 0.5]}}` gives wrpo-alpha0.1 and wrpo-alpha0.5."""
-    out: dict[str, Any] = {}
-    for name, entry in variants.items():
-        for key, variant in _expanded(str(name), entry).items():
-            if key in out:
-                raise ConfigError(f"{where}: two variants are named {key!r}; rename one")
-            out[key] = variant
-    return out
-
-
-def _expanded(name: str, entry: Any) -> dict[str, Any]:
-    if not isinstance(entry, dict):
-        return {name: entry or {}}
-    training = entry.get("training") or {}
-    if not isinstance(training, dict):
-        return {name: entry}
-    for key in SWEPT:
-        section = entry if key == "sources" else training
-        values = section.get(key)
-        if isinstance(values, list):
-            out: dict[str, Any] = {}
-            for value in values:
-                single = {**entry, key: value} if key == "sources" else {**entry, "training": {**training, key: value}}
-                out |= _expanded(f"{name}-{key}{value}", single)
-            return out
-    if entry.get("method") == "fuserl":
-        return _fuserl(name, entry)
-    rounds = entry.get("rounds")
-    if isinstance(rounds, int) and rounds > 1:
-        return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
-    return {name: entry}
-
-
 def _check_sections(spec: RecipeSpec, where: str) -> None:
     """Raise ConfigError if a section is missing, or was given although existing pairs replace it."""
     held_out = spec.prompts.validation + spec.prompts.test
@@ -486,47 +514,6 @@ def _check_sections(spec: RecipeSpec, where: str) -> None:
             raise ConfigError(
                 f"{where}: variant {name!r} needs sources or new samples, but `pairs` names existing ones"
             )
-
-
-def _with_copies(variants: dict[str, Any], sources: Any, where: str) -> dict[str, Any]:
-    """Write out FuseChat: `fuse: {method: fusechat}` is a distilled copy per source (fuse-SOURCE) and their merge."""
-    names = [str(source["name"]) for source in sources or () if isinstance(source, dict) and "name" in source]
-    out: dict[str, Any] = {}
-    for name, entry in variants.items():
-        if not isinstance(entry, dict) or entry.get("method") != "fusechat":
-            out[name] = entry
-            continue
-        if odd := sorted(set(entry) - {"method", "answers", "sources", "training", "topk"}):
-            raise ConfigError(f"{where}: variant {name!r}: method fusechat has no key {odd[0]!r}")
-        training, count = entry.get("training") or {}, entry.get("sources")
-        swept = [count, *(training.get(key) for key in SWEPT if isinstance(training, dict))]
-        if any(isinstance(value, list) for value in swept):
-            raise ConfigError(f"{where}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
-        teachers = names[:count] if isinstance(count, int) else names
-        shared = {key: value for key, value in entry.items() if key in ("answers", "training")}
-        copies = {f"{name}-{teacher}": {**shared, "method": "distill", "teacher": teacher} for teacher in teachers}
-        topk = {key: value for key, value in entry.items() if key == "topk"}
-        out |= copies | {name: {"method": "merge", "merge": "sce", "base": "sft", "models": list(copies), **topk}}
-    return out
-
-
-def _rounds(name: str, entry: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return one variant per round, each of which continues from the one before."""
-    names = [f"{name}-round{number}" for number in range(1, count + 1)]
-    return {
-        later: entry if earlier is None else {**entry, "after": earlier}
-        for later, earlier in zip(names, [None, *names], strict=False)
-    }
-
-
-def _fuserl(name: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return FuseRL's two phases: weighted SFT of the target, and weighted preferences that continue from it."""
-    if odd := sorted(set(entry) & {"rounds", "after"}):
-        raise ConfigError(f"variant {name!r}: method fuserl starts from the target itself; leave out `{odd[0]}`")
-    training = entry.get("training") or {}
-    tau = {key: value for key, value in training.items() if key == "tau"}
-    sft = {key: value for key, value in entry.items() if key != "training"} | {"method": "fusesft", "training": tau}
-    return {f"{name}-sft": sft, name: {**entry, "method": "fusepo", "after": f"{name}-sft"}}
 
 
 def _check_names(spec: RecipeSpec, where: str) -> None:
@@ -551,12 +538,30 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     generation = spec.rates.generation
     if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
         raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
+
+
+def _check_variants(spec: RecipeSpec, where: str) -> None:
     _check_merges(spec, where)
     for name, variant in spec.variants.items():
-        if variant.sources is not None and variant.sources > len(spec.sources):
-            count = len(spec.sources)
-            raise ConfigError(f"{where}: variant {name!r} needs {variant.sources} sources, but the recipe has {count}")
+        _check_selection(spec, variant, f"{where}: variant {name!r}")
         _check_method(spec, name, f"{where}: variant {name!r}")
+    for sweep in spec.sweeps:
+        if odd := [name for name in (sweep.of, *sweep.variants) if name not in (*spec.variants, *spec.merges)]:
+            raise ConfigError(f"{where}: a sweep names {odd[0]!r}, which is not a variant")
+
+
+def _check_selection(spec: RecipeSpec, variant: VariantSpec, where: str) -> None:
+    names, chosen = [source.name for source in spec.sources], variant.sources
+    if isinstance(chosen, int) and chosen > len(names):
+        raise ConfigError(f"{where} needs {chosen} sources, but the recipe has {len(names)}")
+    if isinstance(chosen, tuple):
+        if odd := [name for name in chosen if name not in names]:
+            raise ConfigError(f"{where}: {odd[0]!r} is not a source; sources: {', '.join(names)}")
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ConfigError(f"{where}: sources = {list(chosen)} is empty or has a source twice; name each once")
+    sampled = all(source.model is not None for source in sources_used(spec, variant))
+    if variant.samples is not None and sampled and variant.samples > spec.sampling.n:
+        raise ConfigError(f"{where} needs {variant.samples} samples per source, but sampling.n is {spec.sampling.n}")
 
 
 def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
@@ -589,8 +594,34 @@ def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
 
 
 def sources_used(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:
-    """Return the variant's sources: the recipe's first `sources`, or all."""
+    """Return the variant's sources, in the recipe's order: its first `sources`, those named, or all."""
+    if isinstance(variant.sources, tuple):
+        return tuple(source for source in spec.sources if source.name in variant.sources)
     return spec.sources[: variant.sources]
+
+
+class Selection(NamedTuple):
+    """Which answers of the sources a variant learns from. Variants with equal selections share their pairs."""
+
+    sources: tuple[str, ...]
+    samples: int | None
+    """The first answers of each source; None: all."""
+
+    @classmethod
+    def of(cls, spec: RecipeSpec, variant: VariantSpec) -> Selection:
+        return cls(tuple(source.name for source in sources_used(spec, variant)), variant.samples)
+
+    def folder(self, spec: RecipeSpec) -> str:
+        """Return the subfolder for what is made from the selection, "" for one of everything."""
+        every = tuple(source.name for source in spec.sources)
+        out = [name for name in every if name not in self.sources]
+        if not out:
+            parts = []
+        elif self.sources == every[: len(self.sources)]:
+            parts = [f"sources-{len(self.sources)}"]
+        else:
+            parts = [f"without-{'+'.join(out)}" if len(out) < len(self.sources) else f"only-{'+'.join(self.sources)}"]
+        return "/".join([*parts, *([] if self.samples is None else [f"samples-{self.samples}"])])
 
 
 def sources_loaded(spec: RecipeSpec, variant: VariantSpec) -> tuple[SourceSpec, ...]:

@@ -16,7 +16,7 @@ from harness.records.errors import ConfigError
 from harness.store import write_lines
 
 from .layout import STAGES, Recipe
-from .spec import RecipeSpec, about, read_recipe, recipe_path, shipped_recipes
+from .spec import RecipeSpec, about, read_recipe, recipe_path, scales_of, shipped_recipes
 from .training.nodes import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
 
 class TrainFlags(JsonFlags):
-    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="YAML file, or the name of a shipped recipe.",
+            autocompletion=lambda incomplete: [name for name in shipped_recipes() if name.startswith(incomplete)],
+        ),
+    ] = None
     variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None
+    scale: Annotated[str | None, typer.Option(help="A size of the recipe's `scales:`, e.g. full.")] = None
     first_stage: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +76,7 @@ class TrainFlags(JsonFlags):
         for name in (self.first_stage, self.last_stage):
             if name is not None and name not in STAGES:
                 raise ConfigError(f"no stage named {name!r}; stages: {', '.join(STAGES)}")
-        spec = read_recipe(recipe_path(self.recipe))
+        spec = read_recipe(recipe_path(self.recipe), self.scale)
         if self.out is not None:
             spec = spec.model_copy(update={"output_dir": self.out})
         return narrow(spec, self.variant, self.seed)
@@ -118,14 +125,27 @@ def _follow(machines: Machines) -> None:
 
 def _list_recipes(*, as_json: bool) -> None:
     recipes = [
-        {"name": name, "about": about(path), "file": str(path), "variants": list(read_recipe(path).variants)}
+        {
+            "name": name,
+            "about": about(path),
+            "file": str(path),
+            "variants": _rows(read_recipe(path)),
+            "scales": list(scales_of(path)),
+        }
         for name, path in shipped_recipes().items()
     ]
     if as_json:
         typer.echo(json.dumps(recipes, indent=2))
         return
     for entry in recipes:
-        typer.echo(f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}\n  {entry['file']}")
+        scales = f"\n  --scale: {', '.join(entry['scales'])}" if entry["scales"] else ""
+        typer.echo(
+            f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}{scales}\n  {entry['file']}"
+        )
+
+
+def _rows(spec: RecipeSpec) -> list[str]:
+    return [*spec.variants, *spec.merges]
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:
@@ -138,7 +158,9 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for name in names:
         if name not in known:
             raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
-    names = [model for name in names for model in known[name] if model in spec.variants]
+    named = None if variant is None else tuple(names)
+    bases = [spec.merges[name].base or "" for name in names if name in spec.merges]
+    names = [model for name in names for model in (*known[name], *bases) if model in spec.variants]
     for name in names[::-1]:  # those that others continue from are trained too
         while (earlier := spec.variants[name].after) is not None:
             names, name = [*names, earlier], earlier
@@ -146,11 +168,11 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     for chosen_seed in chosen:
         if chosen_seed not in spec.seeds:
             raise ConfigError(f"{spec.name} has no seed {chosen_seed}; seeds: {', '.join(map(str, spec.seeds))}")
-    return Recipe(spec, {name: variant for name, variant in spec.variants.items() if name in names}, chosen)
+    return Recipe(spec, {name: entry for name, entry in spec.variants.items() if name in names}, chosen, named)
 
 
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .pipeline import stages_to_do
     from .plan import make_plan, plan_tables
@@ -162,9 +184,9 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return
-    console = stdout_console()
-    for part in plan_tables(plan):
-        console.print(part)
+    print_tables(*plan_tables(plan))
+    for note in plan.notes:
+        typer.echo(f"- {note}")
 
 
 def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
@@ -185,21 +207,33 @@ def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
 
 
 def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
-    from harness.cli.console import stdout_console
+    from harness.cli.console import print_tables
 
     from .report.tables import VariantBoard, rich_tables
     from .stages.report import BOARD
 
     board = VariantBoard.model_validate_json((recipe.report / BOARD).read_bytes())
     if shown:
-        console = stdout_console()
-        for table in rich_tables(board):
-            console.print(table)
+        print_tables(*rich_tables(board), more=f"{recipe.report / 'variants.md'} has them")
         for sentence in (*board.sentences, *board.notes):
             typer.echo(sentence)
+        _show_sweeps(recipe)
         typer.echo(f"report: {recipe.report / 'variants.html'}")
     record: JsonValue = board.model_dump(mode="json")
     return record
+
+
+def _show_sweeps(recipe: Recipe) -> None:
+    from harness.cli.console import print_tables
+
+    from .report.data import read_all_measured
+    from .report.sweeps import sweep_grids, sweep_reports
+    from .report.tables import rich_grid
+
+    for sweep in sweep_reports(recipe, read_all_measured(recipe)) if recipe.spec.sweeps else ():
+        print_tables(*map(rich_grid, sweep_grids(sweep)), more=f"{recipe.report / 'variants.html'} has them")
+        for sentence in sweep.sentences:
+            typer.echo(sentence)
 
 
 def _checked_uploads(recipe: Recipe, destination: str, last_stage: str | None) -> list[Push]:

@@ -12,7 +12,7 @@ only some of the other's questions, a sum over them is also *adjusted* for the q
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -214,15 +214,25 @@ def compare(
     )
 
 
+SumsOf = Callable[..., QuestionSums]
+"""`run_sums`, or the same with a memory."""
+
+
 def headline_difference(
-    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None, seed: int = 0
+    first: RunRows,
+    second: RunRows,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    suite: object = None,
+    seed: int = 0,
+    sums_of: SumsOf = run_sums,
 ) -> Difference | None:
     """Return the difference of the headline as `compare` does, and nothing else: for tables of many pairs."""
     headline = first.card.headline
     fits = _fits(first, second, prompts, suite)
     row = refitted(fits) if fits is not None and fits.metric == headline else None
     if row is None:
-        pairs = _paired_sums(first, second, None)
+        pairs = _paired_sums(first, second, None, sums_of)
         sums = next((pair for pair in pairs if pair[0].metric == headline), None)
         if not pairs:
             sums = _own_sums(first, second).get((headline, None))
@@ -305,7 +315,7 @@ def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | 
 
 
 def _paired_sums(
-    first: RunRows, second: RunRows, categories: Mapping[str, str] | None
+    first: RunRows, second: RunRows, categories: Mapping[str, str] | None, sums_of: SumsOf = run_sums
 ) -> list[tuple[QuestionSums, QuestionSums]]:
     """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
     pairs = []
@@ -313,7 +323,7 @@ def _paired_sums(
         # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
-        first_sums, second_sums = (run_sums(rule, run, categories=categories) for run in (first, second))
+        first_sums, second_sums = (sums_of(rule, run, categories=categories) for run in (first, second))
         shared = common([first_sums, second_sums])
         # one question has no spread, so no error could be estimated
         if len(shared[0].ids) >= 2:

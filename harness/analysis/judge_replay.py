@@ -7,6 +7,8 @@ The name `recorded` stands for the retired judge, whose verdicts are in the reco
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..judging.cache import ReplyCache, cache_path
-from ..judging.calibrated import FOLDER, Calibration
+from ..judging.calibrated import BATTLES, FOLDER, VOTES, Calibration
 from ..judging.calls import CallOptions
 from ..judging.cost import Budget, price, priced
 from ..judging.jury import Jury, combine, judge_identities, judge_protocol
@@ -29,10 +31,12 @@ from ..records.facts import RecordedJudgments, all_facts, load_function
 from ..records.protocols import Backend, Checking, Judge, SuiteOptions
 from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
 from ..running.plan import SuitePlan, connect_judges, load_judge
-from ..store import RunStore, dump_json, write_atomic
+from ..store import RunStore, dump_json, write_atomic, write_lines
 from ..store.provenance import VERSION
 from ..suites.recorded import CalibrationSet, DataFolder, Item, ItemVerdict, RecordedComparison, Rule, combined, side
 from .judge_measures import repeat_flips, suite_calibration
+
+log = logging.getLogger(__name__)
 
 
 def recorded_judgments() -> dict[str, RecordedJudgments]:
@@ -101,11 +105,46 @@ def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) 
 
 
 def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
-    """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for."""
+    """Return the sampled items: of all if the verdicts are recorded, else of those a judge can be called for.
+
+    Raise ConfigError if a judge can handle none of a suite's items; of some kinds only, it is logged.
+    """
     items: list[Item] = []
     for each in sets:
         items += [*each.comparisons, *each.ratings]
-    return stratified(replayable(sets) if spec.judges else items, spec.sample, spec.seed)
+    return stratified(answerable(spec, sets) if spec.judges else items, spec.sample, spec.seed)
+
+
+def answerable(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
+    """Return the replayable items without those of kinds that a judge rejects, as one that only compares does ratings.
+
+    Raise ConfigError if nothing of a suite is left. A judge that cannot be loaded, as without its key, is taken to
+    handle everything: an estimate needs no key, and asking raises the error.
+    """
+    items, kinds = replayable(sets), defaultdict[Hashable, list[Item]](list)
+    try:
+        judges = spec.loaded
+    except ConfigError:
+        return items
+    for item in items:
+        kinds[item.suite, isinstance(item, RecordedComparison), item.turn or len(item.prompt.turns)].append(item)
+    suite, rejected = ReplaySuite(sets, items), dict[Hashable, ConfigError]()
+    for kind, members in kinds.items():
+        # one item per kind is enough: the rest differ only in their texts
+        for task in suite.tasks(suite.prompt(members[0]), suite.answer(members[0])):
+            for judge in judges:
+                try:
+                    if isinstance(judge, Checking):
+                        judge.check(task)
+                except ConfigError as error:
+                    rejected.setdefault(kind, error)
+    for kind, error in rejected.items():
+        name = kinds[kind][0].suite
+        if all(key in rejected for key, members in kinds.items() if members[0].suite == name):
+            raise error
+        log.warning("%s: %d items are left out: %s", name, len(kinds[kind]), error)
+    left_out = {item.id for kind in rejected for item in kinds[kind]}
+    return [item for item in items if item.id not in left_out]
 
 
 def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
@@ -223,18 +262,6 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
     return CalibrationEstimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 
 
-def check(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> None:
-    """Raise ConfigError if a judge cannot handle one of the tasks; nothing is written."""
-    suite = ReplaySuite(sets, items)
-    # one item per suite and kind is enough: the others differ only in their texts
-    firsts = {(item.suite, isinstance(item, RecordedComparison)): item for item in reversed(items)}
-    for item in firsts.values():
-        for task in suite.tasks(suite.prompt(item), suite.answer(item)):
-            for judge in spec.loaded:
-                if isinstance(judge, Checking):
-                    judge.check(task)
-
-
 async def ask(
     spec: CalibrationSpec,
     sets: Sequence[CalibrationSet],
@@ -322,9 +349,7 @@ def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
     """Return the calibration by the verdicts so far; `judgments` is ignored if the judge is `recorded`."""
-    jury = Jury.of(spec.judges, spec.jury)
-    rows = judgments if jury is None else combine(judgments, jury).judgments
-    verdicts = verdicts_by(rows, sets, items) if spec.judges else recorded_verdicts(sets)
+    verdicts = verdicts_of(spec, sets, items, judgments)
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family
     parts = {}
     for each in sets:
@@ -343,6 +368,31 @@ def report(
         data=_data(sets),
         harness=VERSION,
     )
+
+
+def verdicts_of(
+    spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
+) -> dict[str, ItemVerdict]:
+    """Return item id -> the judge's or jury's verdict."""
+    if not spec.judges:
+        return recorded_verdicts(sets)
+    jury = Jury.of(spec.judges, spec.jury)
+    return verdicts_by(judgments if jury is None else combine(judgments, jury).judgments, sets, items)
+
+
+def write_battles(folder: Path, items: Sequence[Item], verdicts: Mapping[str, ItemVerdict], judge: str) -> None:
+    """Write the verdicts on compared answers, and people's votes on them, as `harness elo` reads them."""
+    judged, voted = [], []
+    for item in items:
+        if isinstance(item, RecordedComparison):
+            battle: dict[str, JsonValue] = {"question_id": item.prompt.id, "turn": item.turn}
+            battle |= {"model_a": item.candidate, "model_b": item.baseline}
+            value = verdicts[item.id].value
+            if value is not None:
+                judged.append({**battle, "preference": value, "judge": judge})
+            voted += [{**battle, "preference": vote} for vote in item.people]
+    for name, rows in ((BATTLES, judged), (VOTES, voted)):
+        write_lines(folder / name, map(json.dumps, rows))
 
 
 def verdicts_by(

@@ -104,6 +104,8 @@ class BoardRow(Record):
     answers: int
     length: float | None = None
     """Mean answer length, in `Table.length_unit`."""
+    generated: float | None = Field(default=None, exclude_if=lambda tokens: tokens is None)
+    """Tokens that the model generated per answer, reasoning included: what an answer costs to make."""
     cost: float | None = None
     """US dollars paid for judging."""
     tokens_per_second: float | None = None
@@ -338,6 +340,7 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow
         cut_in_reasoning=int(_number(card.counts.get("cut_in_reasoning")) or 0),
         answers=int(_number(card.counts.get("answers")) or 0),
         length=_length(card),
+        generated=_generated(card),
         cost=_number(card.usage.get("judgment_cost")),
         tokens_per_second=_number(card.usage.get("tokens_per_second")),
         date=_date(card.usage.get("ended")),
@@ -362,6 +365,11 @@ def _length(card: ScoreCard) -> float | None:
     tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
     reasoning = _number(card.usage.get("answer_reasoning_tokens", 0))
     return round((tokens - reasoning) / answers, 1) if tokens and answers and reasoning is not None else None
+
+
+def _generated(card: ScoreCard) -> float | None:
+    tokens, answers = _number(card.usage.get("answer_completion_tokens")), _number(card.counts.get("answers"))
+    return round(tokens / answers, 1) if tokens and answers else None
 
 
 def _number(value: JsonValue) -> float | None:

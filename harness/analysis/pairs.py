@@ -3,7 +3,7 @@
     PairedRuns({"run-a": folder_a, "run-b": folder_b}).difference(card_b, card_a).p
 
 The leaderboard and the viewer take their differences from here, so that a pair has one number wherever it is shown.
-Rows are read when a pair is asked for, and only the last few runs stay in memory.
+Rows are read when a pair is asked for, and only the last few runs stay in memory; `all_pairs` of one table keeps all.
 """
 
 from __future__ import annotations
@@ -11,20 +11,42 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
-from ..records import Prompt, ScoreCard
+from ..records import Prompt, Record, ScoreCard
 from ..records.errors import ConfigError
-from ..records.facts import facts_of
-from ..records.protocols import RunRows
+from ..records.facts import QuestionRule, facts_of, higher_is_better
+from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..store.official import is_available_offline
+from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
 from .comparison import Difference, adjusted, compare, headline_difference
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
-from .leaderboard import HeadlineDifference, against, run_id
+from .leaderboard import HeadlineDifference, Table, against, run_id
 
 log = logging.getLogger(__name__)
 KEPT = 3
 """Runs whose rows stay in memory: a board asks for neighbours, and for one baseline."""
+
+
+EQUAL = 1e-9
+"""Question scores this close to each other are a tie; they are ratios of small integers."""
+
+
+class BoardPair(Record):
+    """Two runs of one table."""
+
+    run: str
+    """Run id."""
+    other: str
+    difference: HeadlineDifference
+    """`run` minus `other`."""
+    won: int = 0
+    """Questions on which `run` scored better."""
+    lost: int = 0
+    n: int = 0
+    """Questions that both have; 0: unknown."""
 
 
 class PairedRuns:
@@ -35,6 +57,9 @@ class PairedRuns:
         self._folders = folders
         self._rows: OrderedDict[str, RunRows | None] = OrderedDict()
         self._suites: dict[tuple[str, str], Loaded] = {}
+        self._sums: dict[tuple[str, QuestionRule], QuestionSums] = {}
+        self._known: dict[tuple[str, str, str], HeadlineDifference] = {}
+        self._kept = KEPT
 
     def difference(self, card: ScoreCard, above: ScoreCard) -> HeadlineDifference | None:
         """Return `card` minus `above`, from the cards alone if a run has no readable rows.
@@ -43,18 +68,86 @@ class PairedRuns:
         """
         if card.headline != above.headline:
             return None
+        key = run_id(card), run_id(above), card.headline
+        if key in self._known:
+            return self._known[key]
         first, second = self._read(above), self._read(card)
         if first is None or second is None:
             return against(card, above, {})
         # a metric that is chosen for a mixed table is not always the run's own headline
         first, second = _ranked_by(first, above), _ranked_by(second, card)
         loaded = self._suite(above)
-        row = headline_difference(first, second, prompts=loaded.prompts, suite=loaded.suite)
-        if row is None or row.ci_low is None or row.ci_high is None:
+        return _stated(headline_difference(first, second, prompts=loaded.prompts, suite=loaded.suite))
+
+    def all_pairs(self, cards: Sequence[ScoreCard]) -> list[BoardPair]:
+        """Return every pair of one table's runs, as `difference` states each, the earlier card minus the later one.
+
+        All rows stay in memory until the end, without the judges' replies. `difference` then knows these pairs.
+        """
+        self._kept = max(KEPT, len(cards))
+        rows = {run_id(card): _without_replies(run) for card in cards if (run := self._read(card)) is not None}
+        self._rows.clear()
+        rows = {run_id(card): _ranked_by(rows[run_id(card)], card) for card in cards if run_id(card) in rows}
+        loaded = self._suite(cards[0]) if cards else Loaded(None, None)
+        suite = loaded.suite
+        if isinstance(suite, RefitsPairs) and loaded.prompts:
+            suite = _SharedRefits(suite, loaded.prompts, list(rows.values()))
+        pairs = []
+        for card, other in combinations(cards, 2):
+            first, second = rows.get(run_id(other)), rows.get(run_id(card))
+            if first is None or second is None:
+                step, scores = against(card, other, {}), None
+            else:
+                step = _stated(
+                    headline_difference(first, second, prompts=loaded.prompts, suite=suite, sums_of=self._sums_of)
+                )
+                scores = self._question_scores(first, second)
+            if step is not None:
+                pair = BoardPair(run=run_id(card), other=run_id(other), difference=step)
+                self._known[run_id(card), run_id(other), card.headline] = step
+                self._known[run_id(other), run_id(card), card.headline] = _reversed(step)
+                pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
+        self._sums.clear()
+        self._kept = KEPT
+        return pairs
+
+    def of_tables(self, tables: Sequence[Table], cards: Sequence[ScoreCard]) -> dict[str, tuple[BoardPair, ...]]:
+        """Return `Table.anchor` -> all pairs of its ranked rows; `cards` are those of the tables."""
+        by_run = {run_id(card): card for card in cards}
+        pairs = {}
+        for table in tables:
+            ranked = [by_run[row.run_id] for row in table.rows if row.rank is not None]
+            headed = [card.model_copy(update={"headline": table.headline}) for card in ranked]
+            pairs[table.anchor] = tuple(self.all_pairs(headed))
+        return pairs
+
+    def _sums_of(
+        self, rule: QuestionRule, run: RunRows, *, categories: Mapping[str, str] | None = None
+    ) -> QuestionSums:
+        """Return `run_sums`, computed once per run."""
+        if categories is not None:
+            return run_sums(rule, run, categories=categories)
+        key = run_id(run.card), rule
+        if key not in self._sums:
+            self._sums[key] = run_sums(rule, run)
+        return self._sums[key]
+
+    def _question_scores(self, first: RunRows, second: RunRows) -> tuple[QuestionSums, QuestionSums] | None:
+        """Return both runs' terms over common questions: of the headline, or of the suite's main sum over questions."""
+        headline = first.card.headline
+        if first.questions and second.questions:
+            own = [own_question_sums(run.card, run.questions).get(headline) for run in (first, second)]
+            parts = [sums for sums in own if sums is not None]
+        elif first.judgments and second.judgments and first.audit is None and second.audit is None:
+            rules = rules_of(first.card.suite, headline, first.judgments)
+            rule = next((rule for rule in rules if rule.metric == headline), rules[0])
+            parts = [self._sums_of(rule, run) for run in (first, second)]
+        else:
+            return None  # an audited run's terms say nothing about single questions
+        if len(parts) < 2:
             return None
-        return HeadlineDifference(
-            difference=row.value, ci_low=row.ci_low, ci_high=row.ci_high, p=row.p, paired=row.method != "unpaired"
-        )
+        shared = common(parts)
+        return (shared[0], shared[1]) if shared[0].ids else None
 
     def by_category(self, card: ScoreCard, above: ScoreCard, prompts: Sequence[Prompt] | None) -> list[Difference]:
         """Return `card` minus `above` per category, as `compare` states it: p is corrected over the categories.
@@ -81,7 +174,7 @@ class PairedRuns:
                 log.debug("%s: compared by the cards alone: %s", card.model, error)
                 self._rows[key] = None
         self._rows.move_to_end(key)
-        while len(self._rows) > KEPT:
+        while len(self._rows) > self._kept:
             self._rows.popitem(last=False)
         return self._rows[key]
 
@@ -98,6 +191,68 @@ class PairedRuns:
             folder = self._folders.get(run_id(card))
             self._suites[key] = suite_of(card, folder=folder) if here else Loaded(None, None)
         return self._suites[key]
+
+
+class _SharedRefits:
+    """A suite's refits of many runs: each run is refitted once with a reference, not once per pair.
+
+    Refits of runs that answered the same questions share their resamples, whichever pair they were drawn for. A run
+    with other questions is refitted per pair.
+    """
+
+    def __init__(self, suite: RefitsPairs, prompts: Sequence[Prompt], runs: Sequence[RunRows]) -> None:
+        self._suite = suite
+        self._prompts = prompts
+        self._answered = {
+            run_id(run.card): frozenset(answer.prompt_id for answer in run.answers if answer.error is None)
+            for run in runs
+        }
+        self._reference = max(runs, key=lambda run: len(self._answered[run_id(run.card)]), default=None)
+        self._refits: dict[str, Refits | None] = {}
+
+    def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
+        shared = [self._shared(run) for run in (first, other)]
+        if shared[0] is None or shared[1] is None or shared[0].n != shared[1].n:
+            return self._suite.paired_refits(prompts, first, other)
+        values = shared[0].values[1], shared[1].values[1]
+        replicates = shared[0].replicates[1], shared[1].replicates[1]
+        return Refits(shared[0].metric, values, replicates, shared[0].n)
+
+    def _shared(self, run: RunRows) -> Refits | None:
+        """Return the refits of the reference and this run; None if it has other questions or cannot be fitted."""
+        reference, key = self._reference, run_id(run.card)
+        if reference is None or self._answered.get(key) != self._answered[run_id(reference.card)]:
+            return None
+        if key not in self._refits:
+            self._refits[key] = self._suite.paired_refits(self._prompts, reference, run)
+        return self._refits[key]
+
+
+def _stated(row: Difference | None) -> HeadlineDifference | None:
+    if row is None or row.ci_low is None or row.ci_high is None:
+        return None
+    return HeadlineDifference(
+        difference=row.value, ci_low=row.ci_low, ci_high=row.ci_high, p=row.p, paired=row.method != "unpaired"
+    )
+
+
+def _reversed(step: HeadlineDifference) -> HeadlineDifference:
+    ends = {"difference": -step.difference, "ci_low": -step.ci_high, "ci_high": -step.ci_low}
+    return step.model_copy(update=ends)
+
+
+def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[str, int]:
+    """Return on how many common questions the second run is better and worse; none if no direction is better."""
+    better = higher_is_better(card, first.metric)
+    if better is None:
+        return {"n": len(first.ids)}
+    gain = (second.scores() - first.scores()) * (1 if better else -1)
+    return {"won": int((gain > EQUAL).sum()), "lost": int((gain < -EQUAL).sum()), "n": len(first.ids)}
+
+
+def _without_replies(rows: RunRows) -> RunRows:
+    judgments = tuple(row.model_copy(update={"reply": ""}) for row in rows.judgments)
+    return replace(rows, judgments=judgments)
 
 
 def _ranked_by(rows: RunRows, card: ScoreCard) -> RunRows:

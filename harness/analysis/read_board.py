@@ -5,7 +5,8 @@ read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..records.errors import ConfigError
 from ..store import find_cards
 from ..store.checkpoint import read_fusion
 from .leaderboard import RankOptions, Table, rank, read_questions, readable, run_id
-from .pairs import PairedRuns
+from .pairs import BoardPair, PairedRuns
 from .reported import ReportedTable, load_reported, reported_beside
 
 
@@ -26,6 +27,8 @@ class BoardOptions:
     """Figures of papers and boards for the same suites."""
     paired: bool = True
     """Question by question, if a run's rows exist; False: read nothing but cards."""
+    pairs: bool = False
+    """Also compare every two rows of a table, for a page on which a reader chooses two."""
     suites: tuple[str, ...] = ()
     """Empty: all."""
     matching: str = ""
@@ -46,6 +49,10 @@ class Board:
     cards: tuple[ScoreCard, ...]
     broken: tuple[str, ...]
     """One sentence per card that could not be read."""
+    pairs: Mapping[str, tuple[BoardPair, ...]] = field(default_factory=dict)
+    """`Table.anchor` -> every two rows that can be compared; empty unless asked for."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Run id -> MODEL/SUITE@VERSION/ID, the run's folder below `runs`."""
 
 
 def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
@@ -62,12 +69,16 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     if readable_cards and not cards:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
     rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
-    if options.paired:
-        rules = replace(rules, difference=PairedRuns({run_id(card): path.parent for path, card in chosen}).difference)
-    questions = read_questions(chosen) if options.paired else {}
-    tables = rank(cards, questions, read_fusion(results), rules)
+    runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
+    questions, fusion = read_questions(chosen) if options.paired else {}, read_fusion(results)
+    pairs: dict[str, tuple[BoardPair, ...]] = {}
+    if options.pairs:
+        ranked = rank(cards, questions, fusion, replace(rules, difference=lambda card, above: None))
+        pairs = runs.of_tables(ranked, cards)
+    tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
     beside = reported_beside(cards, load_reported()) if options.reported else []
-    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken))
+    folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
+    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, folders)
 
 
 def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:

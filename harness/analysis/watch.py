@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ..records import ModelRef, Record, Score, ScoreCard, digest
 from ..records.errors import CheckpointError, ConfigError
+from ..records.facts import higher_is_better
 from ..store import dump_json, write_atomic
 from ..store.checkpoint import check_whole
 
@@ -34,6 +35,8 @@ class HeadlinePoint(Record):
     protocol: str
     score: Score
     run_id: str
+    higher_is_better: bool | None = Field(default=True, exclude_if=lambda direction: direction is True)
+    """None: neither is, or nobody states which."""
 
 
 class EvaluatedCheckpoint(Record):
@@ -161,6 +164,7 @@ def evaluated(candidate: Candidate, settings_sha: str, cards: Iterable[ScoreCard
             protocol=card.protocol_sha,
             score=card.scores[card.headline],
             run_id=str(card.provenance.get("run_id", "")),
+            higher_is_better=higher_is_better(card, card.headline),
         )
         for card in cards
     ]

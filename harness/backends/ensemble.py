@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
 from pydantic import JsonValue
@@ -233,10 +234,7 @@ class MoaBackend(TurnEnsemble):
                 f"{model.name}: aggregator = {self.team.aggregator!r} is not one of its models: {', '.join(by_name)}"
             )
         self.aggregator = by_name[self.team.aggregator]
-        path = self.team.template
-        self.template = TEMPLATE if path is None else read_text(path.expanduser(), "text")
-        if self.template.count(SLOT) != 1:
-            raise ConfigError(f"{path} has {self.template.count(SLOT)} slots {SLOT}; it needs one, where answers go")
+        self.template = _template(self.team.template)
 
     @property
     def everyone(self) -> list[Member]:
@@ -311,6 +309,16 @@ class RouteBackend(Ensemble):
                 talk.turns = [] if answer.error is not None else _by_turn(answer)
 
         await in_turn([member for member in self.members if routes[member.name]], ask)
+
+
+def _template(setting: str | None) -> str:
+    if setting is None:
+        return TEMPLATE
+    template = setting if SLOT in setting else read_text(Path(setting).expanduser(), "text")
+    if template.count(SLOT) != 1:
+        name = "template" if SLOT in setting else setting
+        raise ConfigError(f"{name} has {template.count(SLOT)} slots {SLOT}; it needs one, where answers go")
+    return template
 
 
 def answers_as_text(texts: Sequence[str], mark: str) -> str:

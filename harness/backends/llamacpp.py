@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
@@ -20,11 +19,10 @@ from ..records import ModelRef
 from ..records.errors import ConfigError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import Checkpoint, resolve
-from ..store.files import write_atomic
 from ..store.gguf import inspect_gguf
 from ..store.provenance import install_command
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, engine_settings, refuse_unknown
-from .served import ServedBackend
+from .served import ServedBackend, refuse_ours
 from .server import ServerCommand
 from .thinking import request_fields
 
@@ -67,9 +65,7 @@ class LlamaCppBackend(ServedBackend):
         refuse_unknown(options, self.name, HONOURED)
         if self.program is None and options.engine_args:
             raise ConfigError(f"engine argument {options.engine_args[0]!r} needs {PROGRAM} on PATH; leave it out")
-        for word in options.engine_args:
-            if word.partition("=")[0] in OURS:
-                raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out, or use its own flag")
+        refuse_ours(options.engine_args, OURS)
         super().__init__(model, replace(options, concurrency=min(options.concurrency, SLOTS)))
 
     def inspect(self, model: ModelRef, options: ServeOptions) -> Checkpoint:
@@ -92,19 +88,13 @@ class LlamaCppBackend(ServedBackend):
         argv += [f"--parallel={options.concurrency}", f"--ctx-size={self.context * options.concurrency}"]
         argv += [f"--seed={options.seed}", "--jinja", *NEUTRAL]
         if self.checkpoint.template_source == "--chat-template":
-            argv.append(f"--chat-template-file={self._template_file()}")
+            argv.append(f"--chat-template-file={self.template_file()}")
         if self.program is not None:
             # its parser knows no `--name=value`
             argv = [part for word in argv for part in word.split("=", 1)]
-        env: dict[str, str | None] = {"LLAMA_API_KEY": None}  # a key for another server would lock us out of this one
-        if options.devices is not None:
-            env["CUDA_VISIBLE_DEVICES"] = options.devices
+        # a key for another server would lock us out of this one
+        env = self.environment() | {"LLAMA_API_KEY": None}
         return ServerCommand((*begin, *argv, *options.engine_args), env)
-
-    def _template_file(self) -> Path:
-        file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
-        write_atomic(file, self.checkpoint.template or "")
-        return file
 
     def dialogue(self) -> Dialogue:
         return LlamaCppCompletions(self.post, self.served_name, switches=request_fields(self.options))

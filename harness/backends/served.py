@@ -1,4 +1,4 @@
-"""A checkpoint served by a child process: what `vllm` and `transformers` share.
+"""A checkpoint served by a child process: what `vllm`, `sglang`, `llamacpp` and `transformers` share.
 
 It starts the server and asks it. If the server dies in mid-run, it is restarted and the requests that were in flight
 are repeated; a request suspected of killing it goes alone. Checkpoints without a chat template of their own are asked
@@ -12,13 +12,15 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import aiohttp
 from pydantic import JsonValue
 
 from ..client import ChatClient, ChatReply, read_chat_reply
@@ -26,6 +28,7 @@ from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import FASTCHAT, Checkpoint, inspect_checkpoint, resolve
+from ..store.files import write_atomic
 from .chat import (
     Asker,
     ChatBackend,
@@ -191,6 +194,26 @@ def read_completion(body: dict[str, Any]) -> ChatReply:
     return replace(reply, text=reply.text.strip())
 
 
+def refuse_ours(engine_args: Iterable[str], ours: Collection[str]) -> None:
+    """Raise ConfigError for an engine argument that the harness sets itself, however its words are joined."""
+    for word in engine_args:
+        if word.partition("=")[0].replace("_", "-") in ours:
+            raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out, or use its own flag")
+
+
+def has_argument(engine_args: Iterable[str], names: Collection[str]) -> bool:
+    """Return whether one of the engine arguments has one of these names."""
+    return any(word.partition("=")[0].replace("_", "-") in names for word in engine_args)
+
+
+def token_counter(file: Path) -> Callable[[str], int]:
+    """Return a counter of a text's tokens by the checkpoint's tokenizer.json."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
 class _RevivedError(Exception):
     """Internal: the server died while a request was in flight, and was started again."""
 
@@ -215,6 +238,7 @@ class ServedBackend(ChatBackend, ABC):
             start_timeout=options.start_timeout,
         )
         self.restarts = 0
+        self._started: float | None = None
         self._reviving = asyncio.Lock()
         self._door = Door()
         self._epoch = 0
@@ -224,6 +248,18 @@ class ServedBackend(ChatBackend, ABC):
         """Write the log, and whatever the server needs as a file, to `folder`. Only before the server starts."""
         self.options = replace(self.options, log_dir=folder)
         self.server.log_file = folder / f"{self.name}.log"
+
+    def started(self) -> float | None:
+        return self._started
+
+    def place(self, devices: str) -> None:
+        """Serve on these GPUs, as in CUDA_VISIBLE_DEVICES. Only before the server starts."""
+        self.options = replace(self.options, devices=devices)
+
+    def parts(self) -> dict[str, JsonValue]:
+        """Return the digests of an adapter and of its base, for the card; nothing for a model of one folder."""
+        checkpoint = self.checkpoint
+        return {"adapter": checkpoint.adapter_digest, "base": checkpoint.base_digest} if checkpoint.is_adapter else {}
 
     # what a subclass defines
 
@@ -261,9 +297,9 @@ class ServedBackend(ChatBackend, ABC):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.server.stop)
+            stack.push_async_callback(self.server.leave)
             try:
-                await self.server.start()
+                self._started = await self.server.enter()
             except ServerDiedError as error:
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout
@@ -334,10 +370,51 @@ class ServedBackend(ChatBackend, ABC):
             tokenize=self.has_tokenize,
         )
 
+    def counting_here(self, dialogue: Dialogue) -> Dialogue:
+        """Return the dialogue with a counter of tokens, for a server that counts none, if the checkpoint has one."""
+        file = (self.checkpoint.base or self.checkpoint.path) / "tokenizer.json"
+        if not isinstance(dialogue, ChatCompletions) or not file.is_file():
+            return dialogue
+        return replace(dialogue, counter=token_counter(file))
+
     @property
     def served_name(self) -> str:
         """Return the name of the model in requests."""
         return self.label
+
+    # what subclasses share of a server's start
+
+    def template_file(self) -> Path:
+        """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
+        file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
+        write_atomic(file, self.checkpoint.template or "")
+        return file
+
+    def environment(self) -> dict[str, str | None]:
+        """Return the variables that every server of a folder gets: its GPUs, and no way to the Hub unless asked."""
+        env: dict[str, str | None] = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1")}  # all files are here
+        if self.options.devices is not None:
+            env["CUDA_VISIBLE_DEVICES"] = self.options.devices
+        return env
+
+    async def listed_models(self) -> dict[str, dict[str, Any]]:
+        """Return name -> entry of /v1/models."""
+        limit = aiohttp.ClientTimeout(total=60)
+        url = self.server.root_url + "/v1/models"
+        async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
+            listing = await reply.json()
+        return {entry["id"]: entry for entry in listing.get("data", [])}
+
+    async def listed_length(self) -> int | None:
+        """Return the context length that /v1/models states, else the checkpoint's. Raise ServerError for another model.
+
+        vLLM and SGLang state it.
+        """
+        models = await self.listed_models()
+        if self.served_name not in models:
+            raise ServerError(f"port {self.server.port} answers for {sorted(models)}, not for {self.served_name!r}")
+        lengths = [entry["max_model_len"] for entry in models.values() if entry.get("max_model_len")]
+        return min(lengths, default=self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
         """POST below the server's root; if the server dies, restart it and repeat the request.

@@ -32,11 +32,17 @@ from ..store.files import open_unlinked
 from . import warden
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-PREFIX = re.compile(r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
-"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `."""
-ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error):? ?")
+PREFIX = re.compile(
+    r"^(\(\w[^)]*\)\s*)?((DEBUG|INFO|WARNING|ERROR|CRITICAL)\s+\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?"
+    r"(\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] ?)?"
+)
+"""vLLM's `(EngineCore pid=12) ERROR 11-23 18:14:10 [core.py:133] `, and SGLang's `[2026-11-23 18:14:10 TP0] `."""
+ERROR = re.compile(r"^([\w.]*(Error|Exception|Interrupt|Exit)\b|Error|error|[\w.-]+: error):? ?")
+"""Also argparse's `launch_server.py: error: unrecognized arguments`."""
 WRAPPER = re.compile(
-    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError", re.I
+    r"root cause|Engine core (initialization|proc)|WorkerProc initialization failed|EngineDeadError"
+    r"|Initialization failed\. Please see",
+    re.I,
 )
 """Errors that only report another error."""
 FRAME = re.compile(r'^\s*File "')
@@ -88,15 +94,16 @@ LOG_TAIL = 65_536
 STAGES = (
     (r"Downloading|Fetching \d+ files", "downloading"),
     (
-        r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights|load_model: loading",
+        r"Starting to load model|Loading (?:safetensors|pt) checkpoint|Loading weights|Load weight begin"
+        r"|load_model: loading",
         "loading weights",
     ),
     (r"torch\.compile|Compiling a graph|Dynamo bytecode", "compiling"),
     (r"KV cache", "making the KV cache"),
-    (r"Capturing (?:CUDA|cudagraph)|Graph capturing|[Ww]arming up", "warming up"),
+    (r"Capturing (?:CUDA|cudagraph)|Capture cuda graph|Graph capturing|[Ww]arming up", "warming up"),
     (r"Started server process|Waiting for application startup", "opening its port"),
 )
-"""Pattern in a server's log -> what it is doing then (vLLM 0.32, transformers serve 5.19, llama.cpp)."""
+"""Pattern in a server's log -> what it is doing then (vLLM 0.32, SGLang 0.5, transformers serve 5.19, llama.cpp)."""
 
 
 def stage_of(text: str) -> str:
@@ -146,6 +153,8 @@ class ModelServer:
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self.kept = False
+        """Whether it stays up when a backend leaves it, for the next model; only `stop` ends it then."""
         self._sessions: set[int] = set()
         """Sessions of the processes below the warden, once the server answered."""
 
@@ -158,8 +167,27 @@ class ModelServer:
         """Return the warden's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
-    async def start(self) -> None:
-        """Wait until /health answers. Raise ServerDiedError or ServerError, with nothing left running."""
+    async def enter(self) -> float:
+        """Start it, unless it was kept and serves; return the seconds that took, or 0. Raise as `start` does."""
+        if self.kept and await self.healthy():
+            return 0.0
+        await self.stop()
+        return await self.start()
+
+    async def leave(self) -> None:
+        """Stop it, unless it is kept."""
+        if not self.kept:
+            await self.stop()
+
+    def launched_by(self, launch: Callable[[int], ServerCommand]) -> None:
+        """From its next start on, run the command of another `launch`."""
+        self._launch = launch
+
+    async def start(self) -> float:
+        """Wait until /health answers; return the seconds that took.
+
+        Raise ServerDiedError or ServerError, with nothing left running.
+        """
         self.port = self.port or free_port()
         begin = time.monotonic()
         self._spawn()
@@ -172,7 +200,9 @@ class ModelServer:
         for pid in warden.descendants(self._process.pid):
             with suppress(ProcessLookupError):
                 self._sessions.add(os.getsid(pid))
-        log.info("%s serves after %.0f s", self.name, time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        log.info("%s serves after %.0f s", self.name, seconds)
+        return seconds
 
     def _spawn(self) -> None:
         launch = self._launch(self.port)

@@ -71,8 +71,8 @@ class TeamSpec(Record):
     """Models that answer no question themselves; an aggregator may be one."""
     layers: int = Field(default=2, ge=2)
     """moa: layers of answers, that of the aggregator included. 2: MoA-Lite of arXiv 2406.04692; its default is 3."""
-    template: Path | None = None
-    """moa: a text file with the aggregator's instructions and `{answers}` once. None: our own wording."""
+    template: str | None = None
+    """moa: the aggregator's instructions with `{answers}` once, or a text file of them. None: our own wording."""
     reward: dict[str, JsonValue] | None = None
     """best_of: as `reward:` of a recipe."""
     samples: int = Field(default=1, ge=1)

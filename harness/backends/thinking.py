@@ -12,8 +12,9 @@ A reply becomes what a reader sees and the reasoning before it, whichever way th
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +23,13 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..client import ChatReply
+from ..records.errors import ConfigError
 from ..records.protocols import ServeOptions
 from ..records.reasoning import TAGS, split_reasoning
 from ..store.checkpoint import Checkpoint
 from ..store.weights import read_object
 
+log = logging.getLogger(__name__)
 SPECIAL_MARKS = {
     "<|channel|>": "openai_gptoss",
     "<|channel>": "gemma4",
@@ -49,6 +52,22 @@ BY_TYPE = {
     "deepseek_v3": "deepseek_v3",
 }
 """Beginning of a `model_type` -> parser, for templates with `</think>`. Names: vllm/reasoning/__init__.py (0.32)."""
+SGLANG_NAMES = {
+    "deepseek_r1": "deepseek-r1",
+    "deepseek_v3": "deepseek-v3",
+    "qwen3": "qwen3",
+    "openai_gptoss": "gpt-oss",
+    "gemma4": "gemma4",
+    "mistral": "mistral",
+    "glm45": "glm45",
+    "minimax_m2": "minimax",
+    "hunyuan_a13b": "hunyuan",
+    "nemotron_v3": "nemotron_3",
+    "step3": "step3",
+    "kimi_k2": "kimi_k2",
+    "mimo": "mimo",
+}
+"""vLLM's parser -> SGLang's of the same marks (`DetectorMap` of sglang/srt/parser/reasoning_parser.py)."""
 GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """transformers' own tags around an answer; jinja2 does not know them."""
 BLANKS = "\\s\u010a\u0120\u2581"
@@ -69,16 +88,20 @@ def choose_parser(template: str, model_type: str) -> str | None:
     return "qwen3" if "enable_thinking" in template else "deepseek_r1"
 
 
+def chosen_for(checkpoint: Checkpoint) -> str | None:
+    """Return the vLLM reasoning parser for a checkpoint, installed or not; None if it has no marks of reasoning."""
+    if checkpoint.template is None:
+        return None
+    config = read_object((checkpoint.base or checkpoint.path) / "config.json") or {}
+    return choose_parser(checkpoint.template, str(config.get("model_type", "")))
+
+
 def parser_for(checkpoint: Checkpoint) -> str | None:
     """Return the parser that the installed vLLM can use for this checkpoint; None if it needs none or has none.
 
     Parsers of `<think>` look their marks up in the vocabulary, and fail without them.
     """
-    if checkpoint.template is None:
-        return None
-    folder = checkpoint.base or checkpoint.path
-    config = read_object(folder / "config.json") or {}
-    parser = choose_parser(checkpoint.template, str(config.get("model_type", "")))
+    parser, folder = chosen_for(checkpoint), checkpoint.base or checkpoint.path
     known = installed_parsers()
     if parser is None or (known and parser not in known):
         return None
@@ -88,6 +111,35 @@ def parser_for(checkpoint: Checkpoint) -> str | None:
     return parser
 
 
+def sglang_parser_for(checkpoint: Checkpoint) -> str | None:
+    """Return SGLang's parser for this checkpoint; None if it needs none or the installed SGLang has none.
+
+    Its parsers read texts, so no vocabulary is asked.
+    """
+    parser = SGLANG_NAMES.get(chosen_for(checkpoint) or "")
+    known = installed_sglang_parsers()
+    return None if known and parser not in known else parser
+
+
+def parser_in_use(wanted: str, label: str, *, server: str, known: Collection[str], chosen: str | None) -> str | None:
+    """Return the parser that `--reasoning` asks for, and print one that was chosen.
+
+    `chosen`: that of the checkpoint, for "auto". Raise ConfigError if the installed server has none of that name.
+    """
+    if wanted == "off":
+        return None
+    if wanted != "auto":
+        if known and wanted not in known:
+            raise ConfigError(
+                f"--reasoning {wanted!r} is not a reasoning parser of this {server}; give auto, off or one of: "
+                + ", ".join(sorted(known))
+            )
+        return wanted
+    if chosen is not None:
+        log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", label, chosen)
+    return chosen
+
+
 def _has_token(folder: Path, token: str) -> bool:
     files = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
     return any(f'"{token}"'.encode() in file.read_bytes() for file in files if file.is_file())
@@ -95,11 +147,20 @@ def _has_token(folder: Path, token: str) -> bool:
 
 def installed_parsers() -> frozenset[str]:
     """Return the names of the installed vLLM's reasoning parsers, without importing it; empty if unknown."""
-    spec = importlib.util.find_spec("vllm")
+    return _names_in("vllm", "reasoning/__init__.py", r'^    "(\w+)": \(')
+
+
+def installed_sglang_parsers() -> frozenset[str]:
+    """Return the names of the installed SGLang's reasoning parsers, without importing it; empty if unknown."""
+    return _names_in("sglang", "srt/parser/reasoning_parser.py", r'^        "([\w-]+)": \w+Detector,')
+
+
+def _names_in(package: str, path: str, pattern: str) -> frozenset[str]:
+    spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        file = Path(folder) / "reasoning" / "__init__.py"
+        file = Path(folder) / path
         if file.is_file():
-            return frozenset(re.findall(r'^    "(\w+)": \(', file.read_text("utf-8"), re.M))
+            return frozenset(re.findall(pattern, file.read_text("utf-8"), re.M))
     return frozenset()
 
 

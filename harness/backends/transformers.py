@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +20,7 @@ from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
 from ..store.files import write_atomic
 from ..store.provenance import install_command
-from .chat import ChatCompletions, ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
+from .chat import ContextWindow, Dialogue, changed, engine_settings, refuse_unknown
 from .loadable import check_loadable
 from .served import ServedBackend
 from .server import ServerCommand
@@ -77,9 +75,7 @@ class TransformersBackend(ServedBackend):
         argv += [f"--{name}={value}" for name, value in changed(options, ("dtype", "quantization")).items()]
         argv += ["--trust-remote-code"] if options.trust_remote_code else []
         self._stage()
-        env = {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"), "TRANSFORMERS_VERBOSITY": "error"}
-        if options.devices is not None:
-            env["CUDA_VISIBLE_DEVICES"] = options.devices
+        env = self.environment() | {"TRANSFORMERS_VERBOSITY": "error"}
         return ServerCommand((*argv, *options.engine_args), env)
 
     @property
@@ -109,11 +105,7 @@ class TransformersBackend(ServedBackend):
         write_atomic(self._staged / "chat_template.jinja", self.checkpoint.template or "")
 
     def dialogue(self) -> Dialogue:
-        built = super().dialogue()
-        file = self.checkpoint.path / "tokenizer.json"
-        if not isinstance(built, ChatCompletions) or not file.is_file():
-            return built
-        return replace(built, counter=token_counter(file))
+        return self.counting_here(super().dialogue())
 
     async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         return ContextWindow(self.options.max_model_len or self.checkpoint.max_position)
@@ -146,11 +138,3 @@ def _generation_config(folder: Path) -> dict[str, JsonValue]:
     # a record of who wrote the file, not a parameter
     config.pop("transformers_version", None)
     return {key: value for key, value in config.items() if not key.startswith("_")}
-
-
-def token_counter(file: Path) -> Callable[[str], int]:
-    """Return a counter of a text's tokens by the checkpoint's tokenizer.json."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(file))
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -12,22 +12,22 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Self
 
 import aiohttp
 from pydantic import JsonValue
 
-from ..records import Answer, ModelRef, Prompt, Sampling
-from ..records.errors import CheckpointError, ConfigError, ServerError
+from ..records import Answer, ModelRef, Prompt, Sampling, digest
+from ..records.errors import CheckpointError, ConfigError
 from ..records.protocols import ServeOptions
-from ..store.files import write_atomic
 from ..store.provenance import install_command
+from .adapters import Adapter, AdapterSet
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
 from .loadable import check_loadable
-from .served import FastChatCompletions, ServedBackend
+from .memory import GIB, available_memory, kv_cache_space
+from .served import FastChatCompletions, ServedBackend, has_argument, refuse_ours
 from .server import ServerCommand
-from .thinking import installed_parsers, parser_for
+from .thinking import installed_parsers, parser_for, parser_in_use
 
 log = logging.getLogger(__name__)
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
@@ -46,6 +46,8 @@ OURS = (
 """Arguments that would hide the server from the harness, or make the card's digests wrong."""
 OTHER_WEIGHTS = ("--hf-overrides", "--load-format", "--model-impl")
 """Arguments with which vLLM loads something else than config.json and the safetensors files say."""
+CACHE_SIZES = ("--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--gpu-memory-utilization")
+"""Arguments that say how large vLLM's KV cache is."""
 FLAGS = {
     "tensor_parallel": "--tensor-parallel-size",
     "pipeline_parallel": "--pipeline-parallel-size",
@@ -77,34 +79,20 @@ class VllmBackend(ServedBackend):
                 f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or see README for CPUs; "
                 "without it use --backend transformers"
             )
-        for word in options.engine_args:
-            if word.partition("=")[0].replace("_", "-") in OURS:
-                raise ConfigError(f"engine argument {word!r} is set by the harness; leave it out, or use its own flag")
+        refuse_ours(options.engine_args, OURS)
         self.parser: str | None = None
+        self.adapters: AdapterSet | None = None
         super().__init__(model, options)
         self.cpu = is_cpu_build()
         self.parser = self._reasoning_parser()
 
     def _reasoning_parser(self) -> str | None:
-        """Return the parser in use, and print it. Raise ConfigError if the installed vLLM has none of that name."""
         wanted = self.options.reasoning
-        if wanted == "off":
-            return None
-        if wanted != "auto":
-            known = installed_parsers()
-            if known and wanted not in known:
-                raise ConfigError(
-                    f"--reasoning {wanted!r} is not a reasoning parser of this vLLM; give auto, off or one of: "
-                    + ", ".join(sorted(known))
-                )
-            return wanted
-        parser = parser_for(self.checkpoint)
-        if parser is not None:
-            log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", self.label, parser)
-        return parser
+        chosen = parser_for(self.checkpoint) if wanted == "auto" else None
+        return parser_in_use(wanted, self.label, server="vLLM", known=installed_parsers(), chosen=chosen)
 
     async def __aenter__(self) -> Self:
-        if not any(word.partition("=")[0].replace("_", "-") in OTHER_WEIGHTS for word in self.options.engine_args):
+        if not has_argument(self.options.engine_args, OTHER_WEIGHTS):
             await check_loadable(self.checkpoint)
         return await super().__aenter__()
 
@@ -137,15 +125,53 @@ class VllmBackend(ServedBackend):
         checkpoint = self.checkpoint
         if checkpoint.base is None:
             return [f"--model={checkpoint.path}", f"--served-model-name={self.label}"]
-        rank = next((r for r in UNDERSTOOD_RANKS if r >= (checkpoint.lora_rank or 0)), checkpoint.lora_rank)
-        return [
-            f"--model={checkpoint.base}",
-            f"--served-model-name={self.label} (base)",
-            "--enable-lora",
-            "--max-loras=1",
-            f"--max-lora-rank={rank}",
-            "--lora-modules=" + json.dumps({"name": self.label, "path": str(checkpoint.path)}),
+        argv = [f"--model={checkpoint.base}", f"--served-model-name={self.label} (base)", "--enable-lora"]
+        # one adapter is asked at a time, so one slot is enough for any number of them
+        argv += ["--max-loras=1", f"--max-lora-rank={self._rank()}"]
+        folders = {self.label: checkpoint.path} if self.adapters is None else self.adapters.folders
+        # as words of their own: `--lora-modules=` would take only the first
+        modules = [json.dumps({"name": name, "path": str(folder)}) for name, folder in folders.items()]
+        return [*argv, "--lora-modules", *modules]
+
+    def _rank(self) -> int:
+        """Return the smallest rank that vLLM understands and that is not below that of any adapter."""
+        rank = (self.checkpoint.lora_rank or 0) if self.adapters is None else self.adapters.rank
+        return next((understood for understood in UNDERSTOOD_RANKS if understood >= rank), rank)
+
+    # one server for several adapters
+
+    def adapter(self) -> Adapter | None:
+        checkpoint, options = self.checkpoint, self.options
+        if checkpoint.base is None:
+            return None
+        launched_with = [
+            *(str(checkpoint.base), checkpoint.base_digest, checkpoint.template_digest, checkpoint.template_source),
+            *(self.engine(), options.devices, options.trust_remote_code, options.allow_pickle),
         ]
+        name = f"{self.label}@{(checkpoint.adapter_digest or '')[:12]}"
+        return Adapter(name, checkpoint.path, checkpoint.lora_rank or 0, digest(launched_with))
+
+    def share(self, adapters: AdapterSet) -> None:
+        self.adapters = adapters
+        self.server = adapters.server
+        self.server.launched_by(self.launch)  # if it dies, it comes back with this adapter too
+
+    @property
+    def served_name(self) -> str:
+        adapter = None if self.adapters is None else self.adapter()
+        return self.label if adapter is None else adapter.name
+
+    async def _load_adapter(self) -> None:
+        """Load the adapter into a server that started without it. Raise CheckpointError if vLLM rejects it."""
+        if self.adapters is None or self.served_name in await self.listed_models():
+            return
+        body = {"lora_name": self.served_name, "lora_path": str(self.checkpoint.path)}
+        url, limit = self.server.root_url + "/v1/load_lora_adapter", aiohttp.ClientTimeout(total=self.options.timeout)
+        async with aiohttp.ClientSession(timeout=limit) as session, session.post(url, json=body) as reply:
+            if reply.status != 200:
+                problem = (await reply.text())[:600]
+                raise CheckpointError(f"vLLM does not load the adapter {str(self.checkpoint.path)!r}: {problem}")
+        log.info("%s: loaded into the running server", self.label)
 
     def _engine_args(self) -> list[str]:
         options = self.options
@@ -157,7 +183,7 @@ class VllmBackend(ServedBackend):
         # vLLM finds a template by itself only in the folder of the model it loads
         is_foreign = self.checkpoint.is_adapter or self.checkpoint.template_source == "--chat-template"
         if self.checkpoint.template is not None and is_foreign:
-            argv.append(f"--chat-template={self._template_file()}")
+            argv.append(f"--chat-template={self.template_file()}")
         if self.cpu:
             argv += ["--enforce-eager"] + (["--dtype=float32"] if options.dtype is None else [])
             argv += ["--distributed-executor-backend=uni"] if self.single else []
@@ -169,22 +195,14 @@ class VllmBackend(ServedBackend):
             argv.append("--load-format=safetensors")  # last, so that it takes effect: the pickles are never opened
         return argv
 
-    def _template_file(self) -> Path:
-        """Write the template in use beside the log and return the file: an adapter's may be inside a JSON file."""
-        file = (self.options.log_dir / f"chat_template-{self.checkpoint.template_digest[:16]}.jinja").resolve()
-        write_atomic(file, self.checkpoint.template or "")
-        return file
-
     def _env(self) -> dict[str, str | None]:
-        env: dict[str, str | None] = {
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_API_KEY": None,  # a key meant for another server would lock us out of this one
-            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),  # all files are here
-        }
-        if self.options.devices is not None:
-            env["CUDA_VISIBLE_DEVICES"] = self.options.devices
-        if self.cpu:
-            env["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        env = self.environment() | {"VLLM_NO_USAGE_STATS": "1"}
+        if self.adapters is not None and self.adapters.grows:
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        env["VLLM_API_KEY"] = None  # a key meant for another server would lock us out of this one
+        # the variable takes precedence over vLLM's own arguments, so a size given there must not be overruled
+        if self.cpu and not has_argument(self.options.engine_args, CACHE_SIZES):
+            env["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE") or str(self.kv_cache_gib())
         if self.cpu and self.single:
             # The CPU platform turns "uni" back into "mp" unless this is 0 (vllm/platforms/cpu.py): one process less
             # to import torch in, 37 s to the first answer instead of 54 s on 2 cores.
@@ -194,9 +212,22 @@ class VllmBackend(ServedBackend):
             env["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))
         return env
 
+    def kv_cache_gib(self) -> int:
+        """Return the GiB of KV cache of each worker on CPUs, by the memory that is free now."""
+        options, checkpoint = self.options, self.checkpoint
+        length = options.max_model_len or checkpoint.max_position
+        tokens = None if length is None else length * options.concurrency
+        workers = options.tensor_parallel * options.pipeline_parallel * options.data_parallel
+        folder, free = checkpoint.base or checkpoint.path, available_memory()
+        space = kv_cache_space(folder, options.dtype or "float32", tokens=tokens, workers=workers, free=free)
+        if free is not None:
+            log.info("%s: %d GiB of KV cache, as %.1f GiB of memory are free", self.label, space, free / GIB)
+        return space
+
     async def context_window(self, dialogue: Dialogue) -> ContextWindow:
         assert isinstance(dialogue, ChatCompletions | FastChatCompletions)
-        limit = await self._max_model_len()
+        await self._load_adapter()
+        limit = await self.listed_length()
         question = [Message("user", "x")]
         ids, texts = await dialogue.tokens(question)
         self._check_bos(ids, texts)
@@ -213,14 +244,3 @@ class VllmBackend(ServedBackend):
                 f"prompts of {self.label!r} would begin with two BOS tokens ({bos!r}): the chat template "
                 f"({self.checkpoint.template_source}) writes one too many; remove one, or give another --chat-template"
             )
-
-    async def _max_model_len(self) -> int | None:
-        limit = aiohttp.ClientTimeout(total=60)
-        url = self.server.root_url + "/v1/models"
-        async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as reply:
-            listing = await reply.json()
-        models = {entry["id"]: entry for entry in listing.get("data", [])}
-        if self.served_name not in models:
-            raise ServerError(f"port {self.server.port} answers for {sorted(models)}, not for {self.served_name!r}")
-        lengths = [entry["max_model_len"] for entry in models.values() if entry.get("max_model_len")]
-        return min(lengths, default=self.checkpoint.max_position)

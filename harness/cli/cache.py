@@ -9,12 +9,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..judging import cache
+from ..pages.text import rich_table
 from ..records.errors import ConfigError
+from .console import print_tables
 from .options import JsonFlags, command, command_group
 
 cache_app = command_group("Show and prune the cache of judges' replies: stats, prune.")
@@ -37,16 +36,14 @@ def stats(flags: JsonFlags) -> None:
     if flags.as_json:
         print(json.dumps({"path": str(path), "bytes": size, "judges": [asdict(share) for share in shares]}, indent=2))
         return
-    table = Table(box=None)
-    for name in ("judge", "replies", "tokens in", "tokens out", "oldest", "newest"):
-        table.add_column(name, overflow="fold", justify="left" if name == "judge" else "right")
+    rows = []
     for share in shares:
         numbers = (f"{number:,}" for number in (share.replies, share.prompt_tokens, share.completion_tokens))
         days = (time.strftime("%Y-%m-%d", time.localtime(when)) for when in (share.oldest, share.newest))
-        table.add_row(*(Text(text) for text in (share.judge, *numbers, *days)))
-    console = Console()
-    console.print(table)
-    console.print(f"cache: {path}, {size:,} bytes", highlight=False)
+        rows.append((share.judge, *numbers, *days))
+    head = ("judge", "replies", "tokens in", "tokens out", "oldest", "newest")
+    print_tables(rich_table("", head, rows, ("judge",)))
+    print(f"cache: {path}, {size:,} bytes")
 
 
 @cache_app.command("prune", epilog="Example: harness cache prune --older-than 30d --judge gpt-5.4-mini")

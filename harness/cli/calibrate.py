@@ -14,7 +14,6 @@ from ..analysis.judge_replay import (
     RECORDED,
     CalibrationSpec,
     ask,
-    check,
     chosen_items,
     counted,
     estimate,
@@ -24,7 +23,9 @@ from ..analysis.judge_replay import (
     published_judgments,
     recorded_judgments,
     report,
+    verdicts_of,
     write,
+    write_battles,
 )
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
@@ -133,12 +134,12 @@ def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Cali
     folder = folder_of(flags.results, spec, settings)
     judgments: list[Judgment] = []
     if spec.judges:
-        check(spec, sets, items)
         store = RunStore(folder).open(settings, fresh=flags.fresh)
         judgments = _asked(spec, sets, items, store, expected.calls)
     calibration = report(spec, sets, items, judgments)
     files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
     write(calibration, *files)
+    write_battles(folder, items, verdicts_of(spec, sets, items, judgments), str(calibration.judge["name"]))
     log.info("written: %s", ", ".join(map(str, files)))
     return calibration
 

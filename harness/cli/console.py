@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ..judging.cost import dollars
-from ..pages.terminal import UNLIMITED
+from ..pages.terminal import UNLIMITED, FittedTable, hidden_line
 from ..pages.text import rich_table
 from ..records import Preference, ScoreCard
 from ..records.errors import StoppedRunError
@@ -65,6 +65,15 @@ def set_up_logging(*, verbose: bool = False) -> None:
 def stdout_console(*, wide: bool = False) -> Console:
     """Return a console for results: as wide as the terminal, or as the content needs if `wide` or not a terminal."""
     return Console(width=None if os.isatty(1) and not wide else UNLIMITED)
+
+
+def print_tables(*tables: FittedTable, more: str = "--json has them") -> None:
+    """Print tables as wide as the terminal; `more`: how to see the columns for which it is too narrow."""
+    console = stdout_console()
+    for table in tables:
+        console.print(table)
+    if sentence := hidden_line(tables, console.width, more):
+        console.print(Text(sentence, style="dim"))
 
 
 def json_text(name: str, records: Iterable[BaseModel], **more: Iterable[BaseModel]) -> str:

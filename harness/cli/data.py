@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
+from ..pages.text import rich_table
 from ..records.errors import DataError
 from ..records.facts import OfficialFile, all_facts
 from ..store import official
 from ..store.files import cache_folder
+from .console import print_tables
 from .options import JsonFlags, command, command_group
 
 data_app = command_group("Official benchmark files: list, pull, verify.")
@@ -117,13 +118,11 @@ def _show(files: Iterable[OfficialFile], state: dict[str, str], *, as_json: bool
         ]
         print(json.dumps({"files": rows}, indent=2))
         return
-    table = Table(box=None)
-    for name in ("file", "state", "bytes", "licence", "sha256"):
-        table.add_column(name, overflow="fold", justify="right" if name == "bytes" else "left")
+    head = ("file", "state", "bytes", "licence", "sha256")
+    cells = []
     for file in files:
         size = "unknown" if file.size is None else f"{file.size:,}"
         sha = (official.expected_sha256(file) or "none")[:13]
-        table.add_row(file.name, state[file.name], size, file.licence, sha)
-    console = Console()
-    console.print(table)
-    console.print(f"cache: {cache_folder() / 'data'}", highlight=False)
+        cells.append((file.name, state[file.name], size, file.licence, sha))
+    print_tables(rich_table("", head, cells, ("file", "state", "licence", "sha256")))
+    print(f"cache: {cache_folder() / 'data'}")

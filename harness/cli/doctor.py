@@ -17,6 +17,7 @@ from typing import Literal
 
 import typer
 
+from ..backends.memory import GIB, available_memory
 from ..store.files import cache_folder
 from ..store.official import cached_path, pinned_files
 from ..store.provenance import DISTRIBUTION, install_command
@@ -34,7 +35,6 @@ OPTIONAL = {
 }
 """Distribution -> how to get it; each is needed by some commands only."""
 WITHOUT_VLLM = "or serve with --backend transformers, or an endpoint:NAME@URL that runs elsewhere"
-GIB = 2**30
 MEMORY_WANTED, MEMORY_NEEDED = 6 * GIB, 3 * GIB  # vLLM on CPUs with 1 GiB of KV cache took 2.6 GiB for a tiny model
 DISK_WANTED, DISK_NEEDED = 2 * GIB, GIB // 4
 PROBE_LIMIT = 180.0  # seconds; importing vLLM takes 5-15 s on a slow machine
@@ -87,7 +87,7 @@ def examine() -> list[Check]:
         gpus(),
         vllm(),
         transformers(),
-        memory(_available_memory()),
+        memory(available_memory()),
         *(disk(folder) for folder in dict.fromkeys((Path.cwd(), _existing(cache_folder())))),
         data(),
     ]
@@ -227,15 +227,6 @@ def memory(available: int | None) -> Check:
     if available < MEMORY_WANTED:
         return Check("memory", "warn", text, "close other programs before serving a larger model")
     return Check("memory", "ok", text)
-
-
-def _available_memory() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text("utf-8")
-    except OSError:
-        return None
-    match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
-    return int(match[1]) * 1024 if match else None
 
 
 def disk(folder: Path) -> Check:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import JsonValue
-from rich.table import Table
-from rich.text import Text
 
 from ..judging.anchors import anchor_set
 from ..judging.calibrated import measured_agreement
 from ..judging.cost import price
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.text import plain, rich_table
+from ..pages.text import rich_table
 from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, did_you_mean, printable
@@ -31,8 +29,12 @@ from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..store.trusted import listed_judges, read_config
 from .calibrate import calibrate
-from .console import STDERR, json_text, progress, set_up_logging, stdout_console, until_stopped
+from .console import STDERR, json_text, print_tables, progress, set_up_logging, stdout_console, until_stopped
 from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command, command_group
+
+if TYPE_CHECKING:
+    from ..analysis.judge_probe import ProbeResult
+    from ..pages.terminal import FittedTable
 
 judge_app = command_group("List judges, calibrate one, write one; find answers that address the judge.")
 
@@ -95,14 +97,10 @@ def injections(flags: InjectionsFlags) -> None:
     if flags.as_json:
         print(json.dumps({"injections": [row.as_dict() for row in rows]}, indent=2))
         return
-    table = Table(title="Answers that address the judge", title_justify="left")
-    for column in ("model", "suite", "answers", "suspect", *KINDS, "judgments flagged", "prompts"):
-        table.add_column(
-            column, overflow="fold", justify="left" if column in ("model", "suite", "prompts") else "right"
-        )
-    for row in rows:
-        table.add_row(*(Text(plain(text)) for text in row.cells()))
-    stdout_console().print(table)
+    head = ("model", "suite", "answers", "suspect", *KINDS, "judgments flagged", "prompts")
+    order = ("model", "suspect", "answers", "suite", "judgments flagged")
+    cells, texts = [row.cells() for row in rows], ("model", "suite", "prompts")
+    print_tables(rich_table("Answers that address the judge", head, cells, texts, order, 3))
 
 
 class TemplateFlags(Flags):
@@ -195,20 +193,26 @@ def probe(flags: ProbeFlags) -> None:
     if flags.as_json:
         print(json.dumps({"judge": spec.name, "probes": [result.as_dict() for result in results]}, indent=2))
     else:
-        head = ("probe", "expected", "right", "without a verdict", "passes from", "result")
-        rows = [
-            (
-                result.probe.name,
-                result.probe.asks,
-                f"{result.right} of {result.judged}",
-                str(result.unscored),
-                f"{result.probe.passes:.0%}",
-                "pass" if result.passed else "FAIL",
-            )
-            for result in results
-        ]
-        stdout_console().print(rich_table(f"Judge {spec.name}", head, rows, ("probe", "expected", "result")))
+        print_tables(probe_table(spec.name, results))
     raise typer.Exit(0 if all(result.passed for result in results) else 1)
+
+
+def probe_table(judge: str, results: Sequence[ProbeResult]) -> FittedTable:
+    """Return one line per probe: what is expected, what came, and whether that passes."""
+    head = ("probe", "expected", "right", "without a verdict", "passes from", "result")
+    rows = [
+        (
+            result.probe.name,
+            result.probe.asks,
+            f"{result.right} of {result.judged}",
+            str(result.unscored),
+            f"{result.probe.passes:.0%}",
+            "pass" if result.passed else "FAIL",
+        )
+        for result in results
+    ]
+    order = ("probe", "result", "right", "passes from", "without a verdict")
+    return rich_table(f"Judge {judge}", head, rows, ("probe", "expected", "result"), order, 3)
 
 
 class ListFlags(ResultsFlags, JsonFlags):
@@ -240,10 +244,9 @@ def list_judges(flags: ListFlags) -> None:
         for spec in specs
     ]
     head = ("name", "kind", "$ of one model", "shutdown", "agrees with people")
-    table = rich_table(f"Judges; $ on {' / '.join(sizes)}, without reasoning", head, rows, (*head[:2], *head[3:]))
-    console = stdout_console()
-    console.print(table)
-    console.print(
+    title = f"Judges; $ on {' / '.join(sizes)}, without reasoning"
+    print_tables(rich_table(title, head, rows, (*head[:2], *head[3:]), ("name", "$ of one model", "shutdown"), 3))
+    stdout_console().print(
         f"Others: PROVIDER:MODEL ({', '.join(providers())}), endpoint:MODEL@URL, local:PATH. Agreement is what "
         "`harness judge calibrate --judge NAME` measured here.",
         markup=False,

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -19,6 +20,7 @@ from rich.text import Text
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.read_board import Board, BoardOptions, read_board
 from ..analysis.trackers import log_scores, tracker_names
+from ..pages.board_data import PageFacts
 from ..pages.reported import csv_lines, markdown_reported, of_measured, rich_reported
 from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
 from ..pages.tables import csv_text, difference_line, markdown, rich_tables
@@ -70,7 +72,12 @@ class LeaderboardFlags(ResultsFlags):
     output_format: Annotated[str, look("--format", help=f"{', '.join(FORMATS)}.")] = "table"
     out: Annotated[Path | None, look(help="Write to FILE instead of printing.")] = None
     as_json: Annotated[bool, look("--json", help="Same as --format json.")] = False
-    plots: Annotated[Path | None, look(help="Write figures here instead: SVG and PNG fit for a paper.")] = None
+    figures: Annotated[
+        Path | None, look("--figures", "--plots", help="Write figures here instead: SVG and PNG fit for a paper.")
+    ] = None
+    viewer: Annotated[
+        str, look(help="URL of a `harness view`, or of its exported pages, to which the HTML page links.")
+    ] = ""
     log_to: Annotated[str | None, look(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     check: Annotated[Path | None, look(help="Write nothing; exit 4 if this Markdown is out of date.")] = None
 
@@ -83,6 +90,7 @@ class LeaderboardFlags(ResultsFlags):
         return BoardOptions(
             reported=self.reported is not False,
             paired=not self.unpaired and not self.summary,  # a summary shows no difference
+            pairs=self.chosen_format == "html" or self.figures is not None,
             suites=comma_list(self.suite),
             matching=self.matching or "",
             baseline=self.baseline,
@@ -120,20 +128,24 @@ def leaderboard(flags: LeaderboardFlags) -> None:
         raise ConfigError(f"no format {flags.output_format!r}; known: {', '.join(FORMATS)}")
     if flags.summary and flags.chosen_format == "html":
         raise ConfigError("--summary has no page: --format html shows all suites; drop one of the two")
+    if flags.viewer and not flags.viewer.startswith(("http://", "https://")):
+        raise ConfigError(f"--viewer {flags.viewer!r} is not an address that begins with http:// or https://")
     trackers = tracker_names(flags.log_to)
     board = read_board(flags.results, flags.board)
     tables = [cut(table, flags.sort, None if flags.summary else flags.top) for table in board.tables]
     board = dataclasses.replace(board, tables=tuple(tables))
     if flags.check is not None:
         check_file(flags.check, render(board, flags, "md"), flags.repeated())
-    elif flags.plots is not None:
-        write_figures(flags.plots, board)
+    elif flags.figures is not None:
+        write_figures(flags.figures, board)
     elif flags.chosen_format == "table" and flags.out is None:
         show(board, flags)
     else:
         write_or_print(render(board, flags, flags.chosen_format), flags.out)
     if trackers:
-        written = log_scores(trackers, board.cards)
+        from ..pages.tracked import tracked_files
+
+        written = log_scores(trackers, board.cards, tracked_files(board.tables, flags.results))
         print(f"logged {written} runs to {', '.join(trackers)}", file=sys.stderr)
     if board.broken:
         total = len(board.broken) + len(board.cards)
@@ -194,7 +206,10 @@ def check_file(file: Path, expected: str, flags: str) -> None:
 def write_figures(folder: Path, board: Board) -> None:
     from ..pages.board import figures, png
 
-    files = [(figure.name, figure.drawing.standalone(), png(figure.drawing)) for figure in list(figures(board.tables))]
+    files = [
+        (figure.name, figure.drawing.standalone(), png(figure.drawing))
+        for figure in list(figures(board.tables, board.pairs))
+    ]
     make_folder(folder)
     for name, svg, pixels in files:
         write_atomic(folder / f"{name}.svg", svg + "\n")
@@ -254,9 +269,22 @@ def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
     if output_format == "html":
         from ..pages.board import page
 
-        return page(tables, board.reported)
+        return page(tables, board.reported, page_facts(board, flags))
     text = markdown(tables) + markdown_reported(board.reported)
     return text if flags.title is None else text.replace("# Leaderboard", f"# {escape_markdown(flags.title)}", 1)
+
+
+def page_facts(board: Board, flags: LeaderboardFlags) -> PageFacts:
+    from .. import __version__
+
+    return PageFacts(
+        title=flags.title or "Leaderboard",
+        made=datetime.now(UTC).date().isoformat(),
+        version=str(__version__),
+        viewer=flags.viewer,
+        pairs=board.pairs,
+        folders=board.folders,
+    )
 
 
 def render_summary(content: Summary, output_format: str) -> str:

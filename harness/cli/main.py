@@ -43,6 +43,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": ("compare:compare", "Compare runs question by question: differences, flips, what is visible."),
         "report": ("report:report", "Report which of a few models is better: Slack, GitHub, HTML, model card."),
         "gate": ("gate:gate_app", "Is a candidate no worse than the baseline? Verdict, exit code, JUnit."),
+        "elo": ("elo:elo", "Place models on the scale of people's votes, by votes or a judge's verdicts."),
         "view": ("view:view", "Read runs, questions, answers and verdicts in the browser."),
     },
     "Make": {"train": ("", "Fuse models: run a recipe from source answers to evaluated checkpoints.")},
@@ -158,7 +159,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u2192 rather than nothing
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="harness", standalone_mode=False) or 0
         sys.stdout.flush()  # now, as a full disk or a closed pipe could not be reported while Python ends
     except BaseException as error:
         code = exit_code_of(error)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.text import Text
 from ..analysis.trackers import log_scores, tracker_names
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
+from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
 from ..running.estimate import Estimate, estimate
@@ -38,6 +41,7 @@ from .options import DRY_RUN, NO_CACHE, RESULTS, Flags, JsonFlags, MirrorFlags, 
 
 if TYPE_CHECKING:
     from ..analysis.leaderboard import Table
+    from ..backends.adapters import SharedServer
     from ..running.baselines import BaselineJob
     from ..running.pipeline import ProgressCallback, SuiteRun
 
@@ -122,6 +126,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
             "after the other."
         ),
     ] = None
+    parallel_models: Annotated[int, typer.Option(help="Models of A,B,C at a time, each on GPUs of its own.", min=1)] = 1
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[
         str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) or FILE.yaml.")
@@ -155,7 +160,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     anchors: Annotated[
         list[str] | None, typer.Option(help="FILE of `harness judge anchors`, judged again; repeatable, one per suite.")
     ] = None
-    backend: Annotated[str | None, typer.Option(help="vllm, transformers, llamacpp, endpoint, ray, ...")] = None
+    backend: Annotated[str | None, typer.Option(help="vllm, sglang, transformers, llamacpp, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
     strict_reference: Annotated[
@@ -232,12 +237,39 @@ def planned(settings: FileSpec, *, exact: bool) -> tuple[Plan, list[Estimate]]:
     return run_plan, estimates
 
 
-def run_one(settings: FileSpec, trackers: Sequence[str], *, fresh: bool) -> tuple[Plan, list[ScoreCard]]:
-    """Run one model; return its plan and its cards, complete or not."""
+def run_one(
+    settings: FileSpec,
+    trackers: Sequence[str],
+    *,
+    fresh: bool,
+    kept: SharedServer | None = None,
+    later: Sequence[Backend] = (),
+) -> tuple[Plan, list[ScoreCard]]:
+    """Run one model; return its plan and its cards, complete or not.
+
+    `kept` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
+    """
     run_plan, estimates = planned(settings, exact=False)
+    if kept is not None:
+        hand_over(kept, run_plan, later)
     cards = ask_and_judge(run_plan, estimates, fresh=fresh)
-    log_scores(trackers, cards)
+    if trackers:
+        from ..analysis.read_board import read_board
+        from ..pages.tracked import tracked_files
+
+        results = resolve(settings).results
+        log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
     return run_plan, cards
+
+
+def hand_over(kept: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
+    """Let the kept server serve this model, unless a judge waits until the devices are free."""
+    from ..running.pipeline import waits  # deferred: it needs numpy, which the help does not
+
+    if any(waits(judge) for suite in run_plan.suites for judge in suite.judges):
+        kept.close()
+    else:
+        kept.adopt(run_plan.backend, later)
 
 
 def raise_if_incomplete(cards: Sequence[ScoreCard]) -> None:
@@ -248,36 +280,19 @@ def raise_if_incomplete(cards: Sequence[ScoreCard]) -> None:
 
 
 def run_several(models: Sequence[str], settings: FileSpec, flags: RunFlags) -> None:
-    """Run one model after the other, each with a plan and a resume of its own, then print one table of all.
+    """Run several models, each with a plan and a resume of its own, then print one table of all.
 
     All plans are made before anything starts, so that a wrong name costs nothing (UsageError). A model that fails does
     not stop the others; IncompleteError names it at the end.
     """
-    from .main import exit_code_of  # deferred: main imports every command only when it is used
-
     if settings.name is not None:
         raise ConfigError(f"--name {settings.name!r} is the name of one model, but --model has {len(models)}")
     trackers, each = tracker_names(flags.log_to), [settings.model_copy(update={"model": model}) for model in models]
     if flags.dry_run:
         print_estimates([planned(own_settings, exact=True) for own_settings in each], as_json=flags.as_json)
         return
-    for own_settings in each:
-        estimate(plan(resolve(own_settings)), exact=False)
-    cards: list[ScoreCard] = []
-    failed = []
-    for number, own_settings in enumerate(each, start=1):
-        log.info("model %d of %d: %s", number, len(each), own_settings.model)
-        try:
-            run_plan, new_cards = run_one(own_settings, trackers, fresh=flags.fresh)
-            cards += new_cards
-            if not flags.as_json:
-                show(run_plan, new_cards, verbose=flags.verbose, is_last=False)
-            raise_if_incomplete(new_cards)
-        except (BrokenPipeError, StoppedRunError):
-            raise
-        except Exception as error:  # also a crash: the other models have nothing to do with it
-            exit_code_of(error)
-            failed.append(str(own_settings.model))
+    several = one_after_the_other if flags.parallel_models == 1 else at_once
+    cards, failed = several(each, flags, trackers)
     if flags.as_json:
         print(json_text("cards", cards), end="")
     elif cards:
@@ -286,6 +301,87 @@ def run_several(models: Sequence[str], settings: FileSpec, flags: RunFlags) -> N
         raise IncompleteError(
             f"{len(failed)} of {len(models)} models are incomplete: {', '.join(failed)}; the same command resumes them"
         )
+
+
+def one_after_the_other(
+    each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]
+) -> tuple[list[ScoreCard], list[str]]:
+    """Return the cards of all models, and which failed. Adapters of one base that follow each other share a server."""
+    from ..backends.adapters import SharedServer  # deferred, like its neighbour: main imports commands when used
+    from .main import exit_code_of
+
+    backends = []
+    for settings in each:
+        run_plan = plan(resolve(settings))
+        estimate(run_plan, exact=False)
+        backends.append(run_plan.backend)
+    cards: list[ScoreCard] = []
+    failed = []
+    kept = SharedServer()
+    try:
+        for number, settings in enumerate(each, start=1):
+            log.info("model %d of %d: %s", number, len(each), settings.model)
+            try:
+                run_plan, new_cards = run_one(settings, trackers, fresh=flags.fresh, kept=kept, later=backends[number:])
+                cards += new_cards
+                if not flags.as_json:
+                    show(run_plan, new_cards, verbose=flags.verbose, is_last=False)
+                raise_if_incomplete(new_cards)
+            except (BrokenPipeError, StoppedRunError):
+                raise
+            except Exception as error:  # also a crash: the other models have nothing to do with it
+                exit_code_of(error)
+                failed.append(str(settings.model))
+    finally:
+        kept.close()
+    return cards, failed
+
+
+def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) -> tuple[list[ScoreCard], list[str]]:
+    """Return the cards of all models, and which failed; some run at a time, each on GPUs of its own."""
+    from ..running.execute import execute, opened  # deferred, like their neighbours: they need numpy
+    from ..running.pipeline import rare_collections
+    from ..running.several import side_by_side, slots_for
+    from .main import exit_code_of
+
+    slots = slots_for([plan(resolve(settings)) for settings in each], flags.parallel_models)
+    all_planned = [planned(settings, exact=False) for settings in each]
+    with rare_collections(), ExitStack() as stack:
+        runs_of: list[list[SuiteRun]] = []
+        totals: Counter[tuple[str, str]] = Counter()
+        for run_plan, estimates in all_planned:
+            announce(estimates)
+            runs = stack.enter_context(opened(run_plan, fresh=flags.fresh))
+            totals.update(totals_of(estimates, runs))
+            runs_of.append(runs)
+        on_progress = stack.enter_context(progress(STDERR, totals))
+
+        async def job(run_plan: Plan, runs: Sequence[SuiteRun], devices: str | None) -> list[ScoreCard]:
+            gpus = "" if devices is None else f" on GPU {devices}"
+            log.info("%s starts%s", run_plan.spec.model.label, gpus)
+            if devices is not None and isinstance(run_plan.backend, Placed):
+                run_plan.backend.place(devices)
+            return await execute(run_plan, runs, fresh=flags.fresh, on_progress=on_progress)
+
+        jobs = [partial(job, run_plan, runs) for (run_plan, _), runs in zip(all_planned, runs_of, strict=True)]
+        outcomes = until_stopped(side_by_side(jobs, slots))
+    cards: list[ScoreCard] = []
+    failed = []
+    for (run_plan, _), outcome in zip(all_planned, outcomes, strict=True):
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            cards += outcome
+            log_scores(trackers, outcome)
+            if not flags.as_json:
+                show(run_plan, outcome, verbose=flags.verbose, is_last=False)
+            raise_if_incomplete(outcome)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            exit_code_of(error)
+            failed.append(str(run_plan.spec.model))
+    return cards, failed
 
 
 def print_estimates(dry_runs: Sequence[tuple[Plan, list[Estimate]]], *, as_json: bool) -> None:

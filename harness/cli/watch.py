@@ -1,18 +1,19 @@
-"""`harness watch`: evaluate each new checkpoint of a training folder, and draw the trend."""
+"""`harness watch`: evaluate each new checkpoint of a training folder, and draw the trend.
+
+LoRA adapters of one base are asked of one server, which stays between checkpoints. Whole checkpoints get a server each:
+vLLM loads other weights into a running server only by its development endpoints, which anybody on the machine may call,
+and which leave weights as they were that the new files lack.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..analysis.trackers import log_step, tracker_names
 from ..analysis.watch import (
@@ -26,18 +27,22 @@ from ..analysis.watch import (
     trends,
     write_state,
 )
+from ..backends.adapters import SharedServer
 from ..pages import charts
-from ..pages.text import interval, plain
-from ..records import ScoreCard
-from ..records.errors import ConfigError, IncompleteError
+from ..pages.terminal import FittedTable
+from ..pages.text import interval, rich_table
+from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.judge_choice import suite_names
+from ..records.protocols import Backend, Starting
 from ..store import make_folder, write_atomic
-from .console import set_up_logging, stdout_console
-from .options import SETTINGS, ResultsFlags, command
+from .console import print_tables, set_up_logging
+from .options import SETTINGS, ResultsFlags, command, from_values
+from .run import RunFlags, raise_if_incomplete, run, run_one
 
 log = logging.getLogger(__name__)
 TRIES = 3
 """Attempts at one state of a checkpoint in one session."""
+DIRECTION = {True: "more is better", False: "less is better", None: "neither more nor less is better"}
 RESERVED = ("--model", "--suite", "--results", "--json", "--dry-run")
 """Flags of `harness run` that this command sets."""
 
@@ -50,6 +55,9 @@ class WatchFlags(ResultsFlags):
     log_to: Annotated[
         str | None, typer.Option(help="Log each checkpoint as a step of one run: wandb, mlflow, trackio (comma list).")
     ] = None
+    stop_server: Annotated[
+        bool, typer.Option("--stop-server", help="Free the GPUs between checkpoints, also where a server could stay.")
+    ] = False
     once: Annotated[bool, typer.Option("--once", help="Evaluate what is ready now, then end.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON at the end.")] = False
 
@@ -70,16 +78,19 @@ def watch(context: typer.Context, flags: WatchFlags) -> None:
         if any(word == flag or word.startswith(f"{flag}=") for word in context.args):
             raise ConfigError(f"{flag} cannot be passed to harness run: harness watch sets it")
     watching = Watching(flags, ["--suite", flags.suite, *context.args])
-    problems = watching.look()
-    if not candidates(flags.folder):
-        log.info("no checkpoint in %s yet: no folder with a config.json or safetensors weights", flags.folder)
-    while not flags.once:
-        time.sleep(flags.every)
+    try:
         problems = watching.look()
+        if not candidates(flags.folder):
+            log.info("no checkpoint in %s yet: no folder with a config.json or safetensors weights", flags.folder)
+        while not flags.once:
+            time.sleep(flags.every)
+            problems = watching.look()
+    finally:
+        watching.kept.close()
     if flags.as_json:
         print(json.dumps(watching.state.model_dump(mode="json"), indent=2))
     else:
-        show(watching.state)
+        print_tables(*trend_tables(watching.state), more="`| cat` shows them")
     if problems:
         raise IncompleteError(f"{len(problems)} of the checkpoints were not evaluated: {problems[0]}")
 
@@ -89,7 +100,10 @@ class Watching:
 
     def __init__(self, flags: WatchFlags, words: list[str]) -> None:
         """`words`: flags of `harness run`."""
-        self._flags, self._words = flags, words
+        self._flags = flags
+        self._run_flags = run_flags([*words, "--results", str(flags.results)])
+        self._settings = self._run_flags.settings()
+        self.kept = SharedServer(grows=True)
         self._trackers = tracker_names(flags.log_to)
         self._settings_sha = settings_digest(words)
         self._file = state_file(flags.results, flags.folder)
@@ -117,18 +131,24 @@ class Watching:
             log.info("%s: %s", candidate.name, problem)
 
     def _evaluate(self, candidate: Candidate) -> str | None:
-        """Run `harness run` in a separate process, which may crash; return the problem, or None if there was none."""
+        """Run the suites on a checkpoint; return the problem, or None if there was none."""
+        from .main import exit_code_of  # deferred: main imports every command only when it is used
+
         key = (candidate.name, candidate.fingerprint)
         self._tries[key] = self._tries.get(key, 0) + 1
         if self._tries[key] > TRIES:
             return f"failed {TRIES} times; restart harness watch to retry"
         log.info("%s: evaluating", candidate.name)
-        command = [sys.executable, "-P", "-m", "harness.cli.main", "run", "--model", str(candidate.path)]
-        command += [*self._words, "--results", str(self._flags.results), "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode != 0:
-            return f"harness run ended with exit code {done.returncode} (its message is above)"
-        cards = [ScoreCard.model_validate(card) for card in json.loads(done.stdout)["cards"]]
+        settings, begin = self._settings.model_copy(update={"model": str(candidate.path)}), time.monotonic()
+        kept = None if self._flags.stop_server else self.kept
+        try:
+            run_plan, cards = run_one(settings, (), fresh=self._run_flags.fresh, kept=kept)
+            raise_if_incomplete(cards)
+        except (BrokenPipeError, StoppedRunError):
+            raise
+        except Exception as error:  # also a crash: the next checkpoint has nothing to do with it
+            return f"harness run ended with exit code {exit_code_of(error)} (its message is above)"
+        log.info("%s: %s", candidate.name, took(run_plan.backend, time.monotonic() - begin))
         self.state = self.state.plus(evaluated(candidate, self._settings_sha, cards))
         write_state(self._file, self.state)
         draw(self.state, self._file)
@@ -136,6 +156,24 @@ class Watching:
             log.info("%s: %s %s", candidate.name, card.suite, interval(card.scores[card.headline]))
         log_step(self._trackers, self.state.folder, cards, candidate.step)
         return None
+
+
+def run_flags(words: list[str]) -> RunFlags:
+    """Return the flags of `harness run` in these words. Raise a usage error as that command does."""
+    app = typer.Typer(**SETTINGS)
+    app.command()(run)
+    with typer.main.get_command(app).make_context("harness run", words) as context:
+        return from_values(RunFlags, context.params)
+
+
+def took(backend: Backend, seconds: float) -> str:
+    """Return how long a checkpoint took, and how much of it was the start of its server."""
+    start = backend.started() if isinstance(backend, Starting) else None
+    if start is None:
+        return f"evaluated in {seconds:.0f} s"
+    if start == 0:
+        return f"evaluated in {seconds:.0f} s by a server that was running"
+    return f"evaluated in {seconds:.0f} s, of which its server took {start:.0f} s to start"
 
 
 def draw(state: WatchState, file: Path) -> None:
@@ -155,20 +193,31 @@ def draw(state: WatchState, file: Path) -> None:
             write_atomic(file.with_name(f"{file.stem}-{slug}-{protocol}.svg"), drawing.standalone() + "\n")
 
 
-def show(state: WatchState) -> None:
-    """Print one table per suite and protocol, in the order of steps."""
-    console = stdout_console()
+def changed(change: float, higher_is_better: bool | None) -> str:
+    """Return a change of a metric with its meaning.
+
+    >>> changed(-0.25, True), changed(-0.25, False), changed(0.0, True)
+    ('-0.25 worse', '-0.25 better', '+0.00')
+    """
+    if higher_is_better is None or change == 0:
+        return f"{change:+.2f}"
+    return f"{change:+.2f} {'better' if (change > 0) == higher_is_better else 'worse'}"
+
+
+def trend_tables(state: WatchState) -> list[FittedTable]:
+    """Return one table per suite and protocol, in the order of steps."""
+    tables = []
     for (suite, metric, protocol), trend in trends(state).items():
-        title = f"{suite}: {metric}, judge {trend[0][1].judge}, protocol {protocol}"
-        table = Table(title=Text(plain(title)), title_justify="left")
-        for name in ("step", "checkpoint", f"{metric} [95 %]", "since the last", "unscored"):
-            table.add_column(Text(name), justify="left" if name == "checkpoint" else "right", overflow="fold")
+        better = trend[0][1].higher_is_better
+        title = f"{suite}: {metric} ({DIRECTION[better]}), judge {trend[0][1].judge}, protocol {protocol}"
+        head = ("step", "checkpoint", f"{metric} [95 %]", "since the last", "unscored")
+        rows = []
         last: float | None = None
         for checkpoint, point in trend:
             value = point.score.value
-            change = "-" if last is None or value is None else f"{value - last:+.2f}"
+            change = "-" if last is None or value is None else changed(value - last, better)
             step = "-" if checkpoint.step is None else str(checkpoint.step)
-            cells = (step, checkpoint.checkpoint, interval(point.score), change, str(point.score.unscored))
-            table.add_row(*(Text(plain(cell)) for cell in cells))
+            rows.append((step, checkpoint.checkpoint, interval(point.score), change, str(point.score.unscored)))
             last = value if value is not None else last
-        console.print(table)
+        tables.append(rich_table(title, head, rows, ("checkpoint",), (0, 1, 2, 3), 3))
+    return tables

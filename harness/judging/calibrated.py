@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "calibrations"
 """Folder under the results, for calibrations' rows and reports and for reports put there by hand."""
+BATTLES, VOTES = "verdicts.jsonl", "votes.jsonl"
+"""The judge's verdicts and people's votes on the same comparisons, beside the report, for `harness elo`."""
 
 
 class SuiteCalibration(Record):

@@ -19,16 +19,19 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
+from ..analysis.pairs import BoardPair
 from ..analysis.reported import ReportedTable
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
-from .charts import Drawing
+from .board_data import NO_PAIRS, PageFacts, page_data
+from .charts import ChartPoint, Drawing
+from .summary import summary
 from .tables import against_name, certainty, measured, notes_of, shown_metrics
-from .text import interval, number, visible
+from .text import interval, marked, number, visible
 
 ZOOM = 300 / 96
 """PNG pixels per pixel of the drawing: 300 dots per inch instead of CSS's 96."""
@@ -60,14 +63,28 @@ class Cell:
     key: str = ""
     """Sort key; empty: last."""
     small: str = ""
+    span: str = ""
+    """The interval."""
 
 
-def page(tables: Sequence[Table], beside: Sequence[ReportedTable]) -> str:
+def page(tables: Sequence[Table], beside: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:  # noqa: B008
     """Return the whole file; `beside` are the tables of figures that others reported."""
-    style, script = asset("style.css"), asset("report.js")
-    policy = content_policy(style, script)
-    template = environment().get_template("leaderboard.html")
-    return template.render(tables=tables, reported=beside, style=style, script=script, policy=policy) + "\n"
+    style, script = asset("style.css") + asset("board.css"), asset("board.js")
+    return (
+        environment()
+        .get_template("leaderboard.html")
+        .render(
+            tables=tables,
+            reported=beside,
+            about=about,
+            overview=summary(tables) if len(tables) > 1 else None,
+            data=page_data(tables, about),
+            style=style,
+            script=script,
+            policy=content_policy(style, script),
+        )
+        + "\n"
+    )
 
 
 def content_policy(style: str, script: str) -> str:
@@ -96,19 +113,22 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"visible": visible, "is_number": is_number, "flat": flat}
+    templates.filters |= {"visible": visible, "marked": marked, "is_number": is_number, "flat": flat}
     templates.globals |= {
         "columns_of": columns_of,
         "cell_of": cell_of,
         # safe as markup: the SVG is made of numbers alone
         "cell_axis": charts.cell_axis,
         "forest_cell": lambda row, axis: Markup(charts.cell(row, axis)),
+        "axis_head": lambda axis: Markup(charts.cell_head(axis)),
         "fusion_text": fusion_text,
         "number_of": number,
         "interval_of": interval,
         "decimals_of": lambda card, name: facts_of(card.suite).metric(name).decimals,
         "notes_of": notes_of,
-        "drawings_of": drawings_of,
+        "scaling_of": charts.scaling,
+        "count_of": count_of,
+        "newest_of": newest_of,
         "reported_columns": reported.columns,
         "reported_cells": reported.cells,
     }
@@ -169,11 +189,14 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
         return Cell(
             number(score, facts_of(table.suite).metric(name).decimals),
             "" if score.value is None else str(score.value),
-            span,
+            span=span,
         )
     if name == against_name(table):
         step = row.above
-        return Cell("-") if step is None else Cell(f"{step.difference:+.2f}", str(step.difference), certainty(step))
+        if step is None:
+            return Cell("-")
+        span, _, p = certainty(step).partition("] ")
+        return Cell(f"{step.difference:+.2f}", str(step.difference), p, f"{span}]")
     if name == "n":
         counts = {"unscored": score.unscored, "truncated": row.truncated, "empty": row.empty}
         lost = [f"{count} {kind}" for kind, count in counts.items() if count]
@@ -189,6 +212,18 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
     return Cell(texts.get(row.run_id, "-"), texts.get(row.run_id, ""))
 
 
+def count_of(tables: Sequence[Table]) -> str:
+    """Return `68 models, 3 suites`."""
+    models = len({row.model for table in tables for row in table.rows})
+    suites = len({table.suite for table in tables})
+    return f"{models} model{'' if models == 1 else 's'}, {suites} suite{'' if suites == 1 else 's'}"
+
+
+def newest_of(tables: Sequence[Table]) -> str:
+    """Return the day of the newest run; empty if none is known."""
+    return max((row.date for table in tables for row in table.rows if row.date), default="")
+
+
 def fusion_text(fusion: Fusion) -> str:
     """Return `wrpo, 4 sources, alpha 0.1`."""
     sources = f"{len(fusion.sources)} source{'' if len(fusion.sources) == 1 else 's'}" if fusion.sources else ""
@@ -196,23 +231,46 @@ def fusion_text(fusion: Fusion) -> str:
     return ", ".join(part for part in (fusion.method, sources, alpha) if part)
 
 
-def drawings_of(table: Table) -> list[Drawing]:
-    drawings = [charts.length_against_score(table), charts.categories(table), *charts.scaling(table)]
-    return [drawing for drawing in drawings if drawing is not None]
+def figures(tables: Iterable[Table], pairs: Mapping[str, Sequence[BoardPair]] = NO_PAIRS) -> Iterator[Figure]:
+    """Yield the figures of each table for which it has the numbers.
 
-
-def figures(tables: Iterable[Table]) -> Iterator[Figure]:
-    """Yield forest plot, length against score, categories and scaling of each table, if it has the numbers."""
+    These are forest plot, differences from the baseline or the best model, score against length and costs, categories,
+    and scaling. `pairs`: `Table.anchor` -> pairs of its rows, without which only a baseline has differences.
+    """
     for table in tables:
-        drawings = {
-            "forest": charts.forest(table),
-            "length": charts.length_against_score(table),
-            "categories": charts.categories(table),
+        drawings = {"forest": charts.forest(table), "differences": _differences(table, pairs.get(table.anchor, ()))}
+        drawings |= {
+            key.replace("_", "-"): charts.against(table, key, across) for key, across in charts.axes(table).items()
         }
+        drawings["categories"] = charts.categories(table)
         drawings |= {f"scaling-{number}": drawing for number, drawing in enumerate(charts.scaling(table), start=1)}
         yield from (
             Figure(f"{table.anchor}-{kind}", drawing) for kind, drawing in drawings.items() if drawing is not None
         )
+
+
+def _differences(table: Table, pairs: Sequence[BoardPair]) -> Drawing | None:
+    """Draw the differences from the baseline, or else from the best row."""
+    if table.baseline:
+        steps = [(row.model, row.above) for row in table.rows if row.above is not None]
+        return charts.differences([_point(model, step, 1) for model, step in steps], table.headline, table.baseline)
+    best = next((row for row in table.rows if row.rank == 1), None)
+    names = {row.run_id: row.model for row in table.rows}
+    if best is None:
+        return None
+    points = [
+        _point(names[pair.other], pair.difference, -1)
+        if pair.run == best.run_id
+        else _point(names[pair.run], pair.difference, 1)
+        for pair in pairs
+        if best.run_id in (pair.run, pair.other) and {pair.run, pair.other} <= set(names)
+    ]
+    return charts.differences(points, table.headline, best.model)
+
+
+def _point(model: str, step: HeadlineDifference, sign: int) -> ChartPoint:
+    low, high = sorted((sign * step.ci_low, sign * step.ci_high))
+    return ChartPoint(model, sign * step.difference, 0.0, low, high)
 
 
 def png(drawing: Drawing) -> bytes:

@@ -125,7 +125,7 @@ def _total(sizes: Iterable[int]) -> int:
     return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
-def hidden_line(tables: Iterable[FittedTable], width: int) -> str:
+def hidden_line(tables: Iterable[FittedTable], width: int, more: str = "--wide shows all columns") -> str:
     """Return which columns do not fit, and how to see them; empty if all are shown."""
     names = dict.fromkeys(name for table in tables for name in table.hidden(width))
-    return f"not shown for lack of width: {', '.join(names)}; --wide shows all columns" if names else ""
+    return f"not shown for lack of width: {', '.join(names)}; {more}" if names else ""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
+from markupsafe import Markup, escape
+
 from ..records import Score
 from .terminal import FittedTable
 
@@ -98,3 +100,17 @@ def notebook_html(markdown: str) -> str:
     from markdown_it import MarkdownIt
 
     return str(MarkdownIt("js-default", {"html": False, "linkify": False}).render(markdown))
+
+
+def marked(text: str | Markup, words: str) -> Markup:
+    """Return text, or safe HTML, as HTML with every place of the words marked, ignoring case.
+
+    >>> marked("a & b, A & B", "a &")
+    Markup('<mark>a &amp;</mark> b, <mark>A &amp;</mark> B')
+    """
+    html = escape(text)
+    if not words.strip():
+        return html
+    # tags and entities are stepped over, so that no mark can open inside one
+    pattern = re.compile(f"(?P<words>{re.escape(str(escape(visible(words))))})|<[^>]*>|&[a-z0-9#]+;", re.IGNORECASE)
+    return Markup(pattern.sub(lambda match: f"<mark>{match[0]}</mark>" if match["words"] else match[0], str(html)))

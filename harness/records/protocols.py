@@ -166,6 +166,33 @@ class Preparing(Protocol):
 
 
 @runtime_checkable
+class InParts(Protocol):
+    """A backend whose model may consist of several folders, as an adapter and its base."""
+
+    def parts(self) -> dict[str, JsonValue]:
+        """Return the digest of each part's weights by its role; nothing for a model of one folder."""
+        ...
+
+
+@runtime_checkable
+class Starting(Protocol):
+    """A backend that starts a server."""
+
+    def started(self) -> float | None:
+        """Return the seconds that its server took to start: 0 if it was running already, None if none was needed."""
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A backend whose server runs on GPUs that can be chosen."""
+
+    def place(self, devices: str) -> None:
+        """Serve on these GPUs, as in CUDA_VISIBLE_DEVICES. Only before the server starts."""
+        ...
+
+
+@runtime_checkable
 class ReadsPrompts(Protocol):
     """A backend that can tell how likely a text is to its model."""
 

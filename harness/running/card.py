@@ -14,7 +14,7 @@ from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine
 from ..records import MAX_EMPTY, AnchorCheck, Answer, Judging, Judgment, Prompt, Rating, ScoreCard, SuiteScores, digest
 from ..records.errors import ConfigError
-from ..records.protocols import Numbers
+from ..records.protocols import InParts, Numbers
 from ..records.settings import RunSpec
 from ..store import RunStore
 from ..store.provenance import provenance
@@ -140,10 +140,17 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
         "run_id": run.store.folder.name,
         "config": _config_digest(spec),
         "seed": spec.seed,
+        **_parts(plan),
         **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
         **({} if citation is None else {"calibration": citation.provenance}),
         **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
+
+
+def _parts(plan: Plan) -> dict[str, JsonValue]:
+    """Return the digests of an adapter and of its base; the identity has that of both together."""
+    parts = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
+    return {"weights": parts} if parts else {}
 
 
 def _config_digest(spec: RunSpec) -> str:

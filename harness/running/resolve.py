@@ -80,7 +80,7 @@ def _lines(path: Path) -> list[str]:
 
 def refuse_bare_repository(model: ModelRef, backend: str | None) -> None:
     """Raise ConfigError if the model is `org/name`, looks like a repository of the Hub, and is not a folder here."""
-    is_served = backend in (None, "vllm", "transformers", "ray")
+    is_served = backend in (None, "vllm", "sglang", "transformers", "ray")
     if (
         model.scheme == "path"
         and is_served

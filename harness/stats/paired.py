@@ -26,8 +26,9 @@ Limits: it needs two clusters, and without bounds the first-order linearisation 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -43,6 +44,8 @@ POWER = 0.8  # the usual convention (Cohen 1988)
 FLIPS = 10_000  # a p of 0.05 then has a standard error of 0.002
 CELLS = 2_000_000
 """Signs drawn at a time, as bytes: 2 MB."""
+KEPT = 12_000_000
+"""Signs that stay in memory for the next pair of models, as bytes: those of 1,200 questions."""
 FEWEST = 30
 """Without bounds, fewer questions that all have the same difference decide nothing; the linearisation, too, is good
 from about 30."""
@@ -345,21 +348,35 @@ def swap_test(
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
     test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
     """
-    rng = np.random.default_rng(seed)
     seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
     totals = np.array([part.sum() for part in (*first, *second)])
     change = np.column_stack([second[0] - first[0], second[1] - first[1]])
-    clusters, done, hits = len(change), 0, 0
-    block = max(1, CELLS // max(1, clusters))
-    while done < flips:
-        rows = min(block, flips - done)
-        moved = rng.integers(0, 2, size=(rows, clusters), dtype=np.int8).astype(np.float64) @ change
+    hits = 0
+    for swapped in _swaps(len(change), flips, seed):
+        moved = swapped.astype(np.float64) @ change
         with np.errstate(invalid="ignore", divide="ignore"):
             first_ratio = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
             second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
             hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
-        done += rows
     return (1 + hits) / (flips + 1)
+
+
+def _swaps(clusters: int, flips: int, seed: int) -> Iterable[NDArray[np.int8]]:
+    """Return which clusters each permutation swaps: blocks of shape (rows, clusters) of 0 and 1."""
+    # a table of many pairs asks for the same swaps each time
+    return _remembered_swaps(clusters, flips, seed) if clusters * flips <= KEPT else _draw_swaps(clusters, flips, seed)
+
+
+@lru_cache(maxsize=2)
+def _remembered_swaps(clusters: int, flips: int, seed: int) -> tuple[NDArray[np.int8], ...]:
+    return tuple(_draw_swaps(clusters, flips, seed))
+
+
+def _draw_swaps(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.int8]]:
+    rng = np.random.default_rng(seed)
+    block = max(1, CELLS // max(1, clusters))
+    for done in range(0, flips, block):
+        yield rng.integers(0, 2, size=(min(block, flips - done), clusters), dtype=np.int8)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

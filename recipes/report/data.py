@@ -85,7 +85,7 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
 
 
 class PairsReport(Record):
-    """One set of pairs: those of one seed and one number of sources."""
+    """One set of pairs: those of one seed, one round, and one selection of the sources' answers."""
 
     name: str
     data: PairData
@@ -106,16 +106,18 @@ def read_data(recipe: Recipe) -> DataReport:
     """Return the counts of all finished steps and the report of every set of pairs."""
     reports: list[PairsReport] = []
     counts: dict[str, dict[str, JsonValue]] = {}
-    for path in sorted(recipe.out.glob(f"*/{DONE}")) + sorted(recipe.out.glob(f"*/*/{DONE}")):
+    depths = ("*", "*/*", "*/rounds/*/*")
+    for path in [path for depth in depths for path in sorted(recipe.out.glob(f"{depth}/{DONE}"))]:
         name = str(path.parent.relative_to(recipe.out))
         record = record_in(path.parent)
         if record is not None and not name.startswith((".", "report")) and "/." not in name and record.counts:
             counts[name] = dict(record.counts)
     for seed in recipe.spec.seeds:
-        pairs = recipe.seed(seed) / "pairs"
-        for folder in (pairs, *sorted(pairs.glob("sources-*"))):
-            if record_in(folder) is not None:
-                reports.append(_pairs_report(folder, str(folder.relative_to(recipe.out))))
+        rounds = sorted(recipe.seed(seed).glob("rounds/*/pairs"))
+        for pairs in (recipe.seed(seed) / "pairs", *rounds):
+            for folder in (pairs, *sorted(path.parent for path in pairs.glob(f"**/*/{DONE}"))):
+                if "/." not in str(folder.relative_to(recipe.out)) and record_in(folder) is not None:
+                    reports.append(_pairs_report(folder, str(folder.relative_to(recipe.out))))
     return DataReport(recipe=recipe.spec.name, pairs=tuple(reports), counts=counts)
 
 

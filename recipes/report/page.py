@@ -11,15 +11,15 @@ from harness.pages.board import asset, content_policy, environment
 from harness.pages.charts import WIDTH, Drawing, axis, whisker, width_of
 
 from .data import DataReport, data_grids
-from .tables import HEAD, ModelRow, TextGrid, VariantBoard, at, grids, score_text
+from .tables import HEAD, ModelRow, Section, TextGrid, VariantBoard, at, grids, score_text
 
 ROW = 22.0
 TICK = 5.0
 """Height of the tick above the whisker that marks one seed's mean."""
 
 
-def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing], costs: Sequence[TextGrid] = ()) -> str:
-    """Return the HTML of the report. Names are untrusted and escaped."""
+def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing], sections: Sequence[Section] = ()) -> str:
+    """Return the HTML of the report; `sections` follow the leaderboard. Names are untrusted and escaped."""
     style, script = asset("style.css"), asset("report.js")
     template = _environment().get_template("recipe.html")
     html = template.render(
@@ -28,7 +28,8 @@ def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing], costs
         tables={temperature: _tables(board, temperature) for temperature in board.temperatures},
         forests={temperature: forest(board.rows(temperature), temperature) for temperature in board.temperatures},
         curves=curves,
-        data=[*costs, *data_grids(data)],
+        sections=sections,
+        data=data_grids(data),
         style=style,
         script=script,
         policy=content_policy(style, script),

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from harness.pages.text import escape_markdown, plain
+from harness.pages.charts import Drawing
+from harness.pages.terminal import FittedTable
+from harness.pages.text import escape_markdown, rich_table
 from harness.records import Record, Score
 
 Verdict = Literal["better", "worse", "not shown", "incomplete"]
@@ -17,6 +16,11 @@ Verdict = Literal["better", "worse", "not shown", "incomplete"]
 
 PARENTS = ("sft", "target")
 """Models that the variants started from. As baselines they say less than another variant does."""
+PRIORITIES = (
+    *("model", "reward [95 %]", "difference [95 %]", "verdict", "p (Holm)", "validation", "unscored", "tokens"),
+    "truncated",
+)
+"""Columns from the most important on, for a terminal that has no room for all."""
 HEAD = (
     "Rewards are means over test prompts and seeds. Differences are paired by prompt and seed. Intervals are 95 % "
     "over prompts and seeds at once, so they cover other prompts and another seed. p is two-sided and adjusted "
@@ -169,6 +173,16 @@ class TextGrid:
     """Whether the table is collapsed at first, in formats that can do so."""
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: sentences, figures and tables below a title."""
+
+    title: str
+    lines: tuple[str, ...]
+    grids: tuple[TextGrid, ...]
+    drawings: tuple[Drawing, ...] = ()
+
+
 def grids(board: VariantBoard) -> list[TextGrid]:
     """Return the tables of each temperature: the models, then their differences to each baseline.
 
@@ -247,19 +261,14 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def rich_tables(board: VariantBoard) -> list[RichTable]:
-    """Return the tables for a terminal, without the folded ones. Names are passed as Text, never as markup."""
-    tables = []
-    for grid in grids(board):
-        if grid.folded:
-            continue
-        rich = RichTable(title=Text(plain(grid.title)), title_justify="left")
-        for column, name in enumerate(grid.head):
-            rich.add_column(Text(name), justify="right" if column else "left", overflow="fold")
-        for row in grid.rows:
-            rich.add_row(*(Text(plain(cell)) for cell in row))
-        tables.append(rich)
-    return tables
+def rich_tables(board: VariantBoard) -> list[FittedTable]:
+    """Return the tables for a terminal, without the folded ones."""
+    return [rich_grid(grid) for grid in grids(board) if not grid.folded]
+
+
+def rich_grid(grid: TextGrid) -> FittedTable:
+    """Return the table for a terminal."""
+    return rich_table(grid.title, grid.head, grid.rows, grid.head[:1], PRIORITIES)
 
 
 def markdown(board: VariantBoard) -> str:

@@ -81,6 +81,8 @@ class FunctionReward(RunsCoroutines):
             raise ConfigError(f"{module} has no function {name!r}; it has: {', '.join(functions) or 'none'}")
         self._function: Callable[..., Any] = function
         self._takes = _takes(function)
+        self.needs = _needs(function)
+        """Columns without which the function cannot be called."""
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the function's name and a digest of its file; imports of that file are not covered."""
@@ -112,6 +114,16 @@ def _takes(function: Callable[..., Any]) -> frozenset[str] | None:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
     return frozenset(parameter.name for parameter in parameters)
+
+
+def _needs(function: Callable[..., Any]) -> frozenset[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = {entry.name for entry in parameters if entry.kind in named and entry.default is entry.empty}
+    return frozenset(required - {"prompts", "completions"})
 
 
 def _from_module(name: str) -> ModuleType:

@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Self
 
+from harness.backends.devices import VISIBLE
 from harness.records.errors import IncompleteError, UsageError
 from harness.records.protocols import RewardOptions
 
-from ..devices import VISIBLE
 from ..schedule import end_with_parent
 from ..steps import log_to_terminal
 from .scorer import Outcome, RewardItem, Scorer

@@ -15,7 +15,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from harness.records import Failure
-from harness.records.errors import HarnessError, IncompleteError, one_line
+from harness.records.errors import ConfigError, HarnessError, IncompleteError, one_line
 from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
 from ..records import PromptRow, messages
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 Outcome = float | Failure
 """A reward, or the reason why there is none."""
+OF_QUESTIONS = frozenset({"prompt_id", "reference", "system"})
+"""Columns that a suite's questions can have; a recipe's prompts have those of `prompts.columns` too."""
 SHOWN = 80
 """Characters of an invalid value that an error quotes."""
 
@@ -60,6 +62,15 @@ class Scorer:
     def cacheable(self) -> bool:
         """Whether the rewards depend only on `identity()`, prompt, answer and columns."""
         return isinstance(self._reward, Identified) and bool(getattr(self._reward, "cacheable", False))
+
+    def check_for_questions(self) -> None:
+        """Raise ConfigError if the reward needs a column that a suite's questions do not have."""
+        if lacking := sorted(getattr(self._reward, "needs", frozenset()) - OF_QUESTIONS):
+            raise ConfigError(
+                f"reward {self._name} needs the column {lacking[0]!r}, which questions of suites do not have; let the "
+                "function take `reference`, a question's reference answer, where that column is missing, or leave out "
+                "`best_source` on suites"
+            )
 
     def __enter__(self) -> Self:
         if isinstance(self._reward, AbstractContextManager):

@@ -22,13 +22,14 @@ from typing import Self
 
 from pydantic import JsonValue
 
+from harness.backends.devices import devices_of
 from harness.records import Answer, Failure, digest
 from harness.records.errors import ConfigError, IncompleteError
 from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
-from ..devices import Gpus, devices_of, replica_devices
+from ..devices import Gpus, replica_devices
 from ..layout import REWARDS, Counts
 from ..records import PromptRow, RewardRow, rows_in
 from ..spec import RewardSpec
@@ -110,13 +111,15 @@ def reward_alone(spec: RewardSpec) -> bool:
     return bool(spec.workers) or spec.serve.devices is not None
 
 
-def check_reward(spec: RewardSpec, folders: Iterable[Path] = ()) -> None:
-    """Check the reward without loading it.
+def check_reward(spec: RewardSpec, folders: Iterable[Path] = (), *, of_questions: bool = False) -> None:
+    """Check the reward without loading it, with `of_questions` also whether it can score answers to suites' questions.
 
     Raise ConfigError, PluginError, CheckpointError or DataError if it cannot be created, and ConfigError if another
     reward scored the answers in these folders.
     """
     scorer = scorer_of(spec, None)
+    if of_questions:
+        scorer.check_for_questions()
     for folder in folders:
         _check_identity(folder, scorer)
 

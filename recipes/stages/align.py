@@ -6,7 +6,7 @@ samples. The weighted methods are in `weighted`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from ..estimate import Estimator, PlanItem, lines_of
 from ..layout import PAIRS, Counts, Recipe
 from ..likelihood import LOGPS
 from ..records import PreferencePair, rows_in
-from ..sampling import model_name
-from ..spec import VariantSpec, sources_loaded
+from ..sampling import model_name, record_weights
+from ..spec import Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import (
     KEEP,
@@ -46,16 +46,9 @@ class TrainedFrom:
     logps: Sequence[Step] = ()
 
 
-def align_steps(recipe: Recipe, seed: int, sft: Step, pairs: Mapping[int, Step]) -> list[Step]:
-    """Return one step per variant that starts from the SFT model and needs nothing but pairs.
-
-    `pairs` maps a number of sources to the step with their pairs.
-    """
-    every = len(recipe.spec.sources)
-    return [
-        align_step(recipe, seed, name, TrainedFrom(sft, pairs[variant.sources or every]))
-        for name, variant in recipe.variants.items()
-    ]
+def align_steps(recipe: Recipe, seed: int, start: Step, pairs: Step) -> list[Step]:
+    """Return one step per variant of a recipe with existing pairs."""
+    return [align_step(recipe, seed, name, TrainedFrom(start, pairs)) for name in recipe.variants]
 
 
 def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Step:
@@ -120,13 +113,13 @@ def _rows(known: Estimator, pairs: Step) -> int:
 
 def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
     """Return the variants with the same pairs whose loss has a reference: they share its log-probabilities."""
-    every = len(recipe.spec.sources)
+    spec = recipe.spec
     return [
         name
         for name, sibling in recipe.variants.items()
-        if (sibling.sources or every, sibling.after) == (variant.sources or every, variant.after)
+        if (Selection.of(spec, sibling), sibling.after) == (Selection.of(spec, variant), variant.after)
         and sibling.method != "fusepo"
-        and has_reference(sibling.method, variant_settings(recipe.spec, sibling))
+        and has_reference(sibling.method, variant_settings(spec, sibling))
     ]
 
 
@@ -168,6 +161,9 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
     chosen = rows_in(pairs.folder / PAIRS, PreferencePair)
     rows = preference_rows(folder, chosen, tokenizer, rendering, keep_reasoning=keep)
     alpha = float(hyperparameters.trainer.get("alpha", 0.1)) if variant.method == "preference" else None  # type: ignore[arg-type]
+    teacher = model_folder(str(_teacher(recipe, variant))) if variant.method == "distill" else None
+    if teacher is not None:
+        record_weights(step.folder, {str(variant.teacher): teacher}, step.name)
     job = TrainingJob(
         method=variant.method,
         name=step.name,
@@ -176,12 +172,12 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         answer=variant.answers,
         pairs=pairs.folder / PAIRS,
         logps=tuple(source.folder / LOGPS for source in origin.logps),
-        teacher=model_folder(str(_teacher(recipe, variant))) if variant.method == "distill" else None,
+        teacher=teacher,
         folder=step.folder,
         settings=hyperparameters,
         seed=seed,
         held_out=recipe.spec.pairs.held_out,
-        fusion=fusion_of(recipe, name, sources=variant.sources, alpha=alpha),
+        fusion=fusion_of(recipe, name, variant=variant, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )
     return do_job(recipe, job, rows)

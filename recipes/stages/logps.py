@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from harness.backends.devices import devices_of
 from harness.records import ModelRef
 
-from ..devices import devices_of
 from ..estimate import DeviceTime, Estimator, PlanItem, lines_of, number
 from ..layout import PAIRS, Counts, Recipe
 from ..likelihood import LOGPS, Texts, score_pairs

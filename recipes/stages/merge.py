@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from harness.store.checkpoint import Fusion, resolve
 from harness.store.provenance import install_command
 from harness.store.weights import read_header, weight_files
 
+from ..estimate import Estimator, PlanItem
 from ..layout import Counts, Recipe
+from ..sampling import record_weights
 from ..spec import MergeSpec
 from ..steps import Step
 from ..training.launch import KEEP
@@ -70,8 +72,13 @@ def _step(recipe: Recipe, name: str, merge: MergeSpec, seed: int, inputs: tuple[
     def work(folder: Path) -> Counts:
         return _merge(recipe, name, merge, seed, folder)
 
+    def estimate(_: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        yield item.model_copy(update={"model": name})  # minutes of the processor, and no GPU
+
     folder = recipe.variant(name, seed)
-    return Step("align", f"seed-{seed}/align/{name}", folder, settings, work, inputs, KEEP, seed=seed)
+    return Step(
+        "align", f"seed-{seed}/align/{name}", folder, settings, work, inputs, KEEP, seed=seed, estimate=estimate
+    )
 
 
 def _seeds(recipe: Recipe, merge: MergeSpec, seed: int) -> tuple[int, ...]:
@@ -158,8 +165,15 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
     folders = {f"{model} of seed {part}": _folder(recipe, model, part) for model, part in parts}
     base = _folder(recipe, _base(recipe, merge), seed)
     check_mergeable(name, folders | ({"the base": base} if merge.has_base else {}))
+    used = (*merge.models, *([_base(recipe, merge)] if merge.has_base else []))
+    outside = {model: _folder(recipe, model, seed) for model in used if _made(recipe, model, seed) is None}
+    if outside:  # checkpoints of the recipe are inputs of the step, so their digests are recorded already
+        record_weights(folder, outside, name)
     begin = time.monotonic()
-    config = merge_config(merge, list(dict.fromkeys(folders.values())), base)
+    weights: dict[Path, float] = {}
+    for (model, _), path in zip(parts, folders.values(), strict=True):  # a source is the same for all seeds
+        weights[path] = 1.0 if merge.weights is None else merge.weights[merge.models.index(model)]
+    config = merge_config(merge, weights, base)
     run_mergekit(config, folder, seed=seed)
     for pattern in COPIED:
         for path in next(iter(folders.values())).glob(pattern):
@@ -167,7 +181,7 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
     target = ModelRef.parse(recipe.spec.target).label
     fusion = Fusion(method=f"merge, {merge.merge}", sources=merge.models, target=target)
     write_atomic(folder / "fusion.json", dump_json(fusion.model_dump(mode="json", exclude_none=True)))
-    return {"models": len(folders), "merge_seconds": round(time.monotonic() - begin, 3)}
+    return {"models": len(weights), "merge_seconds": round(time.monotonic() - begin, 3)}
 
 
 def _made(recipe: Recipe, model: str, seed: int) -> Path | None:
@@ -182,20 +196,19 @@ def _folder(recipe: Recipe, model: str, seed: int) -> Path:
     return resolve(ModelRef.parse(named.get(model) or recipe.spec.target)).resolve()
 
 
-def merge_config(merge: MergeSpec, folders: Sequence[Path], base: Path) -> dict[str, Any]:
-    """Return the merge in mergekit's own format. Weights repeat if every model has a checkpoint per seed."""
-    weights = merge.weights or (1.0,) * len(merge.models)
+def merge_config(merge: MergeSpec, weights: Mapping[Path, float], base: Path) -> dict[str, Any]:
+    """Return the merge of these folders, with their weights, in mergekit's own format."""
     models: list[dict[str, Any]] = []
-    for number, folder in enumerate(folders):
+    for folder, weight in weights.items():
         parameters: dict[str, Any] = {}
         if merge.merge in ("linear", "ties", "dare_ties"):
-            parameters["weight"] = weights[number % len(weights)]
+            parameters["weight"] = weight
         if merge.density is not None:
             parameters["density"] = merge.density
         models.append({"model": str(folder), **({"parameters": parameters} if parameters else {})})
     config: dict[str, Any] = {"merge_method": merge.merge, "models": models}
     if merge.merge == "slerp":
-        config |= {"base_model": str(folders[0]), "parameters": {"t": merge.t}}
+        config |= {"base_model": str(next(iter(weights))), "parameters": {"t": merge.t}}
     elif merge.has_base:
         config["base_model"] = str(base)
     if merge.topk is not None:

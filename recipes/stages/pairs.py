@@ -16,10 +16,10 @@ from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
 from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
-from ..pairs import DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
+from ..pairs import Considered, DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
 from ..prompts import load_rows, portable_name, suite_questions
 from ..records import Dropped, PreferencePair
-from ..spec import PairsSpec, RecipeSpec
+from ..spec import PairsSpec, RecipeSpec, Selection
 from ..steps import Step
 from ..trl_pairs import FORMS, UnreadablePairError, read_pair
 
@@ -37,8 +37,8 @@ HINTS = {
 
 def pairs_steps(
     recipe: Recipe, seed: int, prompts: Step, answered: Sequence[Step], after: str | None = None
-) -> dict[int, Step]:
-    """Return the step with the pairs for each number of sources that a variant uses.
+) -> dict[Selection, Step]:
+    """Return the step with the pairs for each selection of answers that a variant uses.
 
     `answered` has the steps of the sources' answers and of their rewards in the recipe's order, then those of the
     target's answers and rewards. The pairs are for the variants that continue from `after` (None: the SFT model).
@@ -47,22 +47,29 @@ def pairs_steps(
     every = len(spec.sources)
     answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
 
-    def step_of(count: int) -> Step:
-        inputs = (prompts, *answers[:count], *rewards[:count], *target)
-        sources = [source.name for source in spec.sources[:count]]
+    def step_of(chosen: Selection) -> Step:
+        used = [position for position, source in enumerate(spec.sources) if source.name in chosen.sources]
+        inputs = (
+            prompts,
+            *(answers[position] for position in used),
+            *(rewards[position] for position in used),
+            *target,
+        )
 
         def work(folder: Path) -> Counts:
             folders = [step.folder for step in inputs[1:]]
-            return make_pairs(spec.pairs, prompts.folder / PROMPTS, sources, folders, folder)
+            return make_pairs(spec.pairs, prompts.folder / PROMPTS, chosen, folders, folder)
 
-        folder = recipe.sampled(after, seed) / "pairs"
-        name = str((folder if count == every else folder / f"sources-{count}").relative_to(recipe.out))
-        settings = {**spec.pairs.model_dump(mode="json", exclude={"held_out"}), "sources": sources}
-        return Step("pairs", name, recipe.out / name, settings, work, inputs, seed=seed)
+        folder = recipe.sampled(after, seed) / "pairs" / chosen.folder(spec)
+        settings = {**spec.pairs.model_dump(mode="json", exclude={"held_out"}), "sources": list(chosen.sources)}
+        settings |= {} if chosen.samples is None else {"samples": chosen.samples}
+        return Step("pairs", str(folder.relative_to(recipe.out)), folder, settings, work, inputs, seed=seed)
 
     starting = [variant for variant in recipe.variants.values() if variant.after == after]
-    counts = sorted({variant.sources or every for variant in starting}, reverse=True)
-    return {count: step_of(count) for count in counts}
+    selections = dict.fromkeys(Selection.of(spec, variant) for variant in starting)
+    # outer folders first, so that --from archives inner ones before them
+    ordered = sorted(selections, key=lambda chosen: (-len(chosen.sources), chosen.samples or 0))
+    return {chosen: step_of(chosen) for chosen in ordered}
 
 
 def own_pairs_step(recipe: Recipe, seed: int) -> Step:
@@ -114,23 +121,24 @@ def take_pairs(spec: RecipeSpec, folder: Path) -> Counts:
     return counts | {f"dropped_{reason}": count for reason, count in sorted(reasons.items())}
 
 
-def make_pairs(
-    spec: PairsSpec, prompts: Path, sources: Sequence[str], answered: Sequence[Path], folder: Path
-) -> Counts:
+def make_pairs(spec: PairsSpec, prompts: Path, chosen: Selection, answered: Sequence[Path], folder: Path) -> Counts:
     """Write the pairs, the dropped prompts with reasons, and the data report. Each file is written atomically.
 
-    `answered` has the folders of each source's answers, of each source's rewards, and of the target's answers and
-    rewards. Raise ConfigError if no pair is left.
+    `answered` has the folders of each chosen source's answers, of its rewards, and of the target's answers and rewards.
+    Raise ConfigError if no pair is left.
     """
+    sources = chosen.sources
     rows = read_prompts(prompts, "preference")
     wanted = frozenset(row.prompt.id for row in rows)
     answers = [source / ANSWERS for source in answered[: len(sources)]]
     rewards = [source / REWARDS for source in answered[len(sources) : 2 * len(sources)]]
     tallies = [Tally(name, wanted) for name in sources]
     seen = [tally.add for tally in tallies]
-    best = best_by_prompt(answers, rewards, wanted, drop_truncated=spec.drop_truncated, seen=seen)
+    considered = Considered(drop_truncated=spec.drop_truncated, samples=chosen.samples)
+    best = best_by_prompt(answers, rewards, wanted, considered, seen=seen)
     target = Tally("target", wanted)
-    samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, drop_truncated=spec.drop_truncated, seen=target.add)
+    considered = Considered(drop_truncated=spec.drop_truncated)
+    samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, considered, seen=target.add)
     target_extremes = extremes(samples)
     outcomes = [paired(row.prompt, best.get(row.prompt.id), target_extremes.get(row.prompt.id), spec) for row in rows]
     tally = PairTally()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..devices import devices_of
+from harness.backends.devices import devices_of
+
 from ..estimate import DeviceTime, Estimator, Mean, PlanItem, lines_of, number, replicas
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers

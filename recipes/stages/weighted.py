@@ -15,8 +15,9 @@ from harness.records import ModelRef, Prompt, digest
 
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
-from ..pairs import Extremes, extremes, rated, read_prompts
+from ..pairs import Considered, Extremes, extremes, rated, read_prompts
 from ..records import Part
+from ..spec import Selection
 from ..steps import Step, input_digests
 from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate, training_gpus
 from ..training.settings import TrainingJob, decisive, variant_settings
@@ -30,8 +31,11 @@ def weighted_step(
     `answered` has the steps of the sources' answers and of their rewards, in the recipe's order.
     """
     spec, variant = recipe.spec, recipe.variants[name]
-    every, count = len(spec.sources), variant.sources or len(spec.sources)
-    answers, rewards = answered[:count], answered[every : every + count]
+    chosen = Selection.of(spec, variant)
+    used = [position for position, source in enumerate(spec.sources) if source.name in chosen.sources]
+    answers = [answered[position] for position in used]
+    rewards = [answered[len(spec.sources) + position] for position in used]
+    considered = Considered(drop_truncated=spec.pairs.drop_truncated, samples=chosen.samples)
     part: Part = "sft" if variant.method == "fusesft" else "preference"
     settings: dict[str, JsonValue] = {
         "target": ModelRef.parse(spec.target).short,
@@ -43,16 +47,17 @@ def weighted_step(
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
         **({"keep_reasoning": True} if spec.keep_reasoning else {}),
+        **({} if chosen.samples is None else {"samples": chosen.samples}),
     }
 
     def work(folder: Path) -> Counts:
-        return _train(recipe, name, step, start, answered_by(recipe, prompts, answers, rewards, part))
+        return _train(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         yield training_estimate(
             known,
             item.model_copy(update={"model": name}),
-            rows=known.prompts.of(part) * count,
+            rows=known.prompts.of(part) * len(used),
             method=variant.method,
             answer="source",
             keys=variant_settings(spec, variant),
@@ -76,12 +81,11 @@ def weighted_step(
 
 
 def answered_by(
-    recipe: Recipe, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step], part: Part
+    prompts: Step, answers: Sequence[Step], rewards: Sequence[Step], part: Part, considered: Considered
 ) -> Iterator[tuple[Prompt, list[Extremes]]]:
     """Yield each prompt of a part with the best and worst answer of every source that has one."""
-    drop = recipe.spec.pairs.drop_truncated
     of_sources = [
-        extremes(rated(source.folder / ANSWERS, reward.folder / REWARDS, drop_truncated=drop))
+        extremes(rated(source.folder / ANSWERS, reward.folder / REWARDS, considered))
         for source, reward in zip(answers, rewards, strict=True)
     ]
     for row in read_prompts(prompts.folder / PROMPTS, part):
@@ -111,6 +115,7 @@ def _train(
     keep = spec.keep_reasoning
     sources = {name: sha for name, sha in input_digests(step).items() if start is None or name != start.name}
     made_from = {"inputs": sources, "method": variant.method, "tau": tau, "keep_reasoning": keep}
+    made_from |= {} if variant.samples is None else {"samples": variant.samples}
     texts = digest(made_from | {"drop_truncated": spec.pairs.drop_truncated})
     folder = rows_folder(recipe.seed(step.seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
     rows = weighted_rows(
@@ -132,7 +137,7 @@ def _train(
         seed=step.seed,
         chat_template=chat_template,
         pad_token=pad_token,
-        fusion=fusion_of(recipe, name, sources=variant.sources),
+        fusion=fusion_of(recipe, name, variant=variant),
         evaluation=evaluation_of(recipe, name, step.seed),
     )
     return do_job(recipe, job, rows)

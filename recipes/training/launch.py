@@ -24,7 +24,7 @@ from harness.store.checkpoint import Fusion
 from ..devices import Gpus
 from ..estimate import DeviceTime, Estimator, PlanItem, number
 from ..layout import Counts, Recipe
-from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, launch_path
+from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, VariantSpec, launch_path, sources_used
 from ..steps import log_to_terminal
 from .nodes import Machines, of_machines
 from .settings import Evaluation, TrainingJob
@@ -40,14 +40,15 @@ RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (Config
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "fusion.json", "*.jsonl",
+    "fusion.json", "made_from.json", "*.jsonl",
 )  # fmt: skip
 """Files of a checkpoint folder that belong to the step. The model card does not: it is written later."""
 
 
-def fusion_of(recipe: Recipe, method: str, *, sources: int | None = None, alpha: float | None = None) -> Fusion:
-    """Return the record of how a model was fused, for the leaderboard. `sources`: count only the first ones."""
-    names = tuple(source.name for source in recipe.spec.sources[:sources])
+def fusion_of(recipe: Recipe, method: str, *, variant: VariantSpec | None = None, alpha: float | None = None) -> Fusion:
+    """Return the record of how a model was fused, for the leaderboard, with the variant's sources or all."""
+    spec = recipe.spec
+    names = tuple(source.name for source in (spec.sources if variant is None else sources_used(spec, variant)))
     return Fusion(method=method, sources=names, alpha=alpha, target=ModelRef.parse(recipe.spec.target).label)
 
 

@@ -177,7 +177,7 @@ def render_answers(
     Raise UnusableAnswerError if one of the answers cannot be trained on. Raise ConfigError if the template writes two
     BOS tokens, or renders a prompt differently once it is answered.
     """
-    prompt_ids = _ids(tokenizer, prompt, add_generation_prompt=True)
+    prompt_ids = conversation_ids(tokenizer, prompt, add_generation_prompt=True)
     rendered = [_answered(prompt, prompt_ids, text, tokenizer) for text in answers]
     block = _empty_block(prompt, len(prompt_ids), tokenizer)
     if block and all(full[len(prompt_ids) :][: len(block)] == block for full in rendered):
@@ -200,10 +200,13 @@ def render_answers(
 def _answered(prompt: Messages, prompt_ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of the prompt and one answer."""
     _check_text(prompt, text, tokenizer)
-    full = _ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)
+    full = conversation_ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)
     if full[: len(prompt_ids)] == prompt_ids:
         return full
-    if _ids(tokenizer, _with_answer(prompt, "x"), add_generation_prompt=False)[: len(prompt_ids)] == prompt_ids:
+    if (
+        conversation_ids(tokenizer, _with_answer(prompt, "x"), add_generation_prompt=False)[: len(prompt_ids)]
+        == prompt_ids
+    ):
         raise UnusableAnswerError("changed_by_template")
     opened = block_at_end(tokenizer.decode(prompt_ids))
     raise ConfigError(
@@ -240,14 +243,18 @@ def _empty_block(prompt: Messages, start: int, tokenizer: PreTrainedTokenizerBas
     if not any(closing in str(tokenizer.chat_template) for closing in CLOSING):
         return []
     first, second = (
-        _ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)[start:] for text in ("x", "y")
+        conversation_ids(tokenizer, _with_answer(prompt, text), add_generation_prompt=False)[start:]
+        for text in ("x", "y")
     )
     same = next((at for at, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), 0)
     block = first[:same]
     return block if any(closing in tokenizer.decode(block) for closing in CLOSING) else []
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool) -> list[int]:
+def conversation_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool
+) -> list[int]:
+    """Return a conversation as token ids. Raise ConfigError if the template writes two BOS tokens."""
     encoded = tokenizer.apply_chat_template(
         list(messages), tokenize=True, add_generation_prompt=add_generation_prompt, return_dict=True
     )

@@ -54,9 +54,18 @@ def prompts() -> list[dict[str, str]]:
     return rows
 
 
-def reward(prompts: Sequence[str], completions: Sequence[str], gold: Sequence[str]) -> list[float]:
-    """Return `answer_reward` of each completion, with the signature of TRL's reward functions."""
-    return [answer_reward(text, right) for text, right in zip(completions, gold, strict=True)]
+def reward(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    gold: Sequence[str] | None = None,
+    reference: Sequence[str] = (),
+) -> list[float]:
+    """Return `answer_reward` of each completion, with the signature of TRL's reward functions.
+
+    The gold answer of a recipe's prompt is in the column `gold`, that of a suite's question is its reference answer.
+    """
+    answers = reference if gold is None else gold
+    return [answer_reward(text, right) for text, right in zip(completions, answers, strict=True)]
 
 
 def answer_reward(text: str, gold: str) -> float:

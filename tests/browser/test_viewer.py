@@ -12,20 +12,14 @@ import pytest
 
 from harness.pages.viewer.export import export
 from harness.records import Score, ScoreCard
-from tests.browser.conftest import PHONE, first, fits, keep, needs_chromium, run_address, serious
+from tests.browser.conftest import PHONE, fits, keep, needs_chromium, next_page, run_address, serious
 from tests.fakes.made_runs import make_run, pocket
 
 pytestmark = needs_chromium
 
 
 @pytest.mark.slow
-def test_a_phone_needs_no_scrolling_sideways(open_page: Any, report: str, site: str, results: Path) -> None:
-    page = open_page(report, size=PHONE)
-    assert fits(page)
-    keep(page, "leaderboard-phone.png")
-    page.get_by_label("Sort by").first.select_option(label="model")
-    assert re.search(r"#sort=t-[\w-]+\.1\.ascending$", page.url)  # a link shows what was seen, here too
-    assert first(page, "alpaca-eval") == "dpo"
+def test_a_phone_needs_no_scrolling_sideways(open_page: Any, site: str, results: Path) -> None:
     run = site + run_address(results, "dpo")
     for address in (site, run, f"{run}/question?id=ph-001"):
         assert fits(open_page(address, size=PHONE)), address
@@ -33,40 +27,47 @@ def test_a_phone_needs_no_scrolling_sideways(open_page: Any, report: str, site: 
 
 def test_questions_are_found_and_walked_by_keyboard(open_page: Any, site: str, results: Path) -> None:
     page = open_page(site)
-    page.get_by_role("link", name="wrpo-3-sources").last.click()
+    with next_page(page):
+        page.get_by_role("link", name="wrpo-3-sources").last.click()
     assert page.get_by_role("heading", level=1).inner_text().startswith("wrpo-3-sources")
     page.keyboard.press("/")
     page.keyboard.type("upper case")
     page.keyboard.press("Enter")
-    page.wait_for_url("**q=upper+case**")
-    shown = page.locator(".questions .id").all_inner_texts()
+    page.locator(".questions li a:focus").wait_for()  # the list is there, its first line next
+    assert page.url.endswith("?q=upper+case")
+    shown = page.locator(".questions .id").all_text_contents()
     assert 1 < len(shown) < 60
-    page.keyboard.press("j")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/question?**")
+    assert page.locator(".questions mark").all_text_contents() == ["upper case"] * len(shown)
+    with next_page(page):
+        page.keyboard.press("Enter")
+    assert "/question?" in page.url
     assert f"1 of {len(shown)}" in page.content()
-    page.keyboard.press("j")
-    page.wait_for_url(f"**id={shown[1]}**")
-    page.keyboard.press("k")
-    page.wait_for_url(f"**id={shown[0]}**")
+    with next_page(page):
+        page.keyboard.press("j")
+    assert f"id={shown[1]}" in page.url
+    with next_page(page):
+        page.keyboard.press("k")
+    assert f"id={shown[0]}" in page.url
+    page.keyboard.press("n")
+    assert page.locator("mark.current").inner_text() == "upper case"
     permalink = open_page(page.url)
     assert shown[0] in permalink.get_by_role("heading", level=1).inner_text()
-    page.keyboard.press("u")
-    page.wait_for_url("**q=upper+case")
+    with next_page(page):
+        page.keyboard.press("u")
+    assert page.url.endswith("q=upper+case")
     assert page.complaints == []
 
 
-def test_the_filter_form_narrows_and_the_question_page_shows_both_sides(
-    open_page: Any, site: str, results: Path
-) -> None:
+def test_filters_apply_at_once_and_the_question_page_shows_both_sides(open_page: Any, site: str, results: Path) -> None:
     page = open_page(site + run_address(results, "dpo"))
+    assert not page.get_by_role("button", name="Apply").is_visible()
     page.get_by_label("Show").select_option("flip")
-    page.get_by_role("button", name="Apply").click()
-    page.wait_for_url("**flag=flip**")
+    page.wait_for_url("**?flag=flip")
     flipped = page.locator(".questions li").count()
     assert 0 < flipped < 60
-    page.locator(".questions a").first.click()
-    page.wait_for_url("**/question?**")
+    assert page.get_by_role("status").inner_text().startswith(f"{flipped} of 60 questions")
+    with next_page(page):
+        page.locator(".questions a").first.click()
     assert page.locator(".sides .box").count() == 2
     assert page.locator(".reply").count() == 2
     outcomes = set(page.locator(".outcome").all_inner_texts())
@@ -74,34 +75,110 @@ def test_the_filter_form_narrows_and_the_question_page_shows_both_sides(
     keep(page, "question.png")
 
 
+def test_a_bar_of_the_histogram_filters_and_lets_go(open_page: Any, site: str, results: Path) -> None:
+    page = open_page(site + run_address(results, "dpo"))
+    bar = page.get_by_role("link", name=re.compile(r"questions: 100$"))
+    count = int((bar.get_attribute("aria-label") or "").split()[0])
+    bar.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**?score=100")
+    assert page.locator(".questions .score").all_text_contents() == ["100.0"] * count
+    assert page.get_by_label("Score", exact=True).input_value() == "100"
+    keep(page, "run.png")
+    page.get_by_role("link", name=re.compile(r"questions: 100$")).click()
+    page.wait_for_url(lambda url: "score" not in url)
+    assert page.locator(".questions li").count() == 60
+    assert page.complaints == []
+
+
+def test_without_scripts_the_filters_have_a_button(browser: Any, site: str, results: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(site + run_address(results, "dpo"))
+    page.get_by_label("Show").select_option("truncated")
+    with page.expect_navigation():
+        page.get_by_role("button", name="Apply").click()
+    assert page.locator(".questions li").count() == 5  # every 12th of 60
+    context.close()
+
+
 def test_two_runs_are_chosen_and_compared(open_page: Any, site: str, results: Path) -> None:
     page = open_page(site + run_address(results, "dpo"))
     page.get_by_label("Compare with").select_option(run_address(results, "wrpo-6-sources")[5:])
-    page.get_by_role("button", name="Compare").click()
-    page.wait_for_url("**/compare?**")
+    with next_page(page):
+        page.get_by_role("button", name="Compare").click()
+    assert "/compare?" in page.url
     page.get_by_label("Order").select_option("gain")
-    page.get_by_label("Show").select_option("changed")
-    page.get_by_role("button", name="Apply").click()
     page.wait_for_url("**sort=gain**")
+    page.get_by_label("Show").select_option("changed")
+    page.wait_for_url("**flag=changed**")
     assert page.locator(".questions li").count() > 3
     keep(page, "compare.png")
-    page.locator(".questions a").first.click()
-    page.wait_for_url("**/compare/question?**")
+    with next_page(page):
+        page.locator(".questions a").first.click()
+    assert "/compare/question?" in page.url
     assert page.get_by_role("heading", name="Judgments of").count() == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_violation(open_page: Any, report: str, site: str, results: Path, scheme: str) -> None:
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_every_page_fits_and_axe_finds_no_serious_violation(
+    open_page: Any, report: str, site: str, results: Path, width: int, scheme: str
+) -> None:
     run, other = run_address(results, "dpo"), run_address(results, "wrpo-6-sources")
     two = f"a={run[5:]}&b={other[5:]}"
-    addresses = [report, site + run, f"{site}{run}/question?id=ph-001"]
-    if scheme == "light":
-        addresses += [site, f"{site}/compare?{two}", f"{site}/compare/question?{two}&id=ph-001", f"{site}/nothing"]
-
-    assert {address: serious(open_page(address, scheme=scheme)) for address in addresses} == {
-        address: [] for address in addresses
+    pages = {
+        "board": report,
+        "home": site,
+        "run": site + run,
+        "search": f"{site}{run}?q=upper+case&score=100",
+        "question": f"{site}{run}/question?id=ph-001&q=upper+case",
+        "markdown": f"{site}{run}/question?id=ph-001&q=upper+case&as=markdown",
+        "compare": f"{site}/compare?{two}",
+        "compare-question": f"{site}/compare/question?{two}&id=ph-001",
+        "error": f"{site}/nothing",
     }
+    faults = {}
+    page = open_page(site, size={"width": width, "height": 900}, scheme=scheme)
+    for name, address in pages.items():
+        page.goto(address)
+        for details in page.locator("details").all():
+            details.evaluate("element => element.open = true")  # what is folded is looked at too
+        keep(page, f"{name}-{width}-{scheme}.png")
+        faults[name] = [*serious(page), *([] if fits(page) else ["needs scrolling sideways"])]
+
+    assert faults == {name: [] for name in pages}
+
+
+@pytest.mark.slow
+def test_every_page_of_the_viewer_is_walked_by_tab_alone(open_page: Any, site: str, results: Path) -> None:
+    """Whatever acts can be focused, is seen when it is, and the skip link comes first."""
+    run, other = run_address(results, "dpo"), run_address(results, "wrpo-6-sources")
+    two = f"a={run[5:]}&b={other[5:]}"
+    addresses = ("", run, f"{run}/question?id=ph-001", f"/compare?{two}", f"/compare/question?{two}&id=ph-001")
+    for address in addresses:
+        page = open_page(site + address)
+        acting = page.evaluate(
+            "[...document.querySelectorAll('a, button, input, select, summary, [tabindex=\"0\"]')]"
+            ".filter(one => one.checkVisibility({visibilityProperty: true}) && one.type !== 'hidden').length"
+        )
+        reached = 0
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        while page.evaluate("document.activeElement !== document.body") and reached <= acting:
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none", page.evaluate("document.activeElement.outerHTML")
+            reached += 1
+            page.keyboard.press("Tab")
+        assert reached >= acting, address
+
+
+def lines(page: Any, count: int) -> None:
+    """Wait until the list shows so many lines."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(".questions li:not([hidden])")).to_have_count(count)
 
 
 @pytest.mark.slow
@@ -111,18 +188,33 @@ def test_an_export_is_read_from_disk(open_page: Any, tmp_path: Path) -> None:
     export(tmp_path / "results", tmp_path / "site")
     page = open_page((tmp_path / "site" / "index.html").as_uri())
     page.get_by_label("Colours").select_option("dark")
-    page.get_by_role("link", name="strong").last.click()
+    with next_page(page):
+        page.get_by_role("link", name="strong").last.click()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"  # kept from page to page
     assert page.locator(".questions li").count() == 60
     page.get_by_label("Lines that contain").fill("ph-002")
-    assert page.locator(".questions li:visible").count() == 1
-    page.locator(".questions li:visible a").click()
+    lines(page, 1)
+    assert page.get_by_role("status").inner_text().startswith("1 of 60 questions")
+    page.get_by_label("Lines that contain").fill("")
+    page.get_by_label("Show").select_option("truncated")
+    lines(page, 5)
+    page.get_by_label("Order").select_option("score")
+    page.get_by_label("Show").select_option("")
+    lines(page, 60)
+    scores = [float(text) for text in page.locator(".questions .score").all_text_contents()]
+    assert scores == sorted(scores)
+    page.get_by_label("Lines that contain").fill("ph-002")
+    lines(page, 1)
+    with next_page(page):
+        page.locator(".questions li:visible a").click()
     assert "ph-002" in page.get_by_role("heading", level=1).inner_text()
     keep(page, "export-question.png")
-    page.keyboard.press("m")
-    page.wait_for_url("**-markdown.html")
-    page.keyboard.press("j")
-    page.wait_for_url("**/0003-markdown.html")
+    with next_page(page):
+        page.keyboard.press("m")
+    assert page.url.endswith("-markdown.html")
+    with next_page(page):
+        page.keyboard.press("j")
+    assert page.url.endswith("/0003-markdown.html")
     page.keyboard.press("?")
     assert page.get_by_role("dialog").is_visible()
     page.get_by_role("button", name="Close").click()

@@ -136,6 +136,7 @@ def test_ls_names_the_built_in_plug_ins(harness: Callable[..., Done]) -> None:
         "ray",
         "route",
         "scripted",
+        "sglang",
         "transformers",
         "vllm",
     ]

@@ -201,6 +201,20 @@ def test_a_pooled_check_passes_where_each_suite_alone_is_undecided() -> None:
     assert judge_gate("cand", "base", GatePolicy(checks=alone), both).outcome == "inconclusive"
 
 
+def test_what_is_no_sum_over_questions_cannot_be_pooled_for_these_questions() -> None:
+    pair = compare(BASE, CANDIDATE).model_copy(update={"population": "these"})
+    both = {
+        suite: Evidence(comparison=pair, baseline=BASE.card, candidate=CANDIDATE.card)
+        for suite in ("alpaca_eval", "arena_hard")
+    }
+    check = GateCheck(pooled=("alpaca_eval", "arena_hard"), metric="lc_win_rate", margin=2.5)
+
+    report = judge_gate("cand", "base", GatePolicy(checks=(check,), population="these"), both)
+
+    assert report.outcome == "invalid"
+    assert "alpaca_eval lc_win_rate, both runs have arena_hard" in report.reasons[0]
+
+
 @pytest.mark.parametrize(
     "check",
     [

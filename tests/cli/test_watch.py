@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -43,9 +44,10 @@ class Folder:
 
 
 @pytest.fixture
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder for PYTHONPATH in which a backend is installed that serves the folders below."""
+def plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder on the path in which a backend is installed that serves the folders below."""
     folder = tmp_path_factory.mktemp("plugin")
+    monkeypatch.syspath_prepend(str(folder))
     (folder / "folder_backend.py").write_text(BACKEND)
     info = folder / "folder_backend-1.dist-info"
     info.mkdir()
@@ -127,7 +129,9 @@ def test_each_new_checkpoint_is_run_once_and_the_trend_is_drawn(
     assert values[0] < values[1]
     (drawn,) = (tmp_path / "results" / "watch").glob("wrpo-*-mt-bench-*.svg")
     assert len(ElementTree.fromstring(drawn.read_text()).findall(".//{*}circle")) == 3  # two points and the legend's
-    assert "+" in second.out  # since the last
+    assert "more is better" in second.out
+    assert re.search(r"\+\d+\.\d\d better", second.out)  # since the last
+    assert re.search(r"checkpoint-20: evaluated in \d+ s\n", second.err)
 
 
 def test_a_failing_run_is_said_and_tried_again_later(harness: Callable[..., Done], plugin: str, tmp_path: Path) -> None:
@@ -147,6 +151,14 @@ def test_a_folder_without_checkpoints_is_said(harness: Callable[..., Done], tmp_
 
     assert done.code == 0, done.err
     assert "no checkpoint in" in done.err
+
+
+def test_a_wrong_flag_is_an_error_before_the_first_look(harness: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+
+    refused = harness("watch", "out", "--suite", "mt_bench", "--once", "--no-such-flag")
+
+    assert (refused.code, "no-such-flag" in refused.err) == (2, True)
 
 
 def test_what_watch_sets_itself_cannot_be_handed_on(harness: Callable[..., Done], tmp_path: Path) -> None:

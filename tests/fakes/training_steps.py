@@ -108,7 +108,7 @@ def pairs_of(recipe: Recipe, count: int = 24) -> Step:
 
 
 def aligned(recipe: Recipe, sft: Step, pairs: Step) -> list[Step]:
-    return align_steps(recipe, 42, sft, {2: pairs})
+    return align_steps(recipe, 42, sft, pairs)
 
 
 def log_of(step: Step) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.best import best_of_models
 from harness.analysis.finished_runs import compare_models
 from harness.records.facts import load_function
 from harness.records.protocols import OwnRunner, SuiteOptions
@@ -50,6 +51,24 @@ def test_length_controlled_rates_are_compared_by_shared_refits(tmp_path: Path) -
     assert row.method == "refitted"
     assert row.se < 1.7  # unpaired, the two cards' errors add up to more
     assert {one.category for one in found.differences} >= {"koala", "vicuna"}
+
+
+def test_the_best_length_controlled_rates_are_found_by_the_same_refits(tmp_path: Path) -> None:
+    models = ("FuseChat-Llama-3.1-8B-Instruct", "FuseChat-Gemma-2-9B-Instruct", "OpenHermes-2.5-Mistral-7B")
+    for name in models:
+        bring(tmp_path, "alpaca_eval", "alpaca_eval", f"alpaca_eval/annotations/{name}.json.xz", name)
+
+    (best,) = best_of_models(models, tmp_path)
+    (pair,) = compare_models(models[:2], tmp_path)
+    two = best_of_models(models[:2], tmp_path)[0].models
+    row = pair.difference("lc_win_rate")
+
+    assert (best.method, best.metric, best.n) == ("refitted", "lc_win_rate", 805)
+    assert best.tied == (models[1],)
+    assert [round(model.value, 1) for model in best.models] == [70.2, 65.4, 16.2]  # the published board
+    # of two, the bound is that of the one-sided test of compare's own difference
+    assert row is not None
+    assert two[0].high == pytest.approx(row.value + 1.645 * row.se, rel=0.02)
 
 
 def test_two_official_models_on_mt_bench(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from harness.backends.endpoint import EndpointBackend
+from harness.backends.memory import GIB
 from harness.backends.scripted import ScriptedBackend
 from harness.backends.server import free_port
 from harness.backends.transformers import TransformersBackend
@@ -62,11 +63,30 @@ def test_vllm_serves_an_adapter_on_its_base(tmp_path: Path) -> None:
 
     assert f"--model={base}" in argv
     assert "--max-lora-rank=16" in argv
-    module = next(word for word in argv if word.startswith("--lora-modules="))
-    assert json.loads(module.partition("=")[2]) == {"name": "tuned", "path": str(adapter)}
+    module = argv[argv.index("--lora-modules") + 1]
+    assert json.loads(module) == {"name": "tuned", "path": str(adapter)}
     # the adapter is asked for with the base's template, written out for the server
     (template,) = tmp_path.glob("chat_template-*.jinja")
     assert f"--chat-template={template}" in argv
+
+
+@needs_vllm
+def test_the_kv_cache_on_cpus_fits_free_memory_unless_the_user_sets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(tmp_path / "ckpt")
+    monkeypatch.setattr("harness.backends.vllm.is_cpu_build", lambda: True)
+    monkeypatch.setattr("harness.backends.vllm.available_memory", lambda: 42 * GIB)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+
+    def space(*engine_args: str) -> str | None:
+        options = ServeOptions(log_dir=tmp_path, engine_args=engine_args)
+        return VllmBackend(ModelRef.parse(str(folder)), options).launch(1).env.get("VLLM_CPU_KVCACHE_SPACE")
+
+    assert space() == "19"  # half of 42 GiB less 2 for the server and some bytes of weights
+    assert space("--kv-cache-memory-bytes=9000000000") is None
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
+    assert space() == "3"
 
 
 @needs_vllm

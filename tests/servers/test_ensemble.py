@@ -218,6 +218,30 @@ def test_best_of_takes_the_answer_with_the_highest_reward_per_turn(tmp_path: Pat
     assert [work.calls for work in one.work] == [2, 2]
 
 
+def test_best_of_refuses_a_reward_that_needs_a_column_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "gold.py").write_text("def right(prompts, completions, gold, reference=()):\n    return []\n")
+    members = {"a": {"model": "echo", "backend": "scripted"}}
+    path = team(tmp_path, members, reward={"kind": "function", "model": f"{tmp_path / 'gold.py'}:right"})
+
+    with pytest.raises(
+        ConfigError, match=r"gold.py:right needs the column 'gold', .* let the function take `reference`"
+    ):
+        BestOfBackend(ModelRef.parse(f"best_of:{path}"), options(tmp_path))
+
+
+def test_the_aggregators_instructions_are_a_file_or_stand_in_the_team(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("Choose. {answers}")
+    members = {"a": {"model": "echo", "backend": "scripted"}}
+
+    def template(setting: str) -> str:
+        path = team(tmp_path, members, aggregator="a", template=setting)
+        return MoaBackend(ModelRef.parse(f"moa:{path}"), options(tmp_path)).template
+
+    assert template(str(tmp_path / "words.txt")) == template("Choose. {answers}") == "Choose. {answers}"
+    with pytest.raises(ConfigError, match=r"template has 2 slots \{answers\}; it needs one"):
+        template("{answers} or {answers}")
+
+
 def test_route_asks_the_member_to_which_the_prompt_is_likeliest(tmp_path: Path) -> None:
     def reads(logprob: float, text: str) -> ReplyFunction:
         def reply(request: Request) -> Reply | str:

@@ -11,10 +11,11 @@ import yaml
 from harness.records import Answer
 from harness.records.errors import ConfigError
 from recipes.layout import Recipe
-from recipes.pipeline import all_steps
+from recipes.pipeline import all_steps, train
 from recipes.records import RewardRow, rows_in
 from recipes.report.costs import CostRow, cost_grid, pareto, read_costs
-from recipes.stages.evaluate import rival_ref, suite_steps, write_team
+from recipes.rewards.scoring import check_reward
+from recipes.stages.evaluate import rival_ref, suite_settings, suite_steps, write_team
 from recipes.stages.report import read_variant_board
 from recipes.steps import Step, run_step
 from tests.fakes.recipe_folder import TEST, VALIDATION, same, toy_recipe, write_held_out, write_prompts
@@ -145,6 +146,51 @@ def test_a_team_has_the_recipes_sources_and_a_key_only_for_endpoints(tmp_path: P
     assert str(rival_ref(recipe, "best_source")).startswith("best_of:")
     assert rival_ref(recipe, "a").label == "toy-a"
     assert [step.name for step in suite_steps(recipe, [])][:1] == ["suites/a"]
+
+
+def test_a_reward_that_cannot_score_questions_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    recipe = recipe_with(tmp_path)
+    (tmp_path / "reward.py").write_text("def length(prompts, completions, gold):\n    return [1.0 for _ in gold]\n")
+    for name in ("a", "b", "target"):
+        (tmp_path / f"{name}.jsonl").unlink()
+        (tmp_path / f"{name}.jsonl").mkdir()  # as if it were a model
+    (tmp_path / "c.jsonl").touch()
+
+    with pytest.raises(ConfigError, match="needs the column 'gold', which questions of suites do not have"):
+        list(train(recipe))
+    assert not (tmp_path / "out" / "resolved.yaml").exists()
+    check_reward(recipe.spec.reward)  # of held-out prompts, which have the recipe's columns
+
+
+def test_a_recipe_words_the_aggregators_instructions(tmp_path: Path) -> None:
+    recipe = recipe_with(tmp_path, '[moa], moa: {template: "Pick one: {answers}"}')
+    step = rival_steps(recipe)["held-out/moa"]
+
+    run_step(step)
+
+    team = yaml.safe_load(recipe.team("moa").read_text())
+    assert team["template"] == "Pick one: {answers}"
+    assert step.settings["moa"] == {"aggregator": "target", "layers": 2, "template": "Pick one: {answers}"}
+    assert suite_settings(recipe, "moa", 1)["moa"] == step.settings["moa"]
+    with pytest.raises(ConfigError, match=r"needs \{answers\} once, where the answers go, not 0 times"):
+        recipe_with(tmp_path, "[moa], moa: {template: Pick one}")
+
+
+def test_rows_that_load_all_their_models_may_share_the_machine_and_those_with_servers_not(tmp_path: Path) -> None:
+    text = RECIPE.replace("backend: scripted", "backend: in_process").replace("FOLDER", str(tmp_path))
+    text = text.replace("MODELS", "[a, best_source, moa, dpo]")
+
+    def sharing(text: str) -> set[str]:
+        return {step.name for step in all_steps(toy_recipe(tmp_path, text)) if step.alone and step.one_core}
+
+    assert sharing(text) == {"suites/a", "suites/best_source"}  # the aggregator is the target, which is scripted
+    served = text.replace("target_backend: scripted", "target_backend: in_process")
+    assert sharing(served) == {"suites/a", "suites/best_source", "suites/moa", "held-out/moa"}
+    assert sharing(served.replace("suite: mt_bench", "suite: mt_bench, backend: in_process")) == {
+        *("suites/a", "suites/best_source", "suites/moa", "held-out/moa"),
+        "seed-1/suites/dpo",
+    }
+    assert sharing(served.replace("edition: pocket", "judge: local")) == {"held-out/moa"}  # it may start a judge
 
 
 def test_names_that_cannot_be_rows_are_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from harness.pages.text import visible
 from harness.pages.viewer.app import build_app
 from harness.pages.viewer.guard import is_loopback
+from harness.pages.viewer.histogram import ScoreRange, bars
 from harness.pages.viewer.listing import Choice, build_index, chosen, pairs
 from harness.pages.viewer.question import shown
 from harness.pages.viewer.texts import SuiteTexts
@@ -139,6 +140,44 @@ def test_a_question_shows_both_answers_both_orders_and_its_neighbours(client: Te
     assert "question?id=ph-003" in text
     assert "2 of 60" in text
     assert client.get(address(results, "strong") + "/question?id=none").status_code == 404
+
+
+def test_a_search_shows_where_the_words_are_and_marks_them(client: TestClient, results: Path) -> None:
+    path = address(results, "strong")
+    page = client.get(path, params={"q": "Final Verdict"}).text
+
+    assert page.count('class="preview"') == 60
+    assert page.count('<span class="match">reply: <bdi>') == 60
+    assert "My <mark>final verdict</mark> is [[A" in page
+    texts = client.get(path + "/question", params={"id": "ph-002", "q": "final verdict"}).text
+    assert texts.count("My <mark>final verdict</mark> is") == 2
+    assert 'href="' + path + '/question?id=ph-002">Without marks' in texts
+    hostile = client.get(path, params={"q": '"><script>'}).text
+    assert "<script>" not in hostile
+
+
+def test_a_histogram_has_a_bar_per_score_that_lists_its_questions(client: TestClient, results: Path) -> None:
+    path = address(results, "strong")
+    links = re.findall(r'href="([^"]*)" aria-label="(\d+) questions?: (\S+)"', client.get(path).text)
+
+    assert [label for _, _, label in links] == ["0", "25", "50", "75", "100"]
+    assert sum(int(count) for _, count, _ in links) == 60
+    for link, count, _ in links:
+        assert client.get(link).text.count('class="preview"') == int(count)
+    assert client.get(path, params={"score": "nan"}).text.count('class="preview"') == 60
+
+
+def test_scores_that_differ_much_are_counted_in_round_ranges() -> None:
+    """0.0, 0.1, ..., 10.0: ten ranges of width 1, the last of which has both its limits."""
+    scores = [step / 10 for step in range(101)]
+    spread = bars([*scores, None], signed=False)
+
+    assert [bar.label for bar in spread] == [f"{low} to {low + 1}" for low in range(10)]
+    assert [bar.count for bar in spread] == [10] * 9 + [11]
+    assert str(spread[-1].range) == "9..10"
+    assert ScoreRange.of("9..10") == spread[-1].range
+    assert [bar.label for bar in bars([-0.5, 0.0, 1.0], signed=True)] == ["-0.5", "0", "+1"]
+    assert bars([None], signed=False) == []
 
 
 def test_verdicts_come_first_and_text_is_what_the_judge_read(client: TestClient, results: Path) -> None:

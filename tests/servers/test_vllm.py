@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.adapters import SharedServer
 from harness.backends.transformers import TransformersBackend
 from harness.backends.vllm import VllmBackend
 from harness.records import Answer, ModelRef, Prompt, Sampling
 from harness.records.errors import CheckpointError
 from harness.records.protocols import ServeOptions
+from harness.records.settings import ServeSpec
+from recipes.likelihood import PairLogps, Texts, score_pairs
+from recipes.sampling import Sampler
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed")]
 GREEDY = Sampling(temperature=0.0, max_tokens=24)
@@ -175,3 +179,71 @@ def test_transformers_serve_leaves_too_long_prompts_unscored(vllm_checkpoint: Pa
     assert answer.error is not None
     assert answer.error.reason == "context"
     assert f"of {limit} for an answer" in answer.error.message
+
+
+def test_one_server_serves_all_adapters_of_a_base(vllm_checkpoint: Path, tmp_path: Path) -> None:
+    """Known at the start, loaded while it runs, and again after its death; each answers as itself."""
+    folders = [tmp_path / name for name in ("one", "two", "later")]
+    for folder in folders:
+        _train_nothing(vllm_checkpoint, folder)
+    kept = SharedServer(grows=True)
+    texts: list[list[tuple[str, ...]]] = []
+    pids = set()
+
+    async def ask(backend: VllmBackend, *, kill: bool = False) -> list[tuple[str, ...]]:
+        async with backend:
+            pids.add(backend.server.pid)
+            if kill:
+                assert backend.server.pid is not None
+                os.kill(backend.server.pid, signal.SIGKILL)
+            prompts = [Prompt(id=f"p{number}", turns=(f"Say {number}.",), category="toy") for number in range(8)]
+            found = await asyncio.gather(*(backend.answer(prompt, GREEDY) for prompt in prompts))
+            assert all(answer.error is None for answer in found), [answer.error for answer in found]
+            assert {answer.model for answer in found} == {backend.label}
+            return [answer.turns for answer in found]
+
+    try:
+        for position, folder in enumerate(folders):
+            backend = vllm(folder, tmp_path)
+            kept.adopt(backend, later=[vllm(folders[1], tmp_path)] if position == 0 else [])
+            texts.append(asyncio.run(ask(backend)))
+        assert len(pids) == 1
+        again = vllm(folders[1], tmp_path)
+        kept.adopt(again)
+        texts.append(asyncio.run(ask(again, kill=True)))
+        assert again.restarts == 1
+        log = (tmp_path / "vllm.log").read_text()
+    finally:
+        kept.close()
+
+    one, two, later, two_again = texts
+    assert one != two
+    assert two != later
+    assert one != later
+    assert two_again == two
+    assert "Loaded new LoRA adapter: name 'later@" in log
+
+
+def test_log_probabilities_of_given_answers_equal_those_of_the_model_in_this_process(
+    vllm_checkpoint: Path, tmp_path: Path
+) -> None:
+    pairs = [
+        Texts(Prompt(id=f"p{number}", turns=(f"Say {number}.",), category="toy"), (answer, f"{answer} {answer}", "No."))
+        for number, answer in enumerate(("Yes.", "A longer answer, with a comma.", "3 + 4 = 7"))
+    ]
+
+    def rows(backend: str) -> dict[str, PairLogps]:
+        folder = tmp_path / backend
+        folder.mkdir()
+        serve = ServeSpec(start_timeout=400)
+        score_pairs(Sampler("a", ModelRef.parse(str(vllm_checkpoint)), backend, serve, 0, 0.0), pairs, folder)
+        lines = (folder / "logps.jsonl").read_text().splitlines()
+        return {row.prompt_id: row for row in map(PairLogps.model_validate_json, lines)}
+
+    served, local = rows("vllm"), rows("in_process")
+
+    for name, row in local.items():
+        assert served[name].tokens == row.tokens
+        assert served[name].per_token == pytest.approx(row.per_token, abs=0.01)  # the server's kernels round otherwise
+        assert row.per_token is not None
+        assert max(row.per_token) < -0.001  # so that equal is not equally certain

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402
 
 from harness.records.errors import ConfigError, IncompleteError, ReplyError  # noqa: E402
+from harness.store.checkpoint import weights_digest  # noqa: E402
 from recipes.layout import Recipe  # noqa: E402
 from recipes.likelihood import PairLogps, Texts, score_pairs, summed  # noqa: E402
 from recipes.records import PreferencePair, RewardRow, rows_in  # noqa: E402
@@ -41,6 +42,9 @@ from tests.fakes.training_steps import (  # noqa: E402
 )
 
 __all__ = ["one_thread", "sft", "target"]  # fixtures
+
+
+INFIFPO = {"x": {"method": "infifpo"}}
 
 
 def sources(*folders: Path) -> list[dict[str, str]]:
@@ -112,6 +116,23 @@ def test_a_source_scores_the_pairs_with_its_own_tokens(tmp_path: Path, target: P
     assert row.sums == pytest.approx([total for total, _ in expected], abs=1e-4)
     assert row.tokens == tuple(count for _, count in expected)
     assert row.tokens[0] < len(pair.source.text) + 1  # tokens were merged
+
+
+def test_a_source_scores_with_the_variables_of_its_template(tmp_path: Path, target: Path) -> None:
+    texts = {"open": "{{ guide | default('none') }}: " + CHAT_TEMPLATE, "filled": "Be brief.: " + CHAT_TEMPLATE}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.jinja").write_text(text)
+
+    def sums(name: str, **serve: Any) -> list[Any]:
+        source = {"name": "a", "model": str(target), "backend": "in_process"}
+        serve["chat_template"] = str(tmp_path / f"{name}.jinja")
+        recipe = made(tmp_path / f"{name}{len(serve)}", target, sources=[source | {"serve": serve}], variants=INFIFPO)
+        (step,) = scored(recipe, pairs_of(recipe, 2), "x")
+        return [row.sums for row in rows_in(step.folder / "logps.jsonl", PairLogps)]
+
+    filled = sums("filled")
+    assert sums("open", chat_template_kwargs={"guide": "Be brief."}) == filled
+    assert sums("open") != filled
 
 
 def test_scoring_resumes_after_a_kill_and_counts_what_is_too_long(tmp_path: Path, target: Path, foreign: Path) -> None:
@@ -339,6 +360,9 @@ def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Pat
             total[kind] = total.get(kind, 0.0) + float(loss)
 
     assert losses(step)[0] == pytest.approx(total[GKDTrainer] / count, abs=1e-4)
+    recorded = json.loads((step.folder / "made_from.json").read_text())
+    assert recorded == {"a": weights_digest(teacher, None)}  # other weights of that name are another step's
+    assert "made_from.json" in run_step(step).outputs
     assert total[GOLDTrainer] == pytest.approx(total[GKDTrainer])
     assert distance(step.folder, sft.folder) > 0
 

@@ -38,6 +38,7 @@ variants:
   soup: {method: merge, models: [wrpo], seeds: all}
   both: {method: merge, merge: sce, models: [dpo, wrpo], topk: 0.5}
   fused: {method: merge, merge: ties, models: [a, sft], density: 0.5, weights: [0.3, 0.7]}
+  mixed: {method: merge, models: [wrpo, a], seeds: all, weights: [1, 3]}
 """
 
 
@@ -76,7 +77,8 @@ def test_a_soup_is_the_mean_of_all_seeds_and_a_row_of_one(recipe: Recipe) -> Non
     steps = {step.name: step for step in merge_steps(recipe, trained_steps(recipe))}
 
     assert sorted(steps) == [
-        *("seed-1/align/both", "seed-1/align/fused", "seed-1/align/soup", "seed-2/align/both", "seed-2/align/fused")
+        *("seed-1/align/both", "seed-1/align/fused", "seed-1/align/mixed", "seed-1/align/soup"),
+        *("seed-2/align/both", "seed-2/align/fused"),
     ]
     soup = steps["seed-1/align/soup"]
     assert [step.name for step in soup.inputs] == ["seed-1/wrpo", "seed-2/wrpo"]
@@ -112,6 +114,18 @@ def test_a_merge_of_variants_starts_from_the_sft_model_and_one_with_sources_from
 
 
 @pytest.mark.slow
+def test_a_source_is_one_model_however_many_seeds_are_merged(recipe: Recipe) -> None:
+    mixed = {step.name: step for step in merge_steps(recipe, trained_steps(recipe))}["seed-1/align/mixed"]
+
+    run_step(mixed)
+
+    first, second = weights(recipe.variant("wrpo", 1)), weights(recipe.variant("wrpo", 2))
+    source = weights(Path(recipe.spec.sources[0].model or ""))
+    for name, tensor in weights(mixed.folder).items():
+        assert (tensor - (first[name] + second[name] + 3 * source[name]) / 5).abs().max() < 1e-6
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "keys", "expected"),
     [
@@ -134,9 +148,11 @@ def test_a_merge_equals_mergekits_own(
     folders = {name: make_checkpoint(tmp_path / name, seed=seed) for seed, name in enumerate(("base", "a", "b"))}
     spec = MergeSpec(merge=method, models=("a", "b"), **keys)
 
-    run_mergekit(merge_config(spec, [folders["a"], folders["b"]], folders["base"]), tmp_path / "ours", seed=7)
-
     weight = dict(zip("ab", keys.get("weights", (1.0, 1.0)), strict=True))
+    by_folder = {folders[name]: number for name, number in weight.items()}
+
+    run_mergekit(merge_config(spec, by_folder, folders["base"]), tmp_path / "ours", seed=7)
+
     models = []
     for name in "ab":
         parameters = {"weight": weight[name]} if "weight" in expected else {}

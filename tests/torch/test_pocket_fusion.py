@@ -72,6 +72,38 @@ def test_the_recipe_goes_from_prompts_to_a_board_of_variants(tmp_path: Path, mod
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_way_to_fuse_is_a_row_of_one_board(tmp_path: Path, models: Path) -> None:
+    """pocket-methods made smaller, with the sources, ensembles and merges of pocket, on a suite too."""
+    pytest.importorskip("mergekit")
+    from recipes.pipeline import train
+
+    variants = yaml.safe_load(recipe_path("pocket-methods").read_text())["variants"]
+    rows = yaml.safe_load(recipe_path("pocket").read_text())
+    merges = {name for name, entry in variants.items() if entry.get("method") == "merge"} - {"mean", "sources-ties"}
+    variants = {name: entry for name, entry in variants.items() if name not in merges}  # test_merges.py has them all
+    rivals = [*SPECIALISTS, "best_source", "moa", "route"]
+    suite = {"suite": "mt_bench", "edition": "pocket", "limit": 4, "backend": "in_process"}
+    evaluate = {"temperatures": [0.8], "models": ["best", *rivals], "moa": rows["evaluate"]["moa"], **suite}
+    recipe = narrow(read_recipe(small_recipe(tmp_path, models, variants=variants, evaluate=evaluate)), None, None)
+
+    done = {outcome.step.name: outcome.record.counts for outcome in train(recipe)}
+
+    names = {*recipe.spec.variants, *recipe.spec.merges}
+    assert {"infifpo", "fuserl-sft", "fuserl", "distill-own", "fusechat-code", "fusechat", "wrpo-again-round2"} <= names
+    assert {f"seed-1/align/{name}" for name in names} <= set(done)
+    assert done["seed-1/align/fusechat"]["models"] == len(SPECIALISTS)
+    assert {f"suites/{name}" for name in rivals} | {"seed-1/suites/best"} <= set(done)
+    board = json.loads((tmp_path / "out" / "report" / "variants.json").read_text())
+    assert {row["model"] for row in board["models"]} == {*names, *rivals, "sft", "target"}
+    assert all(row["reward"]["value"] is not None for row in board["models"])
+    methods = json.loads((tmp_path / "out" / "report" / "methods.json").read_text())
+    costs = {row["model"]: row for row in methods["costs"]}
+    assert (costs["moa"]["calls"], costs["best_source"]["calls"], costs["fusechat"]["calls"]) == (4, 3, 1)
+    assert costs["fusechat"]["trained_tokens"] > costs["fusechat-code"]["trained_tokens"]
+
+
+@pytest.mark.slow
 def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path: Path, models: Path) -> None:
     from harness.records.errors import ConfigError
 

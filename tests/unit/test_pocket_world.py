@@ -30,6 +30,9 @@ def test_a_reward_is_the_share_of_right_places_less_what_is_needless(text: str, 
 
 def test_the_reward_function_takes_the_column_gold() -> None:
     assert reward(["q", "q"], ["a", "ab"], gold=["a", "a"]) == pytest.approx([1.0, 0.9])
+    # a suite's question has no such column, but its reference answer
+    assert reward(["q", "q"], ["a", "ab"], reference=["a", "a"]) == pytest.approx([1.0, 0.9])
+    assert reward(["q"], ["a"], gold=["a"], reference=["b"]) == [1.0]
 
 
 def test_prompts_are_always_the_same_never_twice_and_none_of_the_suites() -> None:

@@ -9,11 +9,17 @@ import pytest
 import yaml
 
 from harness.records.errors import ConfigError
+from harness.store.checkpoint import weights_digest
+from recipes.expansion import _with_copies
+from recipes.hub import pushes
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
-from recipes.spec import RecipeSpec, _with_copies, read_recipe
+from recipes.report.costs import _made_of
+from recipes.sampling import record_weights
+from recipes.spec import RecipeSpec, read_recipe
 from recipes.train import narrow
 
+SOUP = {"method": "merge", "seeds": "all"}
 SOURCES = [{"name": name, "model": f"models/{name}", "backend": "in_process"} for name in "ab"]
 
 
@@ -88,7 +94,9 @@ def test_fuserl_is_weighted_sft_of_the_target_and_weighted_preferences_after_it(
 
 
 def test_fusechat_is_one_distilled_copy_per_source_and_their_merge() -> None:
-    variants = _with_copies({"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, SOURCES, "r.yaml")
+    variants = _with_copies(
+        {"fuse": {"method": "fusechat", "training": {"beta": 0.5}, "topk": 0.1}}, ["a", "b"], "r.yaml"
+    )
 
     assert variants == {
         "fuse-a": {"method": "distill", "teacher": "a", "training": {"beta": 0.5}},
@@ -104,6 +112,31 @@ def test_a_selected_merge_brings_its_copies(tmp_path: Path) -> None:
     assert list(narrow(spec, "fuse", None).variants) == ["fuse-a", "fuse-b"]
     assert {"seed-1/align/fuse-a", "seed-1/align/fuse-b"} <= set(steps["seed-1/align/fuse"])
     assert "seed-1/align/dpo" not in steps
+
+
+def test_a_merge_is_run_planned_and_pushed_if_it_is_selected_and_its_parts_are_only_trained(tmp_path: Path) -> None:
+    both = {"method": "merge", "merge": "ties", "models": ["dpo", "wrpo"], "base": "start"}
+    variants = {"start": {}, "dpo": {}, "wrpo": {}, "both": both, "soup": {**SOUP, "models": ["wrpo"]}}
+    spec = spec_of(tmp_path, variants, seeds=[1, 2])
+
+    chosen = narrow(spec, "both", None)
+
+    assert (list(chosen.variants), list(chosen.merges)) == (["start", "dpo", "wrpo"], ["both"])
+    assert [push.repo for push in pushes(chosen, "org")] == ["org/toy-both-seed1", "org/toy-both-seed2"]
+    assert [push.repo for push in pushes(narrow(spec, "soup", None), "org/mine")] == ["org/mine"]
+    assert pushes(narrow(spec, "soup", [1]), "org") == []  # it needs all seeds
+    assert list(narrow(spec, "wrpo", None).merges) == []
+    assert list(narrow(spec, None, None).merges) == ["both", "soup"]
+
+
+def test_training_that_a_model_costs_is_all_that_led_to_it(tmp_path: Path) -> None:
+    variants = {"wrpo": {"rounds": 2}, "f": {"method": "fuserl"}, "dpo": {}, "both": {**SOUP, "models": ["dpo", "f"]}}
+    recipe = narrow(spec_of(tmp_path, variants, seeds=[1, 2]), None, None)
+
+    assert _made_of(recipe, "wrpo-round2", 1) == [("sft", 1), ("wrpo-round1", 1), ("wrpo-round2", 1)]
+    assert _made_of(recipe, "f", 1) == [("f-sft", 1), ("f", 1)]  # weighted SFT starts from the target
+    assert _made_of(recipe, "both", 1) == [(name, seed) for seed in (1, 2) for name in ("sft", "dpo", "f-sft", "f")]
+    assert _made_of(recipe, "target", 1) == []
 
 
 ENDPOINT = [{"name": "a", "model": "endpoint:x@http://localhost:1/v1"}, SOURCES[1]]
@@ -145,3 +178,20 @@ def test_a_source_that_infifpo_does_not_use_may_be_an_endpoint(tmp_path: Path) -
     spec = spec_of(tmp_path, {"x": {"method": "infifpo", "sources": 1}}, sources=[SOURCES[1], ENDPOINT[0]])
 
     assert isinstance(Recipe(spec, spec.variants, (1,)), Recipe)
+
+
+def test_a_checkpoint_is_not_resumed_from_other_weights_of_the_same_name(tmp_path: Path) -> None:
+    teacher, folder = tmp_path / "teacher", tmp_path / "step"
+    teacher.mkdir()
+    folder.mkdir()
+    (teacher / "model.safetensors").write_bytes(b"one")
+    record_weights(folder, {"big": teacher}, "x")
+    record_weights(folder, {"big": teacher}, "x")
+    own = weights_digest(folder, None)
+    (folder / "made_from.json").unlink()
+    assert weights_digest(folder, None) == own  # the record is not part of the checkpoint's identity
+
+    record_weights(folder, {"big": teacher}, "x")
+    (teacher / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ConfigError, match=r"has a checkpoint of 'x' with big '[0-9a-f]{64}', which is now"):
+        record_weights(folder, {"big": teacher}, "x")

@@ -66,7 +66,8 @@ def world(folder: Path, target: Values = TARGET, *, further: Sequence[str] = (),
     place = made.seed(42)
     own = answers_step(place / "target", "target", texts(target))
     own_rated = rewards_step(place / "target-rewards", "seed-42/target", texts(target), rewards(target))
-    return Made(pairs_steps(made, 42, prompts, [*sources, *rated, own, own_rated]))
+    steps = pairs_steps(made, 42, prompts, [*sources, *rated, own, own_rated])
+    return Made({len(chosen.sources): step for chosen, step in steps.items()})
 
 
 def test_the_best_of_all_sources_meets_the_targets_best_and_worst(tmp_path: Path) -> None:

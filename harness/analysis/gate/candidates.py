@@ -1,8 +1,8 @@
 """The gate on several candidates: which of them pass, and which of those may be the best. On finished runs.
 
-Shipping any of k candidates gives a bad one k chances to pass, so p of "passes" (the largest p of its critical checks,
-as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared with the best of
-them, simultaneously (`..best`).
+Shipping any of k candidates gives a bad one k chances to pass, so p of "passes" (the largest p of its critical checks
+and their floors, as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared
+with the best of them, simultaneously (`..best`).
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def _adjusted(reports: Sequence[GateReport], policy: GatePolicy) -> list[GateRep
 
 
 def _p_pass(report: GateReport) -> float:
-    """Return p of "a critical check of the candidate is not safe"; 0 without such checks, as nothing is tested then."""
-    critical = [check.p_safe for check in report.checks if check.tier == "critical"]
-    return max((1.0 if p_value is None else p_value for p_value in critical), default=0.0)
+    """Return p of "a critical check of the candidate is not safe, or its floor not reached"; 0 if nothing is tested."""
+    critical = [check for check in report.checks if check.tier == "critical"]
+    tests = [check.p_safe for check in critical]
+    tests += [check.p_floor for check in critical if check.floor is not None]
+    return max((1.0 if p_value is None else p_value for p_value in tests), default=0.0)

@@ -115,9 +115,7 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
             "needed": needed,
             "more_draws": more_draws,
             "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
-            "above_floor": None
-            if suite_evidence is None or too_few is not None
-            else _above_floor(check, row, suite_evidence, policy),
+            **({} if suite_evidence is None or too_few is not None else _floor(check, row, suite_evidence, policy)),
         }
     )
 
@@ -225,19 +223,18 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
-def _above_floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> bool | None:
-    """Return whether the candidate's own one-sided bounds are above the floor; None if undecided."""
+def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> dict[str, object]:
+    """Return the result's fields of the floor: whether the candidate's own one-sided bounds are above it, and p."""
     card = evidence.candidate
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
-        return None
+        return {}
     estimate, floor = ClusteredEstimate(score.value, score.se, row.df, score.n), check.floor
     if row.higher_is_better is False:
         estimate, floor = mirrored(estimate), -floor
-    if estimate.lower(policy.alpha) >= floor:
-        return True
-    return False if estimate.upper(policy.alpha) < floor else None
+    above = True if estimate.lower(policy.alpha) >= floor else False if estimate.upper(policy.alpha) < floor else None
+    return {"above_floor": above, "p_floor": estimate.p_above(floor)}
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:

@@ -175,6 +175,8 @@ class CheckResult(Record):
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
+    p_floor: float | None = Field(default=None, exclude_if=is_none)
+    """Of "the candidate does not reach the floor"."""
     note: str | None = Field(default=None, exclude_if=is_none)
     """Why there is nothing to compare, if that is known, or that pooled suites disagree."""
 

@@ -19,7 +19,8 @@ from ...records.errors import HarnessError
 from ...records.facts import facts_of
 from ..board import asset, environment
 from .guard import FILE_POLICY, Guard
-from .library import Library, Run, search
+from .histogram import HEIGHT, bars
+from .library import Library, Match, Run, search
 from .listing import CHANGES, DIFFERENCE_SORTS, FLAGS, SORTS, Choice, Index, Line, LinePair, chosen, chosen_pairs, pairs
 from .question import question, whole_text
 from .texts import suite_texts
@@ -101,7 +102,7 @@ def run_page(library: Library, request: Request) -> Response:
     run = _run(library, request)
     if run is None:
         return missing()
-    choice, index, lines = _lines(library, request, run)
+    choice, index, lines, matches = _lines(library, request, run)
     return render(
         "view_run.html",
         exported=library.exported,
@@ -109,6 +110,9 @@ def run_page(library: Library, request: Request) -> Response:
         index=index,
         choice=choice,
         lines=lines,
+        matches=matches,
+        bars=bars([line.score for line in index.lines], signed=False),
+        bar_height=HEIGHT,
         counts=index.counts(),
         flags=FLAGS,
         sorts=SORTS,
@@ -120,11 +124,12 @@ def run_page(library: Library, request: Request) -> Response:
 def question_page(library: Library, request: Request) -> Response:
     """Render one question of a run, with its neighbours in the chosen list."""
     run, prompt_id = _run(library, request), request.query_params.get("id", "")
-    markdown = Choice.of(request.query_params).markdown
-    shown = run and question(run, prompt_id, markdown=markdown, draw=request.query_params.get("draw", ""))
+    choice = Choice.of(request.query_params)
+    draw = request.query_params.get("draw", "")
+    shown = run and question(run, prompt_id, markdown=choice.markdown, draw=draw, words=choice.words)
     if run is None or shown is None:
         return missing()
-    choice, index, lines = _lines(library, request, run)
+    choice, index, lines, _ = _lines(library, request, run)
     return render(
         "view_question.html",
         exported=library.exported,
@@ -152,7 +157,7 @@ def compare_page(library: Library, request: Request) -> Response:
     a, b = _two_runs(library, request)
     if a is None or b is None:
         return missing()
-    choice, all_pairs, kept = _pairs(library, request, a, b)
+    choice, all_pairs, kept, matches = _pairs(library, request, a, b)
     alike = a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
     differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
     prompts = tuple(suite_texts(a.card, a.folder).prompts.values())
@@ -164,6 +169,9 @@ def compare_page(library: Library, request: Request) -> Response:
         choice=choice,
         pairs=kept,
         all=all_pairs,
+        matches=matches,
+        bars=bars([pair.difference for pair in all_pairs], signed=True),
+        bar_height=HEIGHT,
         metric=library.index(a).metric,
         step=differences.difference(b.card, a.card) if alike else None,
         alike=alike,
@@ -178,11 +186,11 @@ def compare_page(library: Library, request: Request) -> Response:
 def compare_question_page(library: Library, request: Request) -> Response:
     """Render one question of two runs."""
     (a, b), prompt_id = _two_runs(library, request), request.query_params.get("id", "")
-    markdown = Choice.of(request.query_params).markdown
-    shown = [run and question(run, prompt_id, markdown=markdown) for run in (a, b)]
+    choice = Choice.of(request.query_params)
+    shown = [run and question(run, prompt_id, markdown=choice.markdown, words=choice.words) for run in (a, b)]
     if a is None or b is None or None in shown:
         return missing()
-    choice, all_pairs, kept = _pairs(library, request, a, b)
+    choice, all_pairs, kept, _ = _pairs(library, request, a, b)
     return render(
         "view_compare_question.html",
         exported=library.exported,
@@ -206,16 +214,20 @@ def _two_runs(library: Library, request: Request) -> tuple[Run | None, Run | Non
     return library.run(request.query_params.get("a", "")), library.run(request.query_params.get("b", ""))
 
 
-def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line]]:
+def _lines(library: Library, request: Request, run: Run) -> tuple[Choice, Index, list[Line], dict[str, Match]]:
+    """Return what was chosen, the run's index, its chosen lines, and where each has the searched words."""
     choice, index = Choice.of(request.query_params), library.index(run)
-    return choice, index, chosen(index, choice, search(run, choice.words) if choice.words else None)
+    matches = search(run, choice.words) if choice.words else {}
+    return choice, index, chosen(index, choice, matches if choice.words else None), matches
 
 
-def _pairs(library: Library, request: Request, a: Run, b: Run) -> tuple[Choice, list[LinePair], list[LinePair]]:
+def _pairs(
+    library: Library, request: Request, a: Run, b: Run
+) -> tuple[Choice, list[LinePair], list[LinePair], dict[str, Match]]:
     choice = Choice.of(request.query_params)
     all_pairs = pairs(library.index(a), library.index(b), middle=facts_of(a.card.suite).neutral)
-    ids = search(a, choice.words) | search(b, choice.words) if choice.words else None
-    return choice, all_pairs, chosen_pairs(all_pairs, choice, ids)
+    matches = search(b, choice.words) | search(a, choice.words) if choice.words else {}
+    return choice, all_pairs, chosen_pairs(all_pairs, choice, matches if choice.words else None), matches
 
 
 def _neighbours(ids: list[str], current: str) -> dict[str, str | int | None]:

@@ -7,7 +7,7 @@ address ever becomes a path. Indexes are built on demand and cached.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -133,15 +133,44 @@ def _stamp(paths: list[Path]) -> Stamp:
     return tuple(stamps)
 
 
-def search(run: Run, words: str) -> set[str]:
-    """Return ids of questions whose prompt, answers or judge replies contain these words, ignoring case."""
+@dataclass(frozen=True)
+class Match:
+    """Where a question first contains the searched words."""
+
+    part: str
+    """`question`, `answer` or `reply`; empty: only the question's id contains them."""
+    text: str
+    """The words with what stands around them, on one line."""
+
+
+def search(run: Run, words: str) -> dict[str, Match]:
+    """Return the questions whose id, prompt, answers or judge replies contain these words, ignoring case."""
     folder, needle = run.folder, words.casefold()
-    prompt_ids = {
-        prompt.id
-        for prompt in suite_texts(run.card, run.folder).prompts.values()
-        if needle in prompt.id.casefold() or any(needle in turn.casefold() for turn in prompt.turns)
-    }
-    answers = JsonlRows(folder / "answers.jsonl", Answer).read()
-    judgments = JsonlRows(folder / "judgments.jsonl", Judgment).read()
-    prompt_ids |= {row.prompt_id for row in answers if any(needle in turn.casefold() for turn in row.turns)}
-    return prompt_ids | {row.prompt_id for row in judgments if row.reply and needle in row.reply.casefold()}
+    matches: dict[str, Match] = {}
+
+    def look(prompt_id: str, part: str, texts: Iterable[str | None]) -> None:
+        if prompt_id not in matches:
+            text = next((text for text in texts if text and needle in text.casefold()), None)
+            if text is not None:
+                matches[prompt_id] = Match(part, snippet(text, words))
+
+    for prompt in suite_texts(run.card, folder).prompts.values():
+        look(prompt.id, "question", prompt.turns)
+        if needle in prompt.id.casefold():
+            matches.setdefault(prompt.id, Match("", ""))
+    for answer in JsonlRows(folder / "answers.jsonl", Answer).read():
+        look(answer.prompt_id, "answer", answer.turns)
+    for row in JsonlRows(folder / "judgments.jsonl", Judgment).read():
+        look(row.prompt_id, "reply", (row.reply,))
+    return matches
+
+
+def snippet(text: str, words: str, around: int = 60) -> str:
+    """Return the first place of the words with `around` characters on either side.
+
+    >>> snippet("one two three four five", "three", around=5)
+    '… two three four…'
+    """
+    position = max(text.casefold().find(words.casefold()), 0)
+    start, end = max(position - around, 0), position + len(words) + around
+    return f"{'…' if start else ''}{' '.join(text[start:end].split())}{'…' if end < len(text) else ''}"

@@ -15,6 +15,7 @@ from ...analysis.changes import has_flipped
 from ...judging.jury import scored
 from ...records import Answer, Judgment, Preference, ScoreCard, Verdict
 from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
+from .histogram import ScoreRange
 from .texts import SuiteTexts
 
 Flag = Literal["flip", "disagreement", "unscored", "truncated", "injection"]
@@ -145,6 +146,8 @@ class Choice:
     flag: str = ""
     words: str = ""
     sort: str = ""
+    score: str = ""
+    """A `ScoreRange`: of the questions' scores, or of their differences between two runs."""
     markdown: bool = False
     """Render texts as Markdown, instead of the characters that the judge read."""
 
@@ -157,14 +160,31 @@ class Choice:
             flag=flag if flag in (*FLAGS, "changed", "worse", "better") else "",
             words=query.get("q", "").strip()[:200],
             sort=sort if sort in SORTS or sort in DIFFERENCE_SORTS else "",
+            score=str(ScoreRange.of(query.get("score", "")) or ""),
             markdown=query.get("as") == "markdown",
         )
 
     def query(self, **more: str) -> str:
         """Return the choice as a URL query, with more parameters before it."""
         named = {"category": self.category, "flag": self.flag, "q": self.words, "sort": self.sort}
+        named["score"] = self.score
         named["as"] = "markdown" if self.markdown else ""
         return urlencode({name: value for name, value in {**more, **named}.items() if value})
+
+    def without_words(self) -> Choice:
+        """Return the same choice without search, for a page whose marks are not wanted."""
+        return replace(self, words="")
+
+    def ranged(self, score: str) -> Choice:
+        """Return the same choice for another range of scores; empty: all."""
+        return replace(self, score=score)
+
+    def within(self, score: float | None, scores: Iterable[float | None]) -> bool:
+        """Return whether a score is in the chosen range of these scores."""
+        wanted = ScoreRange.of(self.score)
+        if wanted is None:
+            return True
+        return wanted.contains(score, max((known for known in scores if known is not None), default=0.0))
 
     def switched(self) -> Choice:
         """Return the same list with texts shown the other way."""
@@ -173,12 +193,14 @@ class Choice:
 
 def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:
     """Return the lines of a choice; `ids`: questions that contain its words, None without words."""
+    scores = [line.score for line in index.lines]
     lines = [
         line
         for line in index.lines
         if (not choice.category or line.category == choice.category)
         and (not choice.flag or choice.flag in line.flags)
         and (ids is None or line.id in ids)
+        and choice.within(line.score, scores)
     ]
     if choice.sort in ("score", "-score"):
         sign = -1 if choice.sort == "-score" else 1
@@ -198,6 +220,14 @@ class LinePair:
     """B's score minus A's."""
     changed: bool
     """One wins what the other loses, or the rating moves by two points or more: a flip, as `harness compare` counts."""
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """Return all that the pair may be chosen by: the flags of both lines, and how the score moves."""
+        moves = {"changed"} if self.changed else set()
+        if self.difference:
+            moves.add("worse" if self.difference < 0 else "better")
+        return frozenset({*moves, *self.a.flags, *self.b.flags})
 
 
 def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
@@ -221,22 +251,16 @@ def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
 
 
 def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:
+    scores = [pair.difference for pair in candidates]
     kept = [
         pair
         for pair in candidates
         if (not choice.category or pair.a.category == choice.category)
         and (ids is None or pair.a.id in ids)
-        and _is(pair, choice.flag)
+        and (not choice.flag or choice.flag in pair.flags)
+        and choice.within(pair.difference, scores)
     ]
     if choice.sort in ("drop", "gain"):
         sign = 1 if choice.sort == "drop" else -1
         kept.sort(key=lambda pair: (pair.difference is None, sign * (pair.difference or 0.0)))
     return kept
-
-
-def _is(pair: LinePair, flag: str) -> bool:
-    if flag == "changed":
-        return pair.changed
-    if flag in ("worse", "better"):
-        return pair.difference is not None and (pair.difference < 0) == (flag == "worse") and pair.difference != 0
-    return not flag or flag in pair.a.flags or flag in pair.b.flags

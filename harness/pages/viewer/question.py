@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 
 import nh3
 from markdown_it import MarkdownIt
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ...records import Answer, Judgment, Preference, Prompt, Rating
 from ...store.runs import read_question
-from ..text import visible
+from ..text import marked, visible
 from .library import Run
 from .texts import SuiteTexts, suite_texts
 
@@ -73,8 +73,11 @@ class QuestionView:
     """All available indices."""
 
 
-def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> QuestionView | None:
-    """Return the question, or None if the run lacks it. `draw`: index of the answer; an unknown one shows the first."""
+def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "", words: str = "") -> QuestionView | None:
+    """Return the question, or None if the run lacks it.
+
+    `draw`: index of the answer; an unknown one shows the first. `words` are marked in every text.
+    """
     answers, judgments = read_question(run.folder, prompt_id)
     texts = suite_texts(run.card, run.folder).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
@@ -83,7 +86,7 @@ def question(run: Run, prompt_id: str, *, markdown: bool, draw: str = "") -> Que
     answer = next((row for row in answers if str(row.index) == draw), answers[0] if answers else None)
     index = answer.index if answer else 0
     judgments = [row for row in judgments if row.index == index]
-    box = Box(run, prompt_id, markdown)
+    box = Box(run, prompt_id, markdown, words)
     turns = tuple(box.turns(texts, prompt, answer))
     replies = tuple(box.reply(row, index, position) for position, row in enumerate(judgments))
     return QuestionView(prompt, turns, replies, index, tuple(sorted(row.index for row in answers)))
@@ -96,12 +99,13 @@ class Box:
     run: Run
     prompt_id: str
     markdown: bool
+    words: str = ""
 
     def text(self, title: str, text: str | None, part: str, notes: tuple[str, ...] = (), missing: str = "") -> Text:
         if text is None or not text.strip():
             return Text(title, None, missing or "(empty)", notes=notes)
         whole = f"{self.run.address}/text?{urlencode({'id': self.prompt_id, 'part': part})}" if is_cut(text) else ""
-        return Text(title, shown(text, markdown=self.markdown), whole=whole, notes=notes)
+        return Text(title, shown(text, markdown=self.markdown, words=self.words), whole=whole, notes=notes)
 
     def turns(self, texts: SuiteTexts, prompt: Prompt | None, answer: Answer | None) -> list[Turn]:
         tasks = list(texts.tasks(self.prompt_id, answer)) if answer is not None and answer.error is None else []
@@ -213,13 +217,13 @@ def _at(texts: Sequence[str], index: int) -> str | None:
     return texts[index] if index < len(texts) else None
 
 
-def shown(text: str, *, markdown: bool) -> Markup:
-    """Return the text's first characters as HTML; all else in it is literal."""
+def shown(text: str, *, markdown: bool, words: str = "") -> Markup:
+    """Return the text's first characters as HTML, with `words` marked; all else in it is literal."""
     cut = visible(text[:SHOWN])
     html = _markdown(cut) if markdown else None
     if html is None:
-        return Markup('<pre class="text" dir="auto">{}</pre>').format(escape(cut))
-    return Markup('<div class="text" dir="auto">{}</div>').format(Markup(html))
+        return Markup('<pre class="text" dir="auto">{}</pre>').format(marked(cut, words))
+    return Markup('<div class="text" dir="auto">{}</div>').format(marked(Markup(html), words))
 
 
 def is_cut(text: str) -> bool:

@@ -52,6 +52,8 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
 
 def _comparison(row: Mapping[str, JsonValue], source: str) -> RecordedComparison:
     question = _turns(row["question"])
+    if not all(question):  # an answer may be empty: the model failed to answer, which people and judges can see
+        raise ValueError("an empty question")
     name = str(row.get("id") or source)
     prompt = Prompt(id=digest(list(question))[:16], turns=question, category=SUITE)  # equal questions form one cluster
     candidate, baseline = (_answer(row[side], prompt) for side in ("candidate", "baseline"))
@@ -80,6 +82,6 @@ def _answer(side: JsonValue, prompt: Prompt) -> Answer:
 
 def _turns(text: JsonValue) -> tuple[str, ...]:
     turns = tuple(str(turn) for turn in text) if isinstance(text, list) else (str(text),)
-    if not 1 <= len(turns) <= MOST_TURNS or not all(turns):
-        raise ValueError(f"{len(turns)} turns, expected 1 or {MOST_TURNS}, none empty")
+    if not 1 <= len(turns) <= MOST_TURNS:
+        raise ValueError(f"{len(turns)} turns, expected 1 or {MOST_TURNS}")
     return turns

@@ -1,0 +1,95 @@
+"""What the leaderboard page's script needs of a table, as JSON: rows, their categories, and every pair. Pure.
+
+The script draws the figures and compares the rows that a reader chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.pairs import BoardPair
+from ..records import Score
+from ..records.facts import facts_of
+from .charts import axes
+from .text import visible
+
+NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}
+NO_FOLDERS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class PageFacts:
+    """What a page says besides its tables."""
+
+    title: str = "Leaderboard"
+    made: str = ""
+    """Day, YYYY-MM-DD."""
+    version: str = ""
+    """Of the harness."""
+    viewer: str = ""
+    """Address of a `harness view`, or of its exported pages on a web server; empty: runs are named, not linked."""
+    pairs: Mapping[str, Sequence[BoardPair]] = field(default_factory=lambda: NO_PAIRS)
+    """`Table.anchor` -> pairs of its rows."""
+    folders: Mapping[str, str] = field(default_factory=lambda: NO_FOLDERS)
+    """Run id -> MODEL/SUITE@VERSION/ID."""
+
+    def run_address(self, row: BoardRow) -> str:
+        """Return the run's page in the viewer; empty without a viewer."""
+        folder = self.folders.get(row.run_id, "")
+        return f"{self.viewer.rstrip('/')}/run/{quote(folder, safe='/@')}" if self.viewer and folder else ""
+
+
+def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:
+    """Return the JSON of all tables: `{"viewer": ..., "tables": {anchor: {...}}}`."""
+    return {"viewer": facts.viewer.rstrip("/"), "tables": {table.anchor: _table(table, facts) for table in tables}}
+
+
+def _table(table: Table, facts: PageFacts) -> JsonValue:
+    position = {row.run_id: at for at, row in enumerate(table.rows)}
+    across = axes(table)
+    return {
+        "suite": visible(table.suite),
+        "metric": visible(table.headline),
+        "decimals": facts_of(table.suite).metric(table.headline).decimals,
+        "lessIsBetter": table.higher_is_better is False,
+        "categoryMetric": visible(table.category_metric),
+        "axes": [{"key": key, "label": label} for key, label in across.items()],
+        "rows": [
+            {
+                "run": row.run_id,
+                "model": visible(row.model),
+                "folder": visible(facts.folders.get(row.run_id, "")),
+                "score": _score(row.score),
+                "categories": {visible(name): _score(score) for name, score in row.categories.items()},
+                **{key: value for key in across if (value := getattr(row, key)) is not None},
+            }
+            for row in table.rows
+        ],
+        "pairs": [
+            _pair(position, pair)
+            for pair in facts.pairs.get(table.anchor, ())
+            if pair.run in position and pair.other in position
+        ],
+    }
+
+
+def _score(score: Score) -> JsonValue:
+    """Return [value, low, high], with null for what is unknown."""
+    return [None if value is None else round(value, 6) for value in (score.value, score.ci_low, score.ci_high)]
+
+
+def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
+    """Return [row, other row, difference, low, high, p, won, lost, questions, paired].
+
+    Differences are rounded here: JavaScript rounds ties up where Python rounds them to even, and the page must print
+    what `harness compare` prints.
+    """
+    step = pair.difference
+    numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
+    places = [position[pair.run], position[pair.other]]
+    return [*places, *numbers, float(f"{step.p:.8g}"), pair.won, pair.lost, pair.n, int(step.paired)]
