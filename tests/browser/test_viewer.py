@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from harness.pages.viewer.export import export
 from harness.records import Score, ScoreCard
-from tests.browser.conftest import PHONE, first, fits, keep, needs_chromium, next_page, run_address, serious
+from tests.browser.conftest import PHONE, fits, keep, needs_chromium, next_page, run_address, serious
 from tests.fakes.made_runs import make_run, pocket
 
 pytestmark = needs_chromium
