@@ -143,7 +143,9 @@ def leaderboard(flags: LeaderboardFlags) -> None:
     else:
         write_or_print(render(board, flags, flags.chosen_format), flags.out)
     if trackers:
-        written = log_scores(trackers, board.cards)
+        from ..pages.tracked import tracked_files
+
+        written = log_scores(trackers, board.cards, tracked_files(board.tables, flags.results))
         print(f"logged {written} runs to {', '.join(trackers)}", file=sys.stderr)
     if board.broken:
         total = len(board.broken) + len(board.cards)

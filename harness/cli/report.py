@@ -15,6 +15,7 @@ from ..analysis.best import BestOf, NotRankedError, best_of_runs
 from ..analysis.comparison import Comparison
 from ..analysis.finished_runs import StoredRun, compare_models, find_runs, matched, shown_names
 from ..pages.model_index import Entry, edited_card, entries, index_yaml
+from ..pages.pdf import check_pdf, pdf
 from ..pages.report import ModelsReport, ReportRow, ReportSection, report_text, section_figure
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..store import make_folder, write_atomic, write_bytes
@@ -22,13 +23,16 @@ from ..store.hub_card import HubCard
 from .compare import write_or_print
 from .options import MirrorFlags, ResultsFlags, comma_list, command
 
-FORMATS = ("slack", "github", "html", "hf")
+FORMATS = ("slack", "github", "html", "pdf", "hf")
 
 
 class ReportFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A [B C ...]", help="Run folders, card files or model names.")]
     to: Annotated[
-        str, typer.Option(help="slack: message; github: Markdown comment; html: one file; hf: model-index of a card.")
+        str,
+        typer.Option(
+            help="slack: message; github: Markdown comment; html or pdf: one file; hf: model-index of a card."
+        ),
     ] = "github"
     baseline: Annotated[str | None, typer.Option(help="Compare with this run instead of the first.")] = None
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
@@ -59,12 +63,21 @@ def report(flags: ReportFlags) -> None:
     if flags.push_to_hub is not None:
         push(flags, flags.push_to_hub)
         return
+    if flags.to == "pdf" and flags.out is None:
+        raise ConfigError("--to pdf is a file: add --out report.pdf")
     if flags.to == "hf":
         write_or_print(index_yaml([(name, results_of(name, flags)) for name in flags.runs]), flags.out)
         return
+    if flags.to == "pdf":
+        check_pdf()
     content = read_report(flags)
     if flags.figures is not None:
         write_figures(flags.figures, content)
+    if flags.to == "pdf":
+        assert flags.out is not None
+        write_bytes(flags.out, pdf(report_text(content, "html")))
+        print(f"wrote {flags.out}")
+        return
     write_or_print(report_text(content, flags.to), flags.out)
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.page RESULTS`: weight of the leaderboard page of a results folder, and how long it takes.
+"""`python -m benchmarks.board_page RESULTS`: weight of the leaderboard page of a results folder, and how long it takes.
 
 68 published models of three benchmarks, with HARNESS_MIRROR set and PUBLISHED the folder of published judgments
 (official_scores.jsonl.xz unpacked, as FastChat's files are found by their ending):
@@ -6,7 +6,7 @@
     harness import gpt-4_single.jsonl --format fastchat --results board
     harness import $PUBLISHED/alpaca_eval/annotations --format alpaca_eval --results board
     harness import $PUBLISHED/arena_hard/raw_judgments/image_arena_gpt4o.tar.xz --format arena_hard --results board
-    python -m benchmarks.page board
+    python -m benchmarks.board_page board
 """
 
 from __future__ import annotations
@@ -65,5 +65,5 @@ def loads(address: str, anchors: list[str]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("name a results folder: python -m benchmarks.page RESULTS")
+        sys.exit("name a results folder: python -m benchmarks.board_page RESULTS")
     main(Path(sys.argv[1]))
