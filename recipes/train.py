@@ -129,7 +129,7 @@ def _list_recipes(*, as_json: bool) -> None:
             "name": name,
             "about": about(path),
             "file": str(path),
-            "variants": list(read_recipe(path).variants),
+            "variants": _rows(read_recipe(path)),
             "scales": list(scales_of(path)),
         }
         for name, path in shipped_recipes().items()
@@ -142,6 +142,10 @@ def _list_recipes(*, as_json: bool) -> None:
         typer.echo(
             f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}{scales}\n  {entry['file']}"
         )
+
+
+def _rows(spec: RecipeSpec) -> list[str]:
+    return [*spec.variants, *spec.merges]
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:

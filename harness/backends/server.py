@@ -154,7 +154,7 @@ class ModelServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         self.kept = False
-        """Whether it goes on serving when a backend leaves it, for the next model; only `stop` ends it then."""
+        """Whether it stays up when a backend leaves it, for the next model; only `stop` ends it then."""
         self._sessions: set[int] = set()
         """Sessions of the processes below the warden, once the server answered."""
 

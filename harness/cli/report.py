@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.best import best_of_models
+from ..analysis.best import BestOf, NotRankedError, best_of_runs
 from ..analysis.comparison import Comparison
 from ..analysis.finished_runs import StoredRun, compare_models, find_runs, matched, shown_names
 from ..pages.model_index import Entry, edited_card, entries, index_yaml
@@ -91,11 +91,11 @@ def read_report(flags: ReportFlags) -> ModelsReport:
     groups = matched(names, flags.results, suites)
     options = {"suites": suites, "force": flags.force, "mirror": flags.mirror, "seed": flags.seed}
     pairs = compare_models(names, flags.results, **options) if len(names) > 1 else []  # type: ignore[arg-type]
-    best = best_of_models(names, flags.results, **options) if len(names) > 2 else []  # type: ignore[arg-type]
     sections = []
     for number, runs in enumerate(groups):
         compared = pairs[number * (len(names) - 1) : (number + 1) * (len(names) - 1)]
         first = runs[0].card
+        best, unranked = _best(runs, flags) if len(names) > 2 else (None, "")
         sections.append(
             ReportSection(
                 first.suite,
@@ -104,10 +104,19 @@ def read_report(flags: ReportFlags) -> ModelsReport:
                 first.headline,
                 tuple(_rows(runs, compared)),
                 tuple(compared),
-                best[number] if best else None,
+                best,
+                unranked,
             )
         )
     return ModelsReport(tuple(sections), str(flags.results), flags.viewer)
+
+
+def _best(runs: Sequence[StoredRun], flags: ReportFlags) -> tuple[BestOf | None, str]:
+    """Return the best of a suite's runs; or why there is none, so that the other suites are reported."""
+    try:
+        return best_of_runs(runs, force=flags.force, mirror=flags.mirror, seed=flags.seed), ""
+    except NotRankedError as error:
+        return None, str(error)
 
 
 def _rows(runs: Sequence[StoredRun], pairs: Sequence[Comparison]) -> Iterator[ReportRow]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..analysis.leaderboard import HeadlineDifference, Table, run_id
+from ..analysis.leaderboard import Table, run_id
 from ..analysis.pairs import PairedRuns
 from ..analysis.trackers import TrackedFiles
 from ..records import ScoreCard
@@ -19,16 +18,6 @@ from . import charts
 from .text import interval
 
 HEAD = ("suite", "metric", "score [95 %]", "n", "unscored", "judge")
-
-
-@dataclass(frozen=True)
-class _Bar:
-    """A difference, as a figure draws it."""
-
-    metric: str
-    value: float
-    ci_low: float | None
-    ci_high: float | None
 
 
 def tracked_files(tables: Sequence[Table], results: Path) -> Callable[[Sequence[ScoreCard]], TrackedFiles]:
@@ -51,8 +40,8 @@ def tracked_files(tables: Sequence[Table], results: Path) -> Callable[[Sequence[
                     continue
                 step = pairs.difference(by_id[row.run_id][0], by_id[first.run_id][0])
                 if step is not None:
-                    bars.append((row.model, _bar(table.headline, step)))
-            drawing = charts.differences(bars, first.model) if first else None
+                    bars.append(charts.ChartPoint(row.model, step.difference, 0.0, step.ci_low, step.ci_high))
+            drawing = charts.differences(bars, table.headline, first.model) if first else None
             drawn[table.anchor] = drawing.standalone() if drawing else None
         return drawn[table.anchor]
 
@@ -79,10 +68,6 @@ def _rows(card: ScoreCard) -> Iterator[tuple[str, ...]]:
     for name, score in card.scores.items():
         text = interval(score, facts_of(card.suite).metric(name).decimals)
         yield card.suite, name, text, str(score.n), str(score.unscored), card.judge
-
-
-def _bar(metric: str, step: HeadlineDifference) -> _Bar:
-    return _Bar(metric, step.difference, step.ci_low, step.ci_high)
 
 
 def _file_name(text: str) -> str:

@@ -14,7 +14,9 @@ import yaml
 
 from harness.pages.model_index import edited_card
 from harness.pages.report import github_text, slack_text
+from harness.records import Score
 from harness.records.errors import ConfigError
+from harness.store import run_dir
 from harness.suites import pocket
 from tests.browser.conftest import needs_chromium
 from tests.fakes.commands import Done
@@ -84,6 +86,25 @@ def test_the_numbers_are_those_of_compare(three: Path, harness: Callable[..., Do
     for pair in compared:
         row = pair["differences"][0]
         assert f"{row['value']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]" in page
+
+
+def test_a_suite_that_cannot_be_ranked_says_why_and_the_others_are_reported(
+    three: Path, harness: Callable[..., Done]
+) -> None:
+    for model in ("base", "fused-1", "fused-2"):
+        card = toy_run(model, mixed(10, 30)).card
+        score = Score(value=25.0, n=80)  # without a standard error
+        bare = card.model_copy(update={"suite": "tally", "headline": "mean", "scores": {"mean": score}})
+        folder = run_dir(three / "results", model=model, suite="tally", version="toy-1", run_id=f"tally-{model}")
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(bare.model_dump_json(), "utf-8")
+
+    done = harness("report", "base", "fused-1", "fused-2", "--to", "github")
+
+    assert done.code == 0, done.err
+    assert "fused-2 is the best of 3 by arena\\_hard" in done.out
+    section = done.out.split("#### tally")[1]
+    assert "no standard error of mean for base, fused-1, fused-2" in section
 
 
 def test_one_model_is_reported_without_differences(three: Path, harness: Callable[..., Done]) -> None:
