@@ -164,9 +164,9 @@ def _last(name: str, entry: Mapping[str, Any]) -> str:
     return f"{name}-round{rounds}" if isinstance(rounds, int) and rounds > 1 else name
 
 
-def _is_swept(value: Any) -> bool:
+def _is_swept(sources: Any) -> bool:
     """Whether a variant's `sources` are several values, and not the names of some."""
-    return isinstance(value, list) and not all(isinstance(name, str) for name in value)
+    return isinstance(sources, list) and not all(isinstance(name, str) for name in sources)
 
 
 def _without_merges(variants: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -199,7 +199,7 @@ def _entries(name: str, entry: Any) -> dict[str, Any]:
     for key in LISTED:
         section = entry if key in OF_VARIANT else training
         values = section.get(key)
-        if _is_swept(values) if key == "sources" else isinstance(values, list):
+        if isinstance(values, list) and (key != "sources" or _is_swept(values)):
             out: dict[str, Any] = {}
             for value in values:
                 single = {**entry, key: value} if key in OF_VARIANT else {**entry, "training": {**training, key: value}}

@@ -411,7 +411,7 @@ def front_figure(board: MethodBoard, measure: BoardMeasure) -> Drawing | None:
         )
         for model, value in values.items()
     ]
-    across = "log10 of active parameters x tokens per held-out answer; * nothing has a better score for less work"
+    across = "log10 of active parameters x tokens per held-out answer; * not beaten"
     return scatter(points, f"{measure.name} and work per answer", across, measure.name, by="work per answer")
 
 

@@ -121,7 +121,7 @@ def _sentence(sweep: SweepSpec, name: str, values: dict[str, Value | None], boar
     rows = [row for row in board.differences if row.model == name]
     if not rows:
         return f"{subject}: not compared with {sweep.of}, because they share no seed or too few prompts."
-    clauses = []
+    clauses: list[str] = []
     for verdict, words in CLAIMS.items():
         matches = [row for row in rows if row.verdict == verdict]
         if matches:

@@ -48,8 +48,13 @@ def pairs_steps(
     answers, rewards, target = answered[:every], answered[every : 2 * every], answered[2 * every :]
 
     def step_of(chosen: Selection) -> Step:
-        used = [place for place, source in enumerate(spec.sources) if source.name in chosen.sources]
-        inputs = (prompts, *(answers[place] for place in used), *(rewards[place] for place in used), *target)
+        used = [position for position, source in enumerate(spec.sources) if source.name in chosen.sources]
+        inputs = (
+            prompts,
+            *(answers[position] for position in used),
+            *(rewards[position] for position in used),
+            *target,
+        )
 
         def work(folder: Path) -> Counts:
             folders = [step.folder for step in inputs[1:]]

@@ -32,9 +32,9 @@ def weighted_step(
     """
     spec, variant = recipe.spec, recipe.variants[name]
     chosen = Selection.of(spec, variant)
-    used = [place for place, source in enumerate(spec.sources) if source.name in chosen.sources]
-    answers = [answered[place] for place in used]
-    rewards = [answered[len(spec.sources) + place] for place in used]
+    used = [position for position, source in enumerate(spec.sources) if source.name in chosen.sources]
+    answers = [answered[position] for position in used]
+    rewards = [answered[len(spec.sources) + position] for position in used]
     considered = Considered(drop_truncated=spec.pairs.drop_truncated, samples=chosen.samples)
     part: Part = "sft" if variant.method == "fusesft" else "preference"
     settings: dict[str, JsonValue] = {

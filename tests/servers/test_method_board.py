@@ -13,6 +13,7 @@ from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
 from recipes.report.methods import BoardMeasure, Gap, MethodBoard, front_figure, method_board, method_sentence
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
+from recipes.report.tables import Verdict
 from recipes.stages.report import read_variant_board, report_step
 from recipes.steps import run_step
 from tests.fakes.recipe_folder import toy_recipe, write_checkpoint, write_held_out, write_prompts
@@ -150,7 +151,7 @@ def test_several_seeds_have_one_mean_whose_error_covers_questions_and_seeds(reci
 
 def measure(name: str, target: float, source: float, work: float = 1.0) -> BoardMeasure:
     def gap(value: float, reference: str) -> dict[str, Gap]:
-        verdict = "better" if value > 0.5 else "not shown"
+        verdict: Verdict = "better" if value > 0.5 else "not shown"
         return {"wrpo": Gap(reference=reference, value=value, ci_low=value - 1, ci_high=value + 1, verdict=verdict)}
 
     scores = {"wrpo": Score(value=work, n=1, unscored=0), "target": Score(value=0.5, n=1, unscored=0)}

@@ -97,7 +97,8 @@ def test_every_way_to_fuse_is_a_row_of_one_board(tmp_path: Path, models: Path) -
     board = json.loads((tmp_path / "out" / "report" / "variants.json").read_text())
     assert {row["model"] for row in board["models"]} == {*names, *rivals, "sft", "target"}
     assert all(row["reward"]["value"] is not None for row in board["models"])
-    costs = {row["model"]: row for row in json.loads((tmp_path / "out" / "report" / "costs.json").read_text())}
+    methods = json.loads((tmp_path / "out" / "report" / "methods.json").read_text())
+    costs = {row["model"]: row for row in methods["costs"]}
     assert (costs["moa"]["calls"], costs["best_source"]["calls"], costs["fusechat"]["calls"]) == (4, 3, 1)
     assert costs["fusechat"]["trained_tokens"] > costs["fusechat-code"]["trained_tokens"]
 
