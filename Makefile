@@ -8,9 +8,12 @@
 # make bench-judges     what recorded judgments say of judges, written into docs/judges.md; HARNESS_PUBLISHED
 # make bench-judging    what a call of ours costs against a mock server, beside inspect_ai, evalscope, alpaca_eval
 # make bench-training   a WRPO training step beside the official layout: time and memory
+# make bench-fusion     WRPO and its rivals in worlds with an exact reward, written into docs/fusion_study.md; resumes
 # make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
 #                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
+# make bench-viewer      weights and times of the viewer's pages: 50 runs of 805 questions; HARNESS_MIRROR
+# make bench-board       weight and load time of the leaderboard page; RESULTS=FOLDER
 # make bench-cases      what bad files and servers do to a score: version 0.2.0, the right value, and now; HARNESS_MIRROR
 # make bench-gate       how often the gate and audits are wrong, on published judgments; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make test-python PYTHON=python3.13   unit tests of the core package, without torch and vLLM, on another Python
@@ -30,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Packages are installed uncompiled: where bytecode may not be kept, every process would compile torch and trl again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-scale bench-cases gpu-check check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-fusion bench-scale bench-board bench-viewer bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -56,7 +59,7 @@ demo: $(READY) models/pocket-strong models/pocket-weak
 	$(BIN)/harness leaderboard --results $(RESULTS) --format md --out $(RESULTS)/LEADERBOARD.md
 	$(BIN)/harness leaderboard --results $(RESULTS) --format html --out $(RESULTS)/board.html
 	@echo "a page to open: $(RESULTS)/board.html; questions and answers: $(BIN)/harness view $(RESULTS)"
-	@echo "score cards, answers and judgments: $(RESULTS)/runs; next: README.md, 'Your own checkpoint'"
+	@echo "score cards, answers and judgments: $(RESULTS)/runs; next, your own checkpoint: docs/evaluate.md"
 
 # Steps run two at a time, one core each.
 demo-fusion: $(READY)
@@ -107,11 +110,20 @@ bench-judging: $(READY)
 bench-training: $(READY)
 	$(BIN)/python -m benchmarks.training
 
+bench-fusion: $(READY)
+	$(BIN)/python -m benchmarks.fusion --write
+
 gpu-check:
 	PYTHONPATH=.:.gpu-packages $(PYTHON) -m benchmarks.training.gpu_check $(if $(SIZE),--size $(SIZE))
 
 bench-scale: $(READY)
 	$(BIN)/python -m benchmarks.scale
+
+bench-viewer: $(READY)
+	$(BIN)/python -m benchmarks.viewer_pages
+
+bench-board: $(READY)
+	$(BIN)/python -m benchmarks.board_page $(RESULTS)
 
 bench-cases: $(READY)
 	$(BIN)/python -m benchmarks.cases

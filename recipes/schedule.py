@@ -211,11 +211,11 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
                     waiting.remove(step)
                     unfinished.remove(step.name)
                     yield Outcome(step, run_step(step), skipped=True)
-                elif step.alone and not running:
+                elif step.alone and not step.one_core and not running:
                     waiting.remove(step)
                     yield Outcome(step, run_step(step), skipped=False)
                     unfinished.remove(step.name)
-                elif not step.alone and len(running) < jobs:
+                elif (step.one_core or not step.alone) and len(running) < jobs:
                     waiting.remove(step)
                     running[pool.submit(_do, step.name)] = step
             if running:

@@ -433,8 +433,9 @@ def _scaled(sections: dict[str, Any], scale: str | None, where: str) -> dict[str
         raise ConfigError(f"{where} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
     for key, changes in scales[scale].items():
         before = sections.get(key)
-        is_section = isinstance(before, dict) and isinstance(changes, dict)
-        sections[key] = {**before, **changes} if is_section else changes
+        if isinstance(before, dict) and isinstance(changes, dict):
+            changes = {**before, **changes}
+        sections[key] = changes
     return sections
 
 
@@ -445,15 +446,12 @@ def scales_of(path: Path) -> tuple[str, ...]:
 
 def _with_shipped_templates(spec: RecipeSpec) -> RecipeSpec:
     """Return the recipe with the paths of chat templates that ship with the recipes filled in."""
-    sources = []
-    for source in spec.sources:
-        template = source.serve.chat_template
-        serve = (
-            source.serve
-            if template is None
-            else source.serve.model_copy(update={"chat_template": shipped_file(template)})
-        )
-        sources.append(source.model_copy(update={"serve": serve}))
+    sources = list(spec.sources)
+    for index, source in enumerate(sources):
+        if source.serve.chat_template is not None:
+            path = shipped_file(source.serve.chat_template)
+            serve = source.serve.model_copy(update={"chat_template": path})
+            sources[index] = source.model_copy(update={"serve": serve})
     return spec.model_copy(update={"sources": tuple(sources)})
 
 

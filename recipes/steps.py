@@ -56,6 +56,8 @@ class Step:
     """Whether to run the step every time, as for a summary of the current files."""
     alone: bool = False
     """Whether no other step may run at the same time."""
+    one_core: bool = False
+    """Whether --jobs may nevertheless run it beside others: it starts no server and loads its models itself."""
     gpus: Gpus = field(default=Gpus(), compare=False)
     """How many GPUs the step can use."""
     seed: int | None = None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from harness.records import ModelRef, ScoreCard
+from pydantic import JsonValue
+
+from harness.records import ModelRef, ScoreCard, digest
 from harness.records.facts import facts_of
-from harness.records.judge_choice import choose_judges, suite_names
-from harness.records.protocols import OwnRunner, SuiteOptions
+from harness.records.judge_choice import choose_judges, judged_as, suite_names
+from harness.records.protocols import Definable, OwnRunner, SuiteOptions
 from harness.records.settings import RunSpec, checked
 from harness.running.execute import execute, opened
 from harness.running.plan import limited, load_suite, plan
@@ -20,6 +22,16 @@ def named_suites(spec: SuitesSpec) -> tuple[str, ...]:
     """Return the suites by name. `NAME:FILE` may be a file that ships with the recipes."""
     names = (name.partition(":") for name in suite_names(spec.suite or "all"))
     return tuple(f"{name}:{shipped_file(argument)}" if argument else name for name, _, argument in names)
+
+
+def own_suites(spec: SuitesSpec) -> dict[str, JsonValue]:
+    """Return suite -> digest of its content, of suites in users' files: a file that changed must be asked again."""
+    contents: dict[str, JsonValue] = {}
+    for name in named_suites(spec):
+        suite = load_suite(name, SuiteOptions(edition=spec.edition)) if facts_of(name).by_argument else None
+        if isinstance(suite, Definable):
+            contents[judged_as(name)] = digest(suite.definition())[:12]
+    return contents
 
 
 def check_suites(spec: SuitesSpec) -> None:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 class TrainFlags(JsonFlags):
-    recipe: Annotated[str | None, typer.Argument(help="YAML file, or the name of a shipped recipe.")] = None
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="YAML file, or the name of a shipped recipe.",
+            autocompletion=lambda incomplete: [name for name in shipped_recipes() if name.startswith(incomplete)],
+        ),
+    ] = None
     variant: Annotated[str | None, typer.Option(help="Only these variants: wrpo,dpo,…")] = None
     seed: Annotated[list[int] | None, typer.Option(help="Only this seed; repeatable.")] = None
     scale: Annotated[str | None, typer.Option(help="A size of the recipe's `scales:`, e.g. full.")] = None
@@ -123,7 +129,7 @@ def _list_recipes(*, as_json: bool) -> None:
             "name": name,
             "about": about(path),
             "file": str(path),
-            "variants": list(read_recipe(path).variants),
+            "variants": _rows(read_recipe(path)),
             "scales": list(scales_of(path)),
         }
         for name, path in shipped_recipes().items()
@@ -136,6 +142,10 @@ def _list_recipes(*, as_json: bool) -> None:
         typer.echo(
             f"{entry['name']}: {entry['about']}\n  variants: {', '.join(entry['variants'])}{scales}\n  {entry['file']}"
         )
+
+
+def _rows(spec: RecipeSpec) -> list[str]:
+    return [*spec.variants, *spec.merges]
 
 
 def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Recipe:

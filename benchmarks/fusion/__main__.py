@@ -1,7 +1,7 @@
 """`python -m benchmarks.fusion`: run the study, or resume it, and print the tables of docs/fusion_study.md.
 
 Kill it at any time; the same command trains what is missing. `--write` puts the tables and the figure into docs/ and
-the rewards into benchmarks/fusion/results.jsonl, from which `--tables` prints the tables without training anything.
+the rewards into benchmarks/fusion/results.csv, from which `--tables` prints the tables without training anything.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from harness.records.errors import HarnessError
 from harness.store import write_atomic
 
 from .pages import SECTIONS, figure
-from .study import Design, Trained, run_study
+from .results import read_results, write_results
+from .study import Design, run_study
 
 ROOT = Path(__file__).parents[2]
 PAGE, FIGURE = ROOT / "docs" / "fusion_study.md", ROOT / "docs" / "images" / "fusion_study.svg"
-RESULTS = Path(__file__).with_name("results.jsonl")
+RESULTS = Path(__file__).with_name("results.csv")
 OUT = ROOT / "runs" / "fusion-study"
+SEEDS = 5
 SMOKE = Design(
     gaps={"better": 0.6}, sfts={"short": 10}, seeds=(1, 2), methods=("sft-cont", "dpo", "wrpo-0.5", "hybrid-dpo")
 )
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         if flags.write:
             page = filled(page, name, table, "python -m benchmarks.fusion")
     if flags.write:
-        write_atomic(RESULTS, "".join(row.model_dump_json() + "\n" for row in rows))
+        write_results(RESULTS, rows)
         write_atomic(FIGURE, figure(rows) + "\n")
         write_atomic(PAGE, page)
     return 0
@@ -71,13 +73,6 @@ def default_design(seeds: int) -> Design:
 
     return Design(seeds=tuple(range(1, 1 + seeds)), methods=tuple(METHODS))
 
-
-def read_results(path: Path) -> list[Trained]:
-    """Return the rows of a file that `--write` wrote."""
-    return [Trained.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
-
-
-SEEDS = 5
 
 if __name__ == "__main__":
     sys.exit(main())

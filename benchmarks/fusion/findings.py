@@ -30,8 +30,8 @@ class WorldResults:
     seeds: tuple[int, ...]
     rewards: Mapping[str, FloatArray]
     """(seeds,) per method: test reward of the setting that validation prompts chose, for each seed by itself."""
-    chosen: Mapping[str, tuple[int, ...]]
-    """Index of that setting."""
+    chosen: Mapping[str, tuple[dict[str, float], ...]]
+    """Those settings."""
     facts: tuple[PairFacts, ...]
 
     @property
@@ -62,7 +62,7 @@ def _world_results(world: World, methods: Mapping[str, Mapping[int, list[Trained
             raise ValueError(f"{name} in {world} has the seeds {tuple(by_seed)}, other methods {seeds}")
         best = [max(by_seed[seed], key=lambda row: row.validation[decoding]) for seed in seeds]
         rewards[name] = np.array([row.test[decoding] for row in best])
-        chosen[name] = tuple(row.setting for row in best)
+        chosen[name] = tuple(row.settings for row in best)
     facts = tuple(row.facts for row in (methods["sft"][seed][0] for seed in seeds) if row.facts is not None)
     return WorldResults(world, seeds, rewards, chosen, facts)
 
@@ -103,6 +103,11 @@ def may_be_best(results: WorldResults, methods: Sequence[str]) -> list[str]:
         if not any(float(each.mean()) > bar * _error(each) for each in apart):
             kept.append(name)
     return sorted(kept, key=lambda name: -results.mean(name))
+
+
+def over_worlds(worlds: Sequence[WorldResults]) -> dict[str, FloatArray]:
+    """Return each method's reward averaged over the worlds, (seeds,): worlds of one seed are not independent."""
+    return {name: np.mean([results.rewards[name] for results in worlds], axis=0) for name in worlds[0].rewards}
 
 
 def _error(values: FloatArray) -> float:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from recipes.training.losses import (
+    REJECTED,
     SOURCE,
     TARGET,
     LossType,
@@ -83,9 +84,13 @@ def prefer(loss_type: LossType, alpha: float, schedule: Schedule = "constant") -
         if loss_type == "infifpo":
             reference_3B = fused_reference(prepared.initial / LENGTH, prepared.by_source / LENGTH)
 
+        # an answer of weight 0 needs no log-probability
+        used = [answer for answer in (SOURCE, TARGET, REJECTED) if {SOURCE: alpha, TARGET: 1 - alpha}.get(answer, 1)]
+
         def losses(model: TinyTransformer, step: int) -> Tensor:
             rows = order[step]
-            policy_3B = _block_logps(model, prepared.prompts[rows], prepared.answers[:, rows])
+            logps = _block_logps(model, prepared.prompts[rows], prepared.answers[used][:, rows])
+            policy_3B = logps.new_zeros(3, len(rows)).index_copy(0, torch.tensor(used), logps)
             lengths_3B = torch.full_like(policy_3B, LENGTH)
             return preference_loss(
                 rewards(policy_3B, reference_3B[:, rows], lengths_3B, loss_type),

@@ -102,7 +102,7 @@ def trained(
     The learning rate falls linearly to 0.
     """
     model = copy.deepcopy(start)
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         optimizer.zero_grad()

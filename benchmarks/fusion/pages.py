@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from harness.pages.charts import Drawing, axis
 
-from .findings import GREEDY, SAMPLED, PairedDifference, WorldResults, by_world, difference, may_be_best
+from .findings import (
+    GREEDY,
+    SAMPLED,
+    FloatArray,
+    PairedDifference,
+    WorldResults,
+    by_world,
+    difference,
+    may_be_best,
+    over_worlds,
+)
 from .methods import METHODS
 from .study import UNTRAINED, Trained
 
@@ -47,18 +56,16 @@ def world_map(rows: Sequence[Trained]) -> str:
 def wrpo(rows: Sequence[Trained]) -> str:
     """WRPO at each alpha less each control, greedy and sampled."""
     lines = []
-    for decoding, title in ((GREEDY, "greedy"), (SAMPLED, "T 0.8")):
+    for decoding, how in ((GREEDY, "greedy"), (SAMPLED, "T 0.8")):
         worlds = by_world(rows, decoding)
         names = [name for name in worlds[0].trained if is_wrpo(name)]
         for control in CONTROLS:
-            lines += ["", f"| {title}: less {control} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-            count = len(worlds) * len(names)
-            for results in worlds:
-                cells = [
-                    _shown(difference(results.rewards[name], results.rewards[control], comparisons=count))
-                    for name in names
-                ]
-                lines.append(f"| {_title(results)} | " + " | ".join(cells) + " |")
+            lines += ["", f"| {how}: less {control} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+            count = _comparisons(worlds, names)
+            tables = [(_title(results), results.rewards) for results in worlds]
+            for title, by_name in [*tables, ("all worlds", over_worlds(worlds))]:
+                cells = [_shown(difference(by_name[name], by_name[control], comparisons=count)) for name in names]
+                lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines[1:]) + "\n"
 
 
@@ -86,37 +93,58 @@ def methods(rows: Sequence[Trained]) -> str:
         "|---|---|---|",
     ]
     for name in worlds[0].trained:
-        counts = Counter(index for results in worlds for index in results.chosen[name])
+        chosen = [settings for results in worlds for settings in results.chosen[name]]
         each = [
-            f"{', '.join(f'{key} {value:g}' for key, value in setting.items())}: {counts[index]}"
-            for index, setting in enumerate(METHODS[name].settings)
+            f"{', '.join(f'{key} {value:g}' for key, value in setting.items())}: {chosen.count(setting)}"
+            for setting in METHODS[name].settings
         ]
         lines.append(f"| {name} | {METHODS[name].about} | {'; '.join(each)} |")
     return "\n".join(lines) + "\n"
 
 
 def sentences(rows: Sequence[Trained]) -> str:
-    """The answer in words, world by world."""
-    lines = []
+    """The answer in words: per world, over all worlds, and what needs no training. Greedy rewards."""
     worlds = by_world(rows, GREEDY)
     names = [name for name in worlds[0].trained if is_wrpo(name)]
-    count = len(worlds) * len(names)
-    for results in worlds:
-        kinds: dict[int, list[str]] = {1: [], 0: [], -1: []}
-        for name in names:
-            apart = difference(results.rewards[name], results.rewards["dpo"], comparisons=count)
-            kinds[apart.sign].append(name)
-        parts = [
-            f"{text}: {', '.join(kinds[sign])}"
-            for sign, text in ((1, "better than DPO"), (0, "not shown to differ from DPO"), (-1, "worse than DPO"))
-            if kinds[sign]
-        ]
-        lines.append(f"- **{_title(results)}**. {'; '.join(parts)}.")
+    count = _comparisons(worlds, names)
+    lines = []
+    tables = [(_title(results), results.rewards) for results in worlds]
+    for title, by_name in [*tables, ("all worlds on average", over_worlds(worlds))]:
+        parts = [_verdicts(by_name, names, control, count) for control in CONTROLS]
+        lines.append(f"- **{title}**: {'; '.join(parts)}.")
+    lines += [_untrained(results) for results in worlds]
     return "\n".join(lines) + "\n"
 
 
-SECTIONS = {"map": world_map, "wrpo": wrpo, "sentences": sentences, "rewards": rewards, "methods": methods}
+def _verdicts(by_name: Mapping[str, FloatArray], names: Sequence[str], control: str, comparisons: int) -> str:
+    """Return which of the methods are better or worse than the control, by simultaneous intervals."""
+    signs = {name: difference(by_name[name], by_name[control], comparisons=comparisons).sign for name in names}
+    if not any(signs.values()):
+        return f"no alpha is shown to differ from {control}"
+    texts = {1: f"better than {control}", 0: f"not shown to differ from {control}", -1: f"worse than {control}"}
+    return ", ".join(
+        f"{' and '.join(group)} {text}"
+        for sign, text in texts.items()
+        if (group := [name for name in names if signs[name] == sign])
+    )
+
+
+def _untrained(results: WorldResults) -> str:
+    """Return how the best trained method stands to the best row without training, in a sentence."""
+    trained = max(results.trained, key=results.mean)
+    untrained = max(("best-source", "mixture", "best-of-sources"), key=results.mean)
+    apart = difference(results.rewards[trained], results.rewards[untrained])
+    verdict = {1: "beats", 0: "is not shown to differ from", -1: "does not reach"}[apart.sign]
+    return f"- {_title(results)}: the best trained method ({trained}) {verdict} the {NAMES[untrained]}, {_interval(apart)}."
+
+
+SECTIONS = {"map": world_map, "sentences": sentences, "wrpo": wrpo, "rewards": rewards, "methods": methods}
 """Name in the page's markers -> what is printed there."""
+
+
+def _comparisons(worlds: Sequence[WorldResults], names: Sequence[str]) -> int:
+    """Return the number of differences in one of the tables of WRPO: each world, and all of them."""
+    return (len(worlds) + 1) * len(names)
 
 
 def _title(results: WorldResults) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Design(Record):
-    """What is compared. Everything but the seeds decides the results' folder."""
+    """What is compared. Worlds and version decide the results' folder; methods and seeds can be added to it."""
 
     gaps: dict[str, float] = GAPS
     sfts: dict[str, int] = SFTS
@@ -47,11 +47,8 @@ class Design(Record):
 
     @property
     def folder(self) -> str:
-        """Eight hexadecimal characters over the design without its seeds, and over the settings of its methods."""
-        from .methods import METHODS
-
-        settings = {name: list(METHODS[name].settings) for name in self.methods}
-        return digest({**self.model_dump(mode="json", exclude={"seeds"}), "settings": settings})[:8]
+        """Eight hexadecimal characters."""
+        return digest(self.model_dump(mode="json", exclude={"seeds", "methods"}))[:8]
 
     @property
     def worlds(self) -> list[tuple[str, str]]:
@@ -77,20 +74,24 @@ class Trained(Record):
     sft: str
     seed: int
     method: str
-    setting: int
-    """Index in the method's settings."""
+    settings: dict[str, float] = {}
+    """One of the method's; empty for what is not trained."""
     validation: tuple[float, float]
     test: tuple[float, float]
     facts: PairFacts | None = Field(default=None, exclude_if=lambda facts: facts is None)
 
     @property
     def key(self) -> str:
-        return f"{self.sft}|{self.method}|{self.setting}"
+        return row_key(self.sft, self.method, self.settings)
 
     @property
     def error(self) -> None:
         """Rows are only written for trainings that ended."""
         return None
+
+
+def row_key(sft: str, method: str, settings: Mapping[str, float]) -> str:
+    return "|".join([sft, method, *(f"{name}={value:g}" for name, value in settings.items())])
 
 
 def rows_path(folder: Path, gap: str, seed: int) -> Path:
@@ -124,15 +125,19 @@ def _begin(parent: int) -> None:
 
 
 def collected(design: Design, folder: Path) -> list[Trained]:
-    """Return the rows of the design's seeds, in a fixed order."""
-    rows = [
-        row
-        for seed, gap in product(design.seeds, design.gaps)
-        for row in JsonlRows(rows_path(folder, gap, seed), Trained).read()
+    """Return the rows of the design, in its order; rows of other methods and settings are left out."""
+    of_part = {
+        (gap, seed): {row.key: row for row in JsonlRows(rows_path(folder, gap, seed), Trained).read()}
+        for gap, seed in product(design.gaps, design.seeds)
+    }
+    wanted = list(_wanted(design))
+    return [
+        of_part[gap, seed][row_key(*part)]
+        for gap, sft in design.worlds
+        for seed in design.seeds
+        for part in wanted
+        if part[0] == sft
     ]
-    order = {name: place for place, name in enumerate([*UNTRAINED, *design.methods])}
-    gaps, sfts = list(design.gaps), list(design.sfts)
-    return sorted(rows, key=lambda r: (gaps.index(r.gap), sfts.index(r.sft), r.seed, order[r.method], r.setting))
 
 
 def run_part(design: Design, folder: Path, gap: str, seed: int) -> int:
@@ -140,7 +145,7 @@ def run_part(design: Design, folder: Path, gap: str, seed: int) -> int:
     rows = JsonlRows(rows_path(folder, gap, seed), Trained)
     rows.open()
     try:
-        missing = [part for part in _wanted(design) if "|".join(map(str, part)) not in rows]
+        missing = [part for part in _wanted(design) if row_key(*part) not in rows]
         if missing:
             for row in _train_missing(design, gap, seed, missing):
                 rows.append(row)
@@ -149,15 +154,19 @@ def run_part(design: Design, folder: Path, gap: str, seed: int) -> int:
         rows.close()
 
 
-def _wanted(design: Design) -> Iterator[tuple[str, str, int]]:
+Part = tuple[str, str, Mapping[str, float]]
+"""SFT, method and settings of one row."""
+
+
+def _wanted(design: Design) -> Iterator[Part]:
     from .methods import METHODS
 
     for sft in design.sfts:
-        yield from ((sft, name, 0) for name in UNTRAINED)
-        yield from ((sft, name, index) for name in design.methods for index in range(len(METHODS[name].settings)))
+        yield from ((sft, name, {}) for name in UNTRAINED)
+        yield from ((sft, name, settings) for name in design.methods for settings in METHODS[name].settings)
 
 
-def _train_missing(design: Design, gap: str, seed: int, missing: Sequence[tuple[str, str, int]]) -> Iterator[Trained]:
+def _train_missing(design: Design, gap: str, seed: int, missing: Sequence[Part]) -> Iterator[Trained]:
     from .evaluation import HeldOut
     from .methods import METHODS
     from .preparation import prepare, prepare_sources
@@ -169,16 +178,21 @@ def _train_missing(design: Design, gap: str, seed: int, missing: Sequence[tuple[
     held_out = [HeldOut(world, world.prompts(count, rng), seed) for count in (VALIDATION_PROMPTS, TEST_PROMPTS)]
     for sft in dict.fromkeys(part[0] for part in missing):
         prepared = prepare(sources, design.sfts[sft])
-        for _, name, index in (part for part in missing if part[0] == sft):
+        for _, name, settings in (part for part in missing if part[0] == sft):
             if name in UNTRAINED:
                 validation, test = (part.untrained(name, prepared) for part in held_out)
             else:
-                method = METHODS[name]
-                model = method.train(prepared, method.settings[index])
+                model = METHODS[name].train(prepared, dict(settings))
                 validation, test = (part.means([model]) for part in held_out)
-            facts = _facts(prepared.data) if name == "sft" else None
             yield Trained(
-                gap=gap, sft=sft, seed=seed, method=name, setting=index, validation=validation, test=test, facts=facts
+                gap=gap,
+                sft=sft,
+                seed=seed,
+                method=name,
+                settings=dict(settings),
+                validation=validation,
+                test=test,
+                facts=_facts(prepared.data) if name == "sft" else None,
             )
 
 

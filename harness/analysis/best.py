@@ -21,7 +21,11 @@ from ..stats.best import compare_with_best
 from ..stats.intervals import FloatArray
 from ..stats.paired import least_se, terms
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
-from .finished_runs import matched, refuse_different, run_rows, shown_names, suite_of
+from .finished_runs import StoredRun, matched, refuse_different, run_rows, shown_names, suite_of
+
+
+class NotRankedError(ConfigError):
+    """The headline of these runs has no direction or no error, so none of them is the best."""
 
 
 class BestRow(Record):
@@ -71,15 +75,26 @@ def best_of_models(
 
     Raise ConfigError if two runs are not comparable, unless `force`, or if a suite's headline cannot be compared.
     """
-    answers = []
-    for runs in matched(names, results, suites):
-        shown = labels or shown_names(runs)
-        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
-        for run in rows[1:]:
-            refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
-        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
-        answers.append(best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=seed))
-    return answers
+    return [
+        best_of_runs(runs, labels=labels, force=force, mirror=mirror, seed=seed)
+        for runs in matched(names, results, suites)
+    ]
+
+
+def best_of_runs(
+    runs: Sequence[StoredRun],
+    *,
+    labels: Sequence[str] | None = None,
+    force: bool = False,
+    mirror: str | None = None,
+    seed: int = 0,
+) -> BestOf:
+    """Return the best of stored runs of one suite; raise as `best_of_models` does, NotRankedError for the headline."""
+    rows = [run_rows(run, name) for run, name in zip(runs, labels or shown_names(runs), strict=True)]
+    for run in rows[1:]:
+        refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
+    loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
+    return best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=seed)
 
 
 def best_of(
@@ -88,7 +103,7 @@ def best_of(
     """Return which of the runs of one suite may be the best, by the first run's headline.
 
     Errors are of the questions that all runs have; a fitted headline is refitted, if `suite` can do so. Without rows
-    they are the cards' own, as if independent. Raise ConfigError if the headline has no direction or no error.
+    they are the cards' own, as if independent. Raise NotRankedError if the headline has no direction or no error.
     """
     card = runs[0].card
     refits = _refits(runs, prompts, suite)
@@ -96,7 +111,7 @@ def best_of(
     metric = sums[0].metric if sums else card.headline
     better = higher_is_better(card, metric)
     if better is None:
-        raise ConfigError(
+        raise NotRankedError(
             f"{card.suite}: it is unknown whether more or less {metric} is better, so nothing is the best"
         )
     sign, least, notes = 1.0 if better else -1.0, None, []
@@ -192,7 +207,7 @@ def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:
     known = [(score.value, score.se) for score in scores if score is not None and score.value is not None and score.se]
     if len(known) < len(runs):
         missing = ", ".join(run.name for run, score in zip(runs, scores, strict=True) if score is None or not score.se)
-        raise ConfigError(
+        raise NotRankedError(
             f"{runs[0].card.suite}: no standard error of {runs[0].card.headline} for {missing}, so the best of these "
             "runs cannot be found; leave them out"
         )

@@ -118,16 +118,21 @@ def chosen_items(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[
 def answerable(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[Item]:
     """Return the replayable items without those of kinds that a judge rejects, as one that only compares does ratings.
 
-    Raise ConfigError if nothing of a suite is left.
+    Raise ConfigError if nothing of a suite is left. A judge that cannot be loaded, as without its key, is taken to
+    handle everything: an estimate needs no key, and asking raises the error.
     """
     items, kinds = replayable(sets), defaultdict[Hashable, list[Item]](list)
+    try:
+        judges = spec.loaded
+    except ConfigError:
+        return items
     for item in items:
         kinds[item.suite, isinstance(item, RecordedComparison), item.turn or len(item.prompt.turns)].append(item)
     suite, rejected = ReplaySuite(sets, items), dict[Hashable, ConfigError]()
     for kind, members in kinds.items():
         # one item per kind is enough: the rest differ only in their texts
         for task in suite.tasks(suite.prompt(members[0]), suite.answer(members[0])):
-            for judge in spec.loaded:
+            for judge in judges:
                 try:
                     if isinstance(judge, Checking):
                         judge.check(task)

@@ -23,7 +23,7 @@ from ..store.official import is_available_offline
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
 from .comparison import Difference, adjusted, compare, headline_difference
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
-from .leaderboard import HeadlineDifference, against, run_id
+from .leaderboard import HeadlineDifference, Table, against, run_id
 
 log = logging.getLogger(__name__)
 KEPT = 3
@@ -109,6 +109,16 @@ class PairedRuns:
                 pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
         self._sums.clear()
         self._kept = KEPT
+        return pairs
+
+    def of_tables(self, tables: Sequence[Table], cards: Sequence[ScoreCard]) -> dict[str, tuple[BoardPair, ...]]:
+        """Return `Table.anchor` -> all pairs of its ranked rows; `cards` are those of the tables."""
+        by_run = {run_id(card): card for card in cards}
+        pairs = {}
+        for table in tables:
+            ranked = [by_run[row.run_id] for row in table.rows if row.rank is not None]
+            headed = [card.model_copy(update={"headline": table.headline}) for card in ranked]
+            pairs[table.anchor] = tuple(self.all_pairs(headed))
         return pairs
 
     def _sums_of(

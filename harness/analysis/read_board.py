@@ -5,7 +5,7 @@ read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -71,21 +71,14 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
     questions, fusion = read_questions(chosen) if options.paired else {}, read_fusion(results)
-    pairs = {}
+    pairs: dict[str, tuple[BoardPair, ...]] = {}
     if options.pairs:
         ranked = rank(cards, questions, fusion, replace(rules, difference=lambda card, above: None))
-        pairs = {table.anchor: tuple(runs.all_pairs(_ranked_cards(table, cards))) for table in ranked}
+        pairs = runs.of_tables(ranked, cards)
     tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
     beside = reported_beside(cards, load_reported()) if options.reported else []
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
     return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, folders)
-
-
-def _ranked_cards(table: Table, cards: Sequence[ScoreCard]) -> list[ScoreCard]:
-    """Return the cards of the ranked rows, best first, with the table's headline."""
-    by_run = {run_id(card): card for card in cards}
-    ranked = [by_run[row.run_id] for row in table.rows if row.rank is not None]
-    return [card.model_copy(update={"headline": table.headline}) for card in ranked]
 
 
 def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:

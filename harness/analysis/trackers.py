@@ -1,14 +1,19 @@
 """Log scores to experiment trackers: wandb, mlflow, trackio. Each is imported on demand and configured by its own
-environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys). One tracker run is one model.
+environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys).
+
+One tracker run is one model with one judge (and one --limit): logging again updates it. wandb and mlflow also get a
+table of the scores, the figures of differences, and the score cards.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 from ..records import ScoreCard, digest
@@ -30,6 +35,24 @@ def tracker_names(option: str | None) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class TrackedFiles:
+    """What a tracker run shows besides numbers."""
+
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    """Texts of the table of scores."""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Name -> SVG."""
+    cards: Mapping[str, str] = field(default_factory=dict)
+    """File name -> JSON."""
+
+    def table_csv(self) -> str:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.head, *self.rows])
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
 class TrackedRun:
     """The content of one tracker run, or of one step of it."""
 
@@ -39,21 +62,39 @@ class TrackedRun:
     better: Mapping[str, str]
     """Metric -> `higher` or `lower`, whichever is better; metrics without a direction are not in it."""
     step: int | None
+    identity: Sequence[str]
+    """What the run is, besides its name: the same run is updated as long as it stays the same."""
+    files: TrackedFiles = TrackedFiles()
 
     @property
     def key(self) -> str:
-        """Return the run's key: equal name and facts resume the same run."""
-        return digest([self.name, dict(self.facts)])[:16]
+        return digest([self.name, *self.identity])[:16]
 
 
-def log_scores(names: Sequence[str], cards: Iterable[ScoreCard]) -> int:
+def log_scores(
+    names: Sequence[str],
+    cards: Iterable[ScoreCard],
+    files_of: Callable[[Sequence[ScoreCard]], TrackedFiles] = lambda cards: TrackedFiles(),
+) -> int:
     """Log each model's scores to each tracker and return the number of runs written. Raise as `log_step` does."""
-    by_model: dict[str, list[ScoreCard]] = {}
+    groups: dict[tuple[str, ...], list[ScoreCard]] = {}
     for card in cards:
-        by_model.setdefault(card.model, []).append(card)
+        identity = (card.model, card.judge, str(card.protocol.get("limit")))
+        if any(known.suite == card.suite for known in groups.get(identity, ())):
+            # two protocols of one suite would overwrite each other's numbers
+            identity = (*identity, card.protocol_sha)
+        groups.setdefault(identity, []).append(card)
     tracked_runs = [
-        TrackedRun(model, numbers(model_cards), facts(model_cards), directions(model_cards), None)
-        for model, model_cards in by_model.items()
+        TrackedRun(
+            model,
+            numbers(group),
+            facts(group),
+            directions(group),
+            None,
+            identity,
+            files_of(group) if names else TrackedFiles(),
+        )
+        for (model, *identity), group in groups.items()
     ]
     return sum(_log(name, tracked) for name in names for tracked in tracked_runs)
 
@@ -65,8 +106,9 @@ def log_step(names: Sequence[str], series: str, cards: Sequence[ScoreCard], step
     """
     # a run's id and completeness change with every checkpoint, and would start a new tracker run each time
     lasting = {key: value for key, value in facts(cards).items() if not key.endswith((".run", ".complete"))}
+    identity = [f"{key}={value}" for key, value in sorted(lasting.items())]
     for name in names:
-        _log(name, TrackedRun(series, numbers(cards), lasting, directions(cards), step))
+        _log(name, TrackedRun(series, numbers(cards), lasting, directions(cards), step, identity))
 
 
 def _log(name: str, logged: TrackedRun) -> int:
@@ -126,28 +168,46 @@ def _config(logged: TrackedRun) -> dict[str, str]:
 
 
 def _wandb(module: ModuleType, logged: TrackedRun) -> None:
-    project = os.environ.get("WANDB_PROJECT", PROJECT)
-    config = _config(logged)
-    run = module.init(
-        project=project, id=logged.key, name=logged.name, config=config, resume="allow", reinit="create_new"
-    )
+    project, files = os.environ.get("WANDB_PROJECT", PROJECT), logged.files
+    run = module.init(project=project, id=logged.key, name=logged.name, resume="allow", reinit="create_new")
     try:
-        for metric, better in logged.better.items():  # the best checkpoint is then the summary's, not the last
-            run.define_metric(metric, summary="max" if better == "higher" else "min")
-        run.log(dict(logged.scores), step=logged.step)
+        # an earlier session of the run may have logged an incomplete card
+        run.config.update(_config(logged), allow_val_change=True)
+        if logged.step is not None:
+            for metric, better in logged.better.items():  # the best checkpoint is then the summary's, not the last
+                run.define_metric(metric, summary="max" if better == "higher" else "min")
+        media: dict[str, object] = {name: module.Html(svg, inject=False) for name, svg in files.figures.items()}
+        if files.rows:
+            media["scores"] = module.Table(columns=list(files.head), data=[list(row) for row in files.rows])
+        run.log({**logged.scores, **media}, step=logged.step)
+        if files.cards:
+            artifact = module.Artifact(f"cards-{logged.key}", type="score-card")
+            for name, text in files.cards.items():
+                with artifact.new_file(name, mode="w") as file:
+                    file.write(text)
+            run.log_artifact(artifact)
     finally:
         run.finish()
 
 
 def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
-    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+    experiment, files = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), logged.files
     module.set_experiment(experiment)
     wanted = f"tags.harness = '{logged.key}'"
     matches = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
     run_id = matches[0].info.run_id if matches else None
-    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key}):
-        module.log_params({_mlflow_name(key): value for key, value in _config(logged).items()})
+    known = matches[0].data.params if matches else {}
+    config = {_mlflow_name(key): value for key, value in _config(logged).items()}
+    # mlflow never changes a parameter; a tag it does
+    with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key, **config}):
+        module.log_params({name: value for name, value in config.items() if name not in known})
         module.log_metrics({_mlflow_name(key): value for key, value in logged.scores.items()}, step=logged.step)
+        if files.rows:
+            module.log_text(files.table_csv(), "scores.csv")
+        for name, svg in files.figures.items():
+            module.log_text(svg, f"{name}.svg")
+        for name, text in files.cards.items():
+            module.log_text(text, name)
 
 
 def _mlflow_name(name: str) -> str:

@@ -94,7 +94,9 @@ class SharedServer:
             folders = {name: each.folder for name, each in fellows.items()}
             self._adapters = AdapterSet(backend.server, adapter.base, rank, folders, self._grows)
         else:
-            log.info("%s keeps on serving, now %s", self._adapters.server.name, adapter.name)
+            log.info("%s keeps serving, now %s", self._adapters.server.name, adapter.name)
+            if self._grows:  # earlier checkpoints may be gone by now, and a server that starts again needs none of them
+                self._adapters.folders.clear()
         self._adapters.folders[adapter.name] = adapter.folder
         backend.share(self._adapters)
 

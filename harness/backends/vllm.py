@@ -129,8 +129,9 @@ class VllmBackend(ServedBackend):
         # one adapter is asked at a time, so one slot is enough for any number of them
         argv += ["--max-loras=1", f"--max-lora-rank={self._rank()}"]
         folders = {self.label: checkpoint.path} if self.adapters is None else self.adapters.folders
-        first, *more = [json.dumps({"name": name, "path": str(folder)}) for name, folder in folders.items()]
-        return [*argv, f"--lora-modules={first}", *more]
+        # as words of their own: `--lora-modules=` would take only the first
+        modules = [json.dumps({"name": name, "path": str(folder)}) for name, folder in folders.items()]
+        return [*argv, "--lora-modules", *modules]
 
     def _rank(self) -> int:
         """Return the smallest rank that vLLM understands and that is not below that of any adapter."""

@@ -12,10 +12,11 @@ import typer
 from rich.text import Text
 
 from ..analysis.comparison import Population
-from ..analysis.finished_runs import find_runs
+from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
+from ..analysis.gate.decision import checks_of
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
@@ -35,12 +36,15 @@ from ..pages.gate_text import (
     summary_line,
 )
 from ..pages.text import plain
+from ..records.documents import SUITE_COPY
 from ..records.errors import ConfigError
+from ..records.judge_choice import plugin_name
 from ..records.settings import FileSpec
 from ..running.estimate import estimate
 from ..running.plan import plan
 from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
+from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
 from .console import announce, json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
@@ -167,9 +171,14 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
         raise ConfigError(f"{played[0]} needs the answers of both models first: gate it without --live")
     runs_of_baseline = baseline_runs(flags.baseline, flags.results, suites)
     suites = suites or list(dict.fromkeys(run.card.suite for run in runs_of_baseline))
-    spec = resolve(flags.settings(suites))
+    spec = resolve(live_settings(flags, suites, runs_of_baseline))
     run_plan = plan(spec)
     baselines = baselines_of(run_plan, runs_of_baseline, force=options.force)
+    if not checks_of(policy, {suite: rows.card for suite, rows in baselines.items()}):
+        raise ConfigError(
+            f"no check for {', '.join(baselines)}, so nothing would be decided: give --policy a file with checks, or a "
+            "suite of your own its margin:"
+        )
     estimates = estimate(run_plan)
     announce(estimates)
     return work(
@@ -177,6 +186,18 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
         estimates,
         lambda runs, on_progress: gate_live(run_plan, runs, baselines, policy, options, on_progress=on_progress),
     )
+
+
+def live_settings(flags: GateFlags, suites: Sequence[str], baselines: Sequence[StoredRun]) -> FileSpec:
+    """Return the settings of the candidate's run: own suites, and what answers are compared with, as the baseline had
+    them, whose folder has copies of both."""
+    folders = {run.card.suite: run.folder for run in reversed(baselines) if run.folder is not None}
+    copies = {suite: folder / SUITE_COPY for suite, folder in folders.items() if (folder / SUITE_COPY).is_file()}
+    named = [f"{plugin_name(suite)}:{copies[suite]}" if suite in copies else suite for suite in suites]
+    settings = flags.settings(named)
+    opponents = {suite: folder / BASELINE_ROWS for suite, folder in folders.items() if suite in suites}
+    answers = {suite: str(file) for suite, file in opponents.items() if file.is_file()}
+    return settings.model_copy(update={"baseline": answers}) if answers else settings
 
 
 def write_files(

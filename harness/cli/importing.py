@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_
 from ..suites.files import SourceFile, read_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, ResultsFlags, command
+
+log = logging.getLogger(__name__)
 
 
 class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
@@ -111,7 +114,10 @@ def read_parts(flags: ImportFlags, model: str, sources: Sequence[SourceFile]) ->
     parts = []
     for suite in [suite_for_rows(name, options) for name in names]:
         request = ImportRequest(suite.prompts(), model, flags.judge, flags.baseline, flags.mirror)
-        parts.append((suite, reader_of(flags.file_format, suite.name)(sources, request)))
+        imported = reader_of(flags.file_format, suite.name)(sources, request)
+        for note in imported.notes:
+            log.warning("%s: %s", suite.name, note)
+        parts.append((suite, imported))
     if not any(rows.answers or rows.judgments for _, rows in parts):
         contents = FirstRows(sources)
         list(contents)

@@ -90,7 +90,7 @@ class LeaderboardFlags(ResultsFlags):
         return BoardOptions(
             reported=self.reported is not False,
             paired=not self.unpaired and not self.summary,  # a summary shows no difference
-            pairs=self.chosen_format == "html" and self.figures is None,
+            pairs=self.chosen_format == "html" or self.figures is not None,
             suites=comma_list(self.suite),
             matching=self.matching or "",
             baseline=self.baseline,
@@ -143,7 +143,9 @@ def leaderboard(flags: LeaderboardFlags) -> None:
     else:
         write_or_print(render(board, flags, flags.chosen_format), flags.out)
     if trackers:
-        written = log_scores(trackers, board.cards)
+        from ..pages.tracked import tracked_files
+
+        written = log_scores(trackers, board.cards, tracked_files(board.tables, flags.results))
         print(f"logged {written} runs to {', '.join(trackers)}", file=sys.stderr)
     if board.broken:
         total = len(board.broken) + len(board.cards)
@@ -204,7 +206,10 @@ def check_file(file: Path, expected: str, flags: str) -> None:
 def write_figures(folder: Path, board: Board) -> None:
     from ..pages.board import figures, png
 
-    files = [(figure.name, figure.drawing.standalone(), png(figure.drawing)) for figure in list(figures(board.tables))]
+    files = [
+        (figure.name, figure.drawing.standalone(), png(figure.drawing))
+        for figure in list(figures(board.tables, board.pairs))
+    ]
     make_folder(folder)
     for name, svg, pixels in files:
         write_atomic(folder / f"{name}.svg", svg + "\n")
@@ -275,7 +280,7 @@ def page_facts(board: Board, flags: LeaderboardFlags) -> PageFacts:
     return PageFacts(
         title=flags.title or "Leaderboard",
         made=datetime.now(UTC).date().isoformat(),
-        version=__version__,
+        version=str(__version__),
         viewer=flags.viewer,
         pairs=board.pairs,
         folders=board.folders,

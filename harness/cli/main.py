@@ -159,7 +159,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u2192 rather than nothing
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="harness", standalone_mode=False) or 0
         sys.stdout.flush()  # now, as a full disk or a closed pipe could not be reported while Python ends
     except BaseException as error:
         code = exit_code_of(error)

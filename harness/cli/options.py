@@ -15,8 +15,10 @@ hello you
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
@@ -27,6 +29,7 @@ from typer.core import TyperCommand
 from typer.models import ParameterInfo
 
 from ..records.errors import printable
+from .completion import COMPLETERS
 
 SETTINGS: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False, "rich_markup_mode": None}
 
@@ -76,6 +79,9 @@ def parameters(record: type[Flags]) -> Iterator[inspect.Parameter]:
             yield from parameters(field.annotation)
             continue
         info = next(item for item in field.metadata if isinstance(item, ParameterInfo))
+        if info.autocompletion is None and name in COMPLETERS:
+            info = copy(info)  # a flag that several fields share is not theirs to change
+            info.autocompletion = COMPLETERS[name]
         yield inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
@@ -144,7 +150,8 @@ def configured_results() -> Path:
     folder = configured_results_folder()
     if folder is None:
         return Path("results")
-    print(f"harness: results folder {printable(folder)}, from ./{NAME}", file=sys.stderr)
+    if "_HARNESS_COMPLETE" not in os.environ:  # a shell that completes has no room for it
+        print(f"harness: results folder {printable(folder)}, from ./{NAME}", file=sys.stderr)
     return Path(folder)
 
 

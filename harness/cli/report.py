@@ -11,10 +11,11 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.best import best_of_models
+from ..analysis.best import BestOf, NotRankedError, best_of_runs
 from ..analysis.comparison import Comparison
 from ..analysis.finished_runs import StoredRun, compare_models, find_runs, matched, shown_names
 from ..pages.model_index import Entry, edited_card, entries, index_yaml
+from ..pages.pdf import check_pdf, pdf
 from ..pages.report import ModelsReport, ReportRow, ReportSection, report_text, section_figure
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..store import make_folder, write_atomic, write_bytes
@@ -22,13 +23,16 @@ from ..store.hub_card import HubCard
 from .compare import write_or_print
 from .options import MirrorFlags, ResultsFlags, comma_list, command
 
-FORMATS = ("slack", "github", "html", "hf")
+FORMATS = ("slack", "github", "html", "pdf", "hf")
 
 
 class ReportFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A [B C ...]", help="Run folders, card files or model names.")]
     to: Annotated[
-        str, typer.Option(help="slack: message; github: Markdown comment; html: one file; hf: model-index of a card.")
+        str,
+        typer.Option(
+            help="slack: message; github: Markdown comment; html or pdf: one file; hf: model-index of a card."
+        ),
     ] = "github"
     baseline: Annotated[str | None, typer.Option(help="Compare with this run instead of the first.")] = None
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
@@ -59,12 +63,21 @@ def report(flags: ReportFlags) -> None:
     if flags.push_to_hub is not None:
         push(flags, flags.push_to_hub)
         return
+    if flags.to == "pdf" and flags.out is None:
+        raise ConfigError("--to pdf is a file: add --out report.pdf")
     if flags.to == "hf":
         write_or_print(index_yaml([(name, results_of(name, flags)) for name in flags.runs]), flags.out)
         return
+    if flags.to == "pdf":
+        check_pdf()
     content = read_report(flags)
     if flags.figures is not None:
         write_figures(flags.figures, content)
+    if flags.to == "pdf":
+        assert flags.out is not None
+        write_bytes(flags.out, pdf(report_text(content, "html")))
+        print(f"wrote {flags.out}")
+        return
     write_or_print(report_text(content, flags.to), flags.out)
 
 
@@ -78,11 +91,11 @@ def read_report(flags: ReportFlags) -> ModelsReport:
     groups = matched(names, flags.results, suites)
     options = {"suites": suites, "force": flags.force, "mirror": flags.mirror, "seed": flags.seed}
     pairs = compare_models(names, flags.results, **options) if len(names) > 1 else []  # type: ignore[arg-type]
-    best = best_of_models(names, flags.results, **options) if len(names) > 2 else []  # type: ignore[arg-type]
     sections = []
     for number, runs in enumerate(groups):
         compared = pairs[number * (len(names) - 1) : (number + 1) * (len(names) - 1)]
         first = runs[0].card
+        best, unranked = _best(runs, flags) if len(names) > 2 else (None, "")
         sections.append(
             ReportSection(
                 first.suite,
@@ -91,10 +104,19 @@ def read_report(flags: ReportFlags) -> ModelsReport:
                 first.headline,
                 tuple(_rows(runs, compared)),
                 tuple(compared),
-                best[number] if best else None,
+                best,
+                unranked,
             )
         )
     return ModelsReport(tuple(sections), str(flags.results), flags.viewer)
+
+
+def _best(runs: Sequence[StoredRun], flags: ReportFlags) -> tuple[BestOf | None, str]:
+    """Return the best of a suite's runs; or why there is none, so that the other suites are reported."""
+    try:
+        return best_of_runs(runs, force=flags.force, mirror=flags.mirror, seed=flags.seed), ""
+    except NotRankedError as error:
+        return None, str(error)
 
 
 def _rows(runs: Sequence[StoredRun], pairs: Sequence[Comparison]) -> Iterator[ReportRow]:

@@ -253,7 +253,12 @@ def run_one(
     if kept is not None:
         hand_over(kept, run_plan, later)
     cards = ask_and_judge(run_plan, estimates, fresh=fresh)
-    log_scores(trackers, cards)
+    if trackers:
+        from ..analysis.read_board import read_board
+        from ..pages.tracked import tracked_files
+
+        results = resolve(settings).results
+        log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
     return run_plan, cards
 
 
@@ -352,8 +357,8 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
         on_progress = stack.enter_context(progress(STDERR, totals))
 
         async def job(run_plan: Plan, runs: Sequence[SuiteRun], devices: str | None) -> list[ScoreCard]:
-            place = "" if devices is None else f" on GPU {devices}"
-            log.info("%s starts%s", run_plan.spec.model.label, place)
+            gpus = "" if devices is None else f" on GPU {devices}"
+            log.info("%s starts%s", run_plan.spec.model.label, gpus)
             if devices is not None and isinstance(run_plan.backend, Placed):
                 run_plan.backend.place(devices)
             return await execute(run_plan, runs, fresh=flags.fresh, on_progress=on_progress)
@@ -371,6 +376,8 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
             if not flags.as_json:
                 show(run_plan, outcome, verbose=flags.verbose, is_last=False)
             raise_if_incomplete(outcome)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             exit_code_of(error)
             failed.append(str(run_plan.spec.model))

@@ -19,15 +19,16 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
+from ..analysis.pairs import BoardPair
 from ..analysis.reported import ReportedTable
 from ..records.errors import ConfigError
 from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts, reported
-from .board_data import PageFacts, page_data
-from .charts import Drawing
+from .board_data import NO_PAIRS, PageFacts, page_data
+from .charts import ChartPoint, Drawing
 from .summary import summary
 from .tables import against_name, certainty, measured, notes_of, shown_metrics
 from .text import interval, marked, number, visible
@@ -230,18 +231,46 @@ def fusion_text(fusion: Fusion) -> str:
     return ", ".join(part for part in (fusion.method, sources, alpha) if part)
 
 
-def figures(tables: Iterable[Table]) -> Iterator[Figure]:
-    """Yield forest plot, length against score, categories and scaling of each table, if it has the numbers."""
+def figures(tables: Iterable[Table], pairs: Mapping[str, Sequence[BoardPair]] = NO_PAIRS) -> Iterator[Figure]:
+    """Yield the figures of each table for which it has the numbers.
+
+    These are forest plot, differences from the baseline or the best model, score against length and costs, categories,
+    and scaling. `pairs`: `Table.anchor` -> pairs of its rows, without which only a baseline has differences.
+    """
     for table in tables:
-        drawings = {
-            "forest": charts.forest(table),
-            "length": charts.length_against_score(table),
-            "categories": charts.categories(table),
+        drawings = {"forest": charts.forest(table), "differences": _differences(table, pairs.get(table.anchor, ()))}
+        drawings |= {
+            key.replace("_", "-"): charts.against(table, key, across) for key, across in charts.axes(table).items()
         }
+        drawings["categories"] = charts.categories(table)
         drawings |= {f"scaling-{number}": drawing for number, drawing in enumerate(charts.scaling(table), start=1)}
         yield from (
             Figure(f"{table.anchor}-{kind}", drawing) for kind, drawing in drawings.items() if drawing is not None
         )
+
+
+def _differences(table: Table, pairs: Sequence[BoardPair]) -> Drawing | None:
+    """Draw the differences from the baseline, or else from the best row."""
+    if table.baseline:
+        steps = [(row.model, row.above) for row in table.rows if row.above is not None]
+        return charts.differences([_point(model, step, 1) for model, step in steps], table.headline, table.baseline)
+    best = next((row for row in table.rows if row.rank == 1), None)
+    names = {row.run_id: row.model for row in table.rows}
+    if best is None:
+        return None
+    points = [
+        _point(names[pair.other], pair.difference, -1)
+        if pair.run == best.run_id
+        else _point(names[pair.run], pair.difference, 1)
+        for pair in pairs
+        if best.run_id in (pair.run, pair.other) and {pair.run, pair.other} <= set(names)
+    ]
+    return charts.differences(points, table.headline, best.model)
+
+
+def _point(model: str, step: HeadlineDifference, sign: int) -> ChartPoint:
+    low, high = sorted((sign * step.ci_low, sign * step.ci_high))
+    return ChartPoint(model, sign * step.difference, 0.0, low, high)
 
 
 def png(drawing: Drawing) -> bytes:

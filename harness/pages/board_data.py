@@ -1,7 +1,6 @@
 """What the leaderboard page's script needs of a table, as JSON: rows, their categories, and every pair. Pure.
 
-The script draws the figures and compares the rows that a reader chooses. Numbers are rounded to what is shown, because
-68 models make 2,278 pairs.
+The script draws the figures and compares the rows that a reader chooses.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.pairs import BoardPair
 from ..records import Score
 from ..records.facts import facts_of
+from .charts import axes
 from .text import visible
 
 NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}
@@ -78,25 +78,18 @@ def _table(table: Table, facts: PageFacts) -> JsonValue:
     }
 
 
-def axes(table: Table) -> dict[str, str]:
-    """Return what a score can be drawn against: field of a row -> its label, if at least two rows differ in it."""
-    labels = {
-        "length": f"mean answer length, {table.length_unit}",
-        "generated": "tokens generated per answer, with reasoning",
-        "cost": "dollars paid for judging",
-        "tokens_per_second": "tokens per second of answering",
-    }
-    return {key: label for key, label in labels.items() if len({getattr(row, key) for row in table.rows} - {None}) > 1}
-
-
 def _score(score: Score) -> JsonValue:
     """Return [value, low, high], with null for what is unknown."""
     return [None if value is None else round(value, 6) for value in (score.value, score.ci_low, score.ci_high)]
 
 
 def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
-    """Return [row, other row, difference, low, high, p, won, lost, questions, paired]."""
+    """Return [row, other row, difference, low, high, p, won, lost, questions, paired].
+
+    Differences are rounded here: JavaScript rounds ties up where Python rounds them to even, and the page must print
+    what `harness compare` prints.
+    """
     step = pair.difference
-    numbers = [round(value, 6) for value in (step.difference, step.ci_low, step.ci_high)]
+    numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
     places = [position[pair.run], position[pair.other]]
-    return [*places, *numbers, round(step.p, 6), pair.won, pair.lost, pair.n, int(step.paired)]
+    return [*places, *numbers, float(f"{step.p:.8g}"), pair.won, pair.lost, pair.n, int(step.paired)]

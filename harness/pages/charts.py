@@ -1,7 +1,9 @@
-"""Draw the figures of a leaderboard table as SVG: forest plot, length against score, categories, scaling. Pure.
+"""Draw the figures of a leaderboard table as SVG: forest plot, differences, score against length or cost, categories,
+scaling. Pure.
 
-All text is escaped. A figure has no colours of its own: the page that contains it styles the CSS classes (light and
-dark), and `standalone` adds print colours.
+Names are written in full, so a figure is as wide as the longest name needs. All text is escaped. A figure has no
+colours of its own: the page that contains it styles the CSS classes (light and dark), and `standalone` adds print
+colours.
 
 >>> axis([0.0, 100.0], start=0, end=200, pad=0.1).ticks()
 [0.0, 50.0, 100.0]
@@ -11,11 +13,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from ..analysis.comparison import Difference
 from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
 from .text import interval, visible
@@ -128,6 +129,11 @@ def axis(values: list[float], start: float, end: float, *, pad: float = 0.05) ->
 
 
 WIDTH = 680.0
+"""Of figures whose names lie below them."""
+PLOT = 360.0
+"""Width between the names and the numbers."""
+NUMBERS = 150.0
+"""Width of `57.99 [54.10, 61.82]`, small."""
 ROW = 22.0
 SERIES = len(COLOURS)
 """Models that colour and shape can tell apart in one figure."""
@@ -149,17 +155,17 @@ def forest(table: Table) -> Drawing | None:
     rows = [row for row in table.rows if row.score.value is not None]
     if not rows:
         return None
-    left = min(max(width_of(_short(row.model)) for row in rows) + 24, 300)
-    right = 150.0
-    scale = axis(_ends([row.score for row in rows]), left, WIDTH - right)
-    drawing = Drawing(WIDTH, 52 + ROW * len(rows), f"{table.column} with 95 % intervals: {table.title}")
+    left = _names_width(row.model for row in rows)
+    width = left + PLOT + NUMBERS
+    scale = axis(_ends([row.score for row in rows]), left, left + PLOT)
+    drawing = Drawing(width, 52 + ROW * len(rows), f"{table.column} with 95 % intervals: {table.title}")
     drawing.text(left, 14, f"{table.column}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, 24 + ROW * len(rows))
     for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
-        drawing.text(left - 12, y + 4, _short(row.model), anchor="end", css="" if row.rank else "muted")
+        drawing.text(left - 12, y + 4, row.model, anchor="end", css="" if row.rank else "muted")
         whisker(drawing, scale, row.score, y, hint=f"{row.model}: {interval(row.score)}")
-        drawing.text(WIDTH - 4, y + 4, interval(row.score), anchor="end", css="small muted")
+        drawing.text(width - 4, y + 4, interval(row.score), anchor="end", css="small muted")
     return drawing
 
 
@@ -174,27 +180,30 @@ def whisker(drawing: Drawing, scale: Axis, score: Score, y: float, *, hint: str 
         drawing.mark(scale(score.value), y, hint=hint)
 
 
-def differences(rows: Sequence[tuple[str, Difference]], first: str) -> Drawing | None:
-    """Draw each model's difference from the first with its 95 % interval, and a line at zero; None without rows."""
+def differences(rows: Sequence[ChartPoint], metric: str, first: str) -> Drawing | None:
+    """Draw each model's difference from the first (`x`) with its 95 % interval, and a line at zero.
+
+    None without rows.
+    """
     if not rows:
         return None
-    metric = rows[0][1].metric
-    left = min(max(width_of(_short(name)) for name, _ in rows) + 24, 300)
+    left = _names_width(row.label for row in rows)
+    width = left + PLOT + NUMBERS
     bottom = 24 + ROW * len(rows)
-    ends = [end for _, row in rows for end in (row.ci_low, row.value, row.ci_high) if end is not None]
-    scale = axis([0.0, *ends], left, WIDTH - 150.0)
-    drawing = Drawing(WIDTH, 28 + bottom, f"{metric}, difference from {first}, with 95 % intervals")
-    drawing.text(left, 14, f"{metric}, difference from {_short(first)}, 95 % interval", css="title")
+    ends = [end for row in rows for end in (row.low, row.x, row.high) if end is not None]
+    scale = axis([0.0, *ends], left, left + PLOT)
+    drawing = Drawing(width, 28 + bottom, f"{metric}, difference from {first}, with 95 % intervals")
+    drawing.text(8, 14, f"{metric}, difference from {first}, 95 % interval", css="title")
     _x_axis(drawing, scale, 24, bottom)
     drawing.line(scale(0.0), 24, scale(0.0), bottom, "axis")
-    for index, (name, row) in enumerate(rows):
+    for index, row in enumerate(rows):
         y = 24 + ROW * (index + 0.5)
-        span = "" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
-        drawing.text(left - 12, y + 4, _short(name), anchor="end")
-        if row.ci_low is not None and row.ci_high is not None:
-            drawing.line(scale(row.ci_low), y, scale(row.ci_high), y, "whisker")
-        drawing.mark(scale(row.value), y, hint=f"{name}: {row.value:+.2f}{span}")
-        drawing.text(WIDTH - 4, y + 4, f"{row.value:+.2f}{span}", anchor="end", css="small muted")
+        span = "" if row.low is None else f" [{row.low:+.2f}, {row.high:+.2f}]"
+        drawing.text(left - 12, y + 4, row.label, anchor="end")
+        if row.low is not None and row.high is not None:
+            drawing.line(scale(row.low), y, scale(row.high), y, "whisker")
+        drawing.mark(scale(row.x), y, hint=f"{row.label}: {row.x:+.2f}{span}")
+        drawing.text(width - 4, y + 4, f"{row.x:+.2f}{span}", anchor="end", css="small muted")
     return drawing
 
 
@@ -221,38 +230,53 @@ def cell_axis(table: Table) -> Axis:
     return axis(_ends([row.score for row in table.rows]), 6, 174)
 
 
-def length_against_score(table: Table) -> Drawing | None:
-    """Draw the headline against mean answer length; None with fewer than two rows that have both."""
+def axes(table: Table) -> dict[str, str]:
+    """Return what a score can be drawn against: field of a row -> its label, if at least two rows differ in it."""
+    labels = {
+        "length": f"mean answer length, {table.length_unit}",
+        "generated": "tokens generated per answer, with reasoning",
+        "cost": "dollars for judging",
+        "tokens_per_second": "tokens per second of answering",
+    }
+    return {key: label for key, label in labels.items() if len({getattr(row, key) for row in table.rows} - {None}) > 1}
+
+
+def against(table: Table, key: str, across: str) -> Drawing | None:
+    """Draw the headline against a field of `axes`; None with fewer than two rows that have both."""
     points = [
-        ChartPoint(row.model, row.length, row.score.value, row.score.ci_low, row.score.ci_high)
+        ChartPoint(row.model, x, row.score.value, row.score.ci_low, row.score.ci_high)
         for row in table.rows
-        if row.length is not None and row.score.value is not None
+        if (x := getattr(row, key)) is not None and row.score.value is not None
     ]
-    if len(points) < 2:
-        return None
-    title = f"{table.column} against mean answer length ({table.length_unit}): {table.title}"
-    return scatter(points, title, f"mean answer length, {table.length_unit}", table.column)
+    return (
+        scatter(points, f"{table.column} against {across}: {table.title}", across, table.column) if points[1:] else None
+    )
 
 
-def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str, *, by: str = "length") -> Drawing:
-    """Draw labelled marks with vertical intervals. `by`: what lies across, in the heading."""
-    height = 360.0
-    drawing = Drawing(WIDTH, height, title)
-    x = axis([point.x for point in points], 56, WIDTH - 150, pad=0.08)
+def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str, *, by: str = "") -> Drawing:
+    """Draw labelled marks with vertical intervals. `by`: what lies across, in the heading, if not `across`."""
+    height, right = 360.0, 56 + PLOT + 110
+    names = max(width_of(point.label) for point in points) * 0.9 + 12
+    drawing = Drawing(right + names, height, title)
+    x = axis([point.x for point in points], 56, right, pad=0.08)
     y = axis([end for point in points for end in (point.low, point.y, point.high) if end is not None], height - 52, 28)
     _x_axis(drawing, x, 28, height - 52)
-    _y_axis(drawing, y, 56, WIDTH - 150)
-    drawing.text(56, 14, f"{upwards} by {by}", css="title")
-    drawing.text((56 + WIDTH - 150) / 2, height - 8, across, anchor="middle", css="muted")
-    # labels of close points would overlap: the best point keeps its place, later ones move down
+    _y_axis(drawing, y, 56, right)
+    drawing.text(56, 14, f"{upwards} by {by or across}", css="title")
+    drawing.text((56 + right) / 2, height - 8, across, anchor="middle", css="muted")
     taken = TakenPlaces()
+    for point in points:
+        ends = [y(value) for value in (point.low, point.y, point.high) if value is not None]
+        taken.reserve(x(point.x) - 5, min(ends) + 4, max(ends) + 4, 10)
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
-        drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:.0f}, {point.y:.2f}")
-        label = _short(point.label, 24)
-        drawing.text(at_x + 8, taken.take(at_x, at_y + 4, width_of(label) * 0.9), label, css="small")
+        drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:g}, {point.y:.2f}")
+        place_x, place_y = taken.beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
+        if abs(place_y - at_y - 4) > TakenPlaces.HEIGHT:
+            drawing.line(at_x, at_y, at_x, place_y - 4, "grid")
+        drawing.text(place_x, place_y, point.label, css="small")
     return drawing
 
 
@@ -263,6 +287,27 @@ class TakenPlaces:
 
     def __init__(self) -> None:
         self._bands: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+
+    def reserve(self, x: float, top: float, bottom: float, width: float) -> None:
+        """Keep labels away from a mark and its interval."""
+        y = top
+        while y < bottom + self.HEIGHT:
+            at = min(y, bottom)
+            self._bands[self._band(at)].append((at, x, x + width))
+            y += self.HEIGHT
+
+    def beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
+        """Return where a mark's label covers nothing, and take that place: to the right or left, then above or below.
+
+        `limits`: least x and largest y. If nothing is free, it is the nearest free height below.
+        """
+        for shift in (0, -1, 1, -2, 2, -3, 3, -4, 4):
+            for at_x in (x + 8, x - 8 - width):
+                at_y = y + shift * self.HEIGHT
+                if limits[0] <= at_x and at_y <= limits[1] and self._overlapped(at_x, at_y, width) is None:
+                    self._bands[self._band(at_y)].append((at_y, at_x, at_x + width))
+                    return at_x, at_y
+        return x + 8, self.take(x + 8, y, width)
 
     def take(self, x: float, y: float, width: float) -> float:
         """Return the nearest height downwards at which a label of this width overlaps no earlier one; it is taken."""
@@ -286,30 +331,38 @@ class TakenPlaces:
 
 
 def categories(table: Table) -> Drawing | None:
-    """Draw one line per category and one mark per model (the first eight); None with fewer than two categories."""
+    """Draw one line per category and one mark with its interval per model (the first eight).
+
+    None with fewer than two categories.
+    """
     # more series than colours could not be told apart
     rows = [row for row in table.rows if row.categories][:SERIES]
     names = list(dict.fromkeys(name for row in rows for name in row.categories))
     names = [name for name in names if any(_value(row, name) is not None for row in rows)]
     if len(names) < 2 or not rows:
         return None
-    left = min(max(width_of(_short(name)) for name in names) + 24, 240)
-    bottom = 24 + ROW * len(names)
-    height = bottom + 40 + 18 * len(rows)
-    drawing = Drawing(WIDTH, height, f"{table.category_metric} by category: {table.title}")
-    values = [value for row in rows for name in names if (value := _value(row, name)) is not None]
-    scale = axis(values, left, WIDTH - 12)
-    drawing.text(left, 14, f"{table.category_metric} by category", css="title")
+    left, band = _names_width(names), max(ROW, 8.0 * len(rows) + 6)
+    bottom = 24 + band * len(names)
+    width = max(left + PLOT + 12, left + 20 + max(width_of(row.model) for row in rows))
+    drawing = Drawing(width, bottom + 40 + 18 * len(rows), f"{table.category_metric} by category: {table.title}")
+    scale = axis(
+        _ends([row.categories[name] for row in rows for name in names if name in row.categories]), left, left + PLOT
+    )
+    drawing.text(left, 14, f"{table.category_metric} by category, 95 % intervals", css="title")
     _x_axis(drawing, scale, 24, bottom)
     for index, name in enumerate(names):
-        y = 24 + ROW * (index + 0.5)
-        drawing.line(left, y, WIDTH - 12, y, "grid")
-        drawing.text(left - 12, y + 4, _short(name), anchor="end")
+        top = 24 + band * index
+        drawing.line(8, top, left + PLOT, top, "grid")
+        drawing.text(left - 12, top + band / 2 + 4, name, anchor="end")
         for series, row in enumerate(rows):
-            value = _value(row, name)
-            if value is not None:
-                hint = f"{row.model}, {name}: {interval(row.categories[name])}"
-                drawing.mark(scale(value), y, series, hint=hint, css=f"m{series + 1}")
+            score = row.categories.get(name)
+            if score is None or score.value is None:
+                continue
+            # one line per model inside the band, so that intervals do not cover each other
+            y, css = top + band * (series + 1) / (len(rows) + 1), f"m{series + 1}"
+            if score.ci_low is not None and score.ci_high is not None:
+                drawing.line(scale(score.ci_low), y, scale(score.ci_high), y, css)
+            drawing.mark(scale(score.value), y, series, hint=f"{row.model}, {name}: {interval(score)}", css=css)
     _legend(drawing, [row.model for row in rows], left, bottom + 40)
     return drawing
 
@@ -374,8 +427,9 @@ def _ends(scores: Sequence[Score]) -> list[float]:
     return [end for score in scores for end in (score.ci_low, score.value, score.ci_high) if end is not None]
 
 
-def _short(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _names_width(names: Iterable[str]) -> float:
+    """Return the width that the longest name needs, with a gap on both sides."""
+    return max(width_of(name) for name in names) + 24
 
 
 def _x_axis(drawing: Drawing, scale: Axis, top: float, bottom: float) -> None:
@@ -395,4 +449,4 @@ def _legend(drawing: Drawing, names: Sequence[str], left: float, top: float) -> 
     for index, name in enumerate(names):
         y = top + 18 * index
         drawing.mark(left + 4, y - 4, index, css=f"m{index % SERIES + 1}")
-        drawing.text(left + 16, y, _short(name, 60), css="small")
+        drawing.text(left + 16, y, name, css="small")

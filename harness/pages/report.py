@@ -19,7 +19,7 @@ from ..analysis.best import BestOf
 from ..analysis.comparison import Comparison, Difference
 from ..records import Score
 from .board import Figure, asset, content_policy, environment
-from .charts import differences
+from .charts import ChartPoint, differences
 from .comparison_text import best_sentence, correction_lines, difference_span, p_cell, verdict
 from .text import escape_markdown, interval, plain
 
@@ -65,6 +65,8 @@ class ReportSection:
     comparisons: tuple[Comparison, ...]
     best: BestOf | None = None
     """With three models or more."""
+    unranked: str = ""
+    """Why no best of three or more could be found."""
 
     @property
     def title(self) -> str:
@@ -77,6 +79,7 @@ class ReportSection:
     def notes(self) -> list[str]:
         """Return what limits the differences."""
         lines = [f"compared although different: {text}" for pair in self.comparisons for text in pair.forced]
+        lines += [self.unranked] if self.unranked else []
         lines += [note for pair in self.comparisons for note in pair.notes]
         lines += [line for pair in self.comparisons[:1] for line in correction_lines(pair)[:1]]
         return list(dict.fromkeys(lines))
@@ -199,8 +202,12 @@ def html(report: ModelsReport) -> str:
 
 def section_figure(section: ReportSection) -> Figure | None:
     """Return the figure of the differences from the first model; None if nothing was compared."""
-    compared = [(row.model, row.difference) for row in section.rows if row.difference is not None]
-    drawing = differences(compared, section.rows[0].model)
+    compared = [
+        ChartPoint(row.model, row.difference.value, 0.0, row.difference.ci_low, row.difference.ci_high)
+        for row in section.rows
+        if row.difference is not None
+    ]
+    drawing = differences(compared, section.metric, section.rows[0].model)
     if drawing is None:
         return None
     name = re.sub(r"[^\w.-]+", "-", f"{section.suite}-{section.suite_version}-differences")

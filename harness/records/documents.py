@@ -58,6 +58,10 @@ class BoundedLoader(yaml.SafeLoader):
         return node
 
 
+SUITE_COPY = "suite.json"
+"""In a run's folder: what the user's own suite contained when the run asked it."""
+
+
 def parse_yaml(text: str, where: object) -> Any:
     """Return the value of a YAML text. Raise ConfigError that begins with `where` if it is invalid or too much."""
     if len(text) > MAX_BYTES:

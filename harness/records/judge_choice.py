@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from .asking import ModelRef, base_url
-from .documents import read_yaml
+from .documents import SUITE_COPY, read_json_object, read_yaml
 from .errors import ConfigError, did_you_mean
 from .facts import all_facts, facts_of, load_function, suites_of_all
 from .judging import MIN_AUDITED, AuditSpec, JudgeSpec
@@ -363,13 +363,15 @@ def plugin_name(suite: str) -> str:
 def judged_as(suite: str) -> str:
     """Return the name under which a run's judges are chosen: `NAME`, or `NAME:FILE` without the file's folder and end.
 
-    The second is of suites of which each argument is a suite of its own.
+    The second is of suites of which each argument is a suite of its own. The copy in a run's folder states its name.
     """
     plugin, _, argument = suite.partition(":")
     facts = facts_of(plugin.removeprefix(GAMES))
     if not facts.by_argument or not argument:
         return plugin
-    path = PurePath(argument)
+    path = Path(argument)
+    if path.name == SUITE_COPY and path.is_file():
+        return f"{plugin}:{read_json_object(path, 'run the suite again').get('name')}"
     return f"{plugin}:{path.name.removesuffix(path.suffix) if path.suffix in facts.suffixes else argument}"
 
 

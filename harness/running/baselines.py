@@ -23,7 +23,7 @@ from ..records.judge_choice import judged_as
 from ..records.protocols import Backend, ServeOptions, Suite, TakesBaseline, load_plugin
 from ..records.settings import RunSpec
 from ..store import RunStore, read_card
-from ..store.runs import find_run, read_rows
+from ..store.runs import BASELINE_ROWS, find_run, read_rows
 
 log = logging.getLogger(__name__)
 UNSAFE = {"allow_pickle": False, "trust_remote_code": False, "engine_args": ()}
@@ -131,6 +131,10 @@ def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tup
         key, stored = job.folder.name, job.stored()
         answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
         job = job if job.missing() else None
+    card = Path(text).parent / "card.json"
+    if Path(text).name == BASELINE_ROWS and card.is_file():  # a run's copy, named there as when a model was asked
+        stated = read_card(card).protocol.get("baseline_answers")
+        key = stated if isinstance(stated, str) else None
     missing = [prompt.id for prompt in prompts if prompt.id not in answers]
     if len(missing) == len(prompts):
         raise ConfigError(f"--baseline {text!r} has no answer to any question of {suite.name}")

@@ -87,7 +87,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     if imported.scores is not None:
         scores = _with_absent(imported.scores, scores)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
-    notes = [*scores.notes, *notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
+    notes = [*scores.notes, *notes, *imported.notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,

@@ -23,7 +23,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic_core import from_json
 
 from ..records import Answer, Failure, Judgment, QuestionScores, ScoreCard
-from ..records.documents import parse_json, read_json_object
+from ..records.documents import SUITE_COPY, parse_json, read_json_object
 from ..records.errors import ConfigError, StoreError, one_line
 from .files import LOCK_FILES, FolderLock, archive_run, dump_json, find_cards, open_unlinked, read_card, write_atomic
 
@@ -33,11 +33,10 @@ QUESTIONS = "questions.jsonl"
 BLOCK = 65_536
 """Bytes read at a time."""
 BASELINE_ROWS = "baseline.jsonl"
-DEFINITION = "suite.json"
 """In the run's folder: the content of a suite that came from the user's own file."""
 ROWLESS = (
     *("answers.jsonl", "judgments.jsonl", "anchors.jsonl", "served.jsonl", "manifest.json"),
-    *(BASELINE_ROWS, DEFINITION),
+    *(BASELINE_ROWS, SUITE_COPY),
 )
 """Files of a run that got no row: removed with its folder."""
 
@@ -422,7 +421,7 @@ def read_baseline(folder: Path | None) -> dict[str, Answer]:
 
 def read_definition(folder: Path | None) -> dict[str, JsonValue] | None:
     """Return the content of the user's suite that a run asked; None if its folder has none."""
-    path = None if folder is None else folder / DEFINITION
+    path = None if folder is None else folder / SUITE_COPY
     if path is None or not path.is_file():
         return None
     return read_json_object(path, "run the suite again")
@@ -430,8 +429,8 @@ def read_definition(folder: Path | None) -> dict[str, JsonValue] | None:
 
 def keep_beside(folder: Path, definition: Mapping[str, JsonValue] | None, baseline: Iterable[Answer]) -> None:
     """Write the user's suite and another baseline's answers into an open run's folder, unless they are there."""
-    if definition is not None and not (folder / DEFINITION).exists():
-        write_atomic(folder / DEFINITION, dump_json(dict(definition)))
+    if definition is not None and not (folder / SUITE_COPY).exists():
+        write_atomic(folder / SUITE_COPY, dump_json(dict(definition)))
     rows = "".join(answer.model_dump_json() + "\n" for answer in baseline)
     if rows and not (folder / BASELINE_ROWS).exists():
         write_atomic(folder / BASELINE_ROWS, rows)

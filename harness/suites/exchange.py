@@ -98,6 +98,8 @@ class Imported:
     """The baseline's answers that the files contain, by prompt id."""
     scores: SuiteScores | None = None
     """The rows' scores by the function behind `harness score`, if it has more to say than the suite's own scorer."""
+    notes: tuple[str, ...] = ()
+    """What else should be known about the files."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,20 @@ def respelled_note(count: int, kind: str) -> tuple[str, ...]:
     return (f"{count} {kind} are the benchmark's but for white space or Unicode form",) if count else ()
 
 
+def differing_answers(texts: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """Return a note if some questions have answers that differ; nothing without. `texts`: a question's id and a text.
+
+    >>> differing_answers([("a", "yes"), ("b", "no"), ("a", "yes"), ("b", "maybe")])
+    ('1 question has several answers that differ: the last one counts',)
+    """
+    answers: dict[str, object] = {}
+    differing = {question for question, text in texts if answers.setdefault(question, text) != text}
+    if not differing:
+        return ()
+    subject = "1 question has" if len(differing) == 1 else f"{len(differing)} questions have"
+    return (f"{subject} several answers that differ: the last one counts",)
+
+
 def check_questions(ids: Iterable[str], prompts: Sequence[Prompt]) -> None:
     """Raise ConfigError if an id is not that of a prompt."""
     known = {prompt.id for prompt in prompts}
@@ -216,6 +232,13 @@ def answers_of(files: Sequence[SourceFile], request: ImportRequest) -> dict[str,
     answers = {question: answer_of(question, request.model, turns) for name, question, turns in rows if name == model}
     check_questions(answers, request.prompts)
     return answers
+
+
+def answer_notes(files: Sequence[SourceFile], request: ImportRequest) -> tuple[str, ...]:
+    """Return what should be known about the answers that `answers_of` returns."""
+    rows = list(_answer_rows(files))
+    model = only("model", (row[0] for row in rows), request.model)
+    return differing_answers((question, turns) for name, question, turns in rows if name == model)
 
 
 # --------------------------------------------------------------------------------------------------------------- export

@@ -35,7 +35,7 @@ from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_
 from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
-from ..suites import check_suites, run_suites, suite_calls
+from ..suites import check_suites, own_suites, run_suites, suite_calls
 from .rewards import reward_time
 from .target import target_time
 
@@ -119,6 +119,7 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         KEPT,
         seed=seed,
         alone=needs_machine(sampler.backend, sampler.serve) or reward_alone(spec.reward),
+        one_core=model in RIVALS and _loads_all(recipe, model) and not reward_alone(spec.reward),
         gpus=replace(sampling, unit=max(sampling.unit, rewarding.unit)),
         estimate=estimate,
     )
@@ -313,6 +314,7 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         serve = recipe.spec.evaluate.serve
         yield known.timed(item, generation_time(known, "target", serve, item.answer_tokens, measured=folders))
 
+    spec = recipe.spec.evaluate
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
     return Step(
         "evaluate",
@@ -323,15 +325,30 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         inputs,
         always=best,
         alone=True,
+        one_core=spec.judge is None and spec.edition == "pocket" and _loads_all(recipe, model),
         gpus=Gpus(devices_of(_suites_spec(recipe, model).serve), replicas=1),
         seed=seed,
         estimate=estimate,
     )
 
 
+def _loads_all(recipe: Recipe, model: str) -> bool:
+    """Return whether every model that answers is loaded in the step's own process, so that no server is started."""
+    spec = recipe.spec
+    if model not in recipe.rivals:
+        return spec.evaluate.backend == "in_process"
+    sources = [source for source in spec.sources if source.model is not None and model in (source.name, *RIVALS)]
+    backends = {source.backend for source in sources if not (source.model or "").startswith("endpoint:")}
+    if model == "moa" and spec.evaluate.moa.aggregator == "target":
+        backends.add(spec.target_backend)
+    return backends <= {"in_process"}
+
+
 def suite_settings(recipe: Recipe, model: str, seed: int) -> dict[str, JsonValue]:
     """Return the settings that decide the scores, without local paths."""
     settings = recipe.spec.evaluate.model_dump(mode="json", include={"suite", "edition", "judge", "limit", "backend"})
+    if content := own_suites(recipe.spec.evaluate):
+        settings["own_suites"] = content
     target = ModelRef.parse(recipe.spec.target)
     name = target.short if target.scheme == "path" else str(target)
     if model == "moa":

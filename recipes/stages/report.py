@@ -143,6 +143,7 @@ def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> No
     if not results:
         return
     from harness.pages.board import page
+    from harness.pages.board_data import PageFacts
     from harness.pages.tables import markdown as leaderboard
 
     cards = [card for _, card in results]
@@ -150,7 +151,8 @@ def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> No
     tables = rank(cards, read_questions(results), options=RankOptions(difference=pairs.difference))
     reported = reported_beside(cards, load_reported())
     write_atomic(folder / "suites.md", leaderboard(tables) + markdown_reported(reported))
-    write_atomic(folder / "suites.html", page(tables, reported))
+    about = PageFacts(title="Suites", pairs=pairs.of_tables(tables, cards))
+    write_atomic(folder / "suites.html", page(tables, reported, about))
 
 
 def _write_card(

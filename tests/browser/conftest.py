@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.read_board import read_board
+from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages.board import page as leaderboard_page
+from harness.pages.board_data import PageFacts
 from tests.fakes.commands import harness_process
 from tests.fakes.made_runs import make_run, pocket
 
@@ -86,9 +87,12 @@ def site(serve_results: Callable[[Path], str], results: Path) -> str:
 @pytest.fixture(scope="module")
 def report(results: Path) -> str:
     """The address, on disk, of the leaderboard page."""
-    board = read_board(results)
+    board = read_board(results, BoardOptions(pairs=True))
+    about = PageFacts(
+        made="2026-11-27", version="1.0", viewer="http://viewer.test", pairs=board.pairs, folders=board.folders
+    )
     file = results / "board.html"
-    file.write_text(leaderboard_page(list(board.tables), board.reported))
+    file.write_text(leaderboard_page(list(board.tables), board.reported, about))
     return file.as_uri()
 
 
@@ -124,7 +128,7 @@ def next_page(page: Any) -> Iterator[None]:
 
 def first(page: Any, table: str = "arena-hard") -> str:
     return str(
-        page.locator(f"table[id^=t-{table}] tbody tr th a, table[id^=t-{table}] tbody tr th bdi").first.inner_text()
+        page.locator(f"table[id^=t-{table}] tbody tr th bdi, table[id^=t-{table}] tbody tr th a").first.text_content()
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.analysis.read_board import read_board
+from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages.board import page as leaderboard_page
+from harness.pages.board_data import PageFacts
 from harness.records import Answer, Judgment, Preference
 from tests.browser.conftest import fits, needs_chromium
-from tests.fakes.made_runs import pocket, write_run
+from tests.fakes.made_runs import make_run, pocket, write_run
 
 pytestmark = needs_chromium
 HOSTILE = (
@@ -84,14 +86,23 @@ def test_hostile_texts_change_nothing_outside_their_boxes(
 
 
 def test_a_hostile_name_changes_nothing_on_the_leaderboards_page(open_page: Any, hostile: Path, tmp_path: Path) -> None:
-    board = read_board(hostile)
+    shutil.copytree(hostile, tmp_path / "results")
+    for model, skill in ((HOSTILE[0], 0.8), (HOSTILE[3] + HOSTILE[9], 0.3)):
+        make_run(tmp_path / "results", model, pocket("arena_hard"), skill=skill)
+    board = read_board(tmp_path / "results", BoardOptions(pairs=True))
+    about = PageFacts(title=HOSTILE[1], pairs=board.pairs, folders=board.folders, viewer="http://viewer.test")
     file = tmp_path / "hostile.html"
-    file.write_text(leaderboard_page(list(board.tables), board.reported))
+    file.write_text(leaderboard_page(list(board.tables), board.reported, about))
     page = open_page(file.as_uri())
+    for name in (HOSTILE[0], HOSTILE[1]):
+        page.get_by_label(f"choose {name}", exact=True).check()  # the names now are in the panel and the figures too
 
     assert page.evaluate("window.pwned") is None
-    assert page.locator("main img, main script, main iframe").count() == 0
-    assert page.locator("tr[data-model] bdi").first.inner_text() == HOSTILE[1]
+    assert page.locator("main img, main script, main iframe, #pwned").count() == 0
+    assert sorted(page.locator("tr[data-model] bdi").all_text_contents()) == sorted(
+        [*HOSTILE[:2], HOSTILE[3] + HOSTILE[9]]
+    )
+    assert page.get_by_role("region", name="Chosen models").get_by_text(HOSTILE[1]).count() > 0
     assert page.complaints == []
 
 

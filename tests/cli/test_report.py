@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
@@ -13,8 +14,11 @@ import yaml
 
 from harness.pages.model_index import edited_card
 from harness.pages.report import github_text, slack_text
+from harness.records import Score
 from harness.records.errors import ConfigError
+from harness.store import run_dir
 from harness.suites import pocket
+from tests.browser.conftest import needs_chromium
 from tests.fakes.commands import Done
 from tests.fakes.deciding import mixed, toy_run, write_run
 from tests.fakes.hub_server import FakeHub
@@ -82,6 +86,25 @@ def test_the_numbers_are_those_of_compare(three: Path, harness: Callable[..., Do
     for pair in compared:
         row = pair["differences"][0]
         assert f"{row['value']:+.2f} [{row['ci_low']:+.2f}, {row['ci_high']:+.2f}]" in page
+
+
+def test_a_suite_that_cannot_be_ranked_says_why_and_the_others_are_reported(
+    three: Path, harness: Callable[..., Done]
+) -> None:
+    for model in ("base", "fused-1", "fused-2"):
+        card = toy_run(model, mixed(10, 30)).card
+        score = Score(value=25.0, n=80)  # without a standard error
+        bare = card.model_copy(update={"suite": "tally", "headline": "mean", "scores": {"mean": score}})
+        folder = run_dir(three / "results", model=model, suite="tally", version="toy-1", run_id=f"tally-{model}")
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(bare.model_dump_json(), "utf-8")
+
+    done = harness("report", "base", "fused-1", "fused-2", "--to", "github")
+
+    assert done.code == 0, done.err
+    assert "fused-2 is the best of 3 by arena\\_hard" in done.out
+    section = done.out.split("#### tally")[1]
+    assert "no standard error of mean for base, fused-1, fused-2" in section
 
 
 def test_one_model_is_reported_without_differences(three: Path, harness: Callable[..., Done]) -> None:
@@ -162,6 +185,30 @@ def test_figures_are_written_beside_the_report(three: Path, harness: Callable[..
     svg = (three / "figures" / "arena_hard-toy-1-differences.svg").read_text("utf-8")
     assert "arena_hard, difference from base" in svg
     assert "+62.50" in svg
+
+
+@needs_chromium
+def test_a_pdf_is_printed_by_the_browser_that_is_here(three: Path, harness: Callable[..., Done]) -> None:
+    done = harness("report", "base", "fused-1", "fused-2", "--to", "pdf", "--out", "report.pdf")
+
+    assert done.code == 0, done.err
+    assert "wrote report.pdf" in done.out
+    content = (three / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    assert len(content) > 10_000
+
+
+def test_a_pdf_without_a_file_or_a_browser_is_one_sentence(
+    three: Path, harness: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("report", "base", "fused-1", "--to", "pdf")
+    done = harness(*words)
+    assert (done.code, done.err.strip()) == (2, "harness: --to pdf is a file: add --out report.pdf")
+    monkeypatch.setitem(sys.modules, "playwright", None)
+    done = harness(*words, "--out", "report.pdf")
+    assert done.code == 2
+    assert "pip install playwright && playwright install chromium; or write --to html" in done.err
+    assert not (three / "report.pdf").exists()
 
 
 def test_model_index_of_a_checkpoint(three: Path, harness: Callable[..., Done]) -> None:

@@ -63,7 +63,7 @@ def test_the_page_says_what_a_row_cost_when_and_how_it_was_fused(results: Path) 
 
     for part in ("wrpo, 2 sources, alpha 0.1", "wrpo, 1 source, alpha 0.5", "1.25", "3900", "2026-11-20"):
         assert part in text
-    assert text.count("<figure>") == 4  # length, categories, and scaling with sources and with alpha
+    assert text.count("<figure>") == 2  # scaling with sources and with alpha; the script draws the others
 
 
 def test_rows_are_paired_where_their_files_are_there_and_say_so_where_not(results: Path) -> None:
@@ -106,12 +106,13 @@ def test_a_stale_leaderboard_fails_the_check(harness: Callable[..., Done], resul
 
 
 def test_figures_are_svg_and_png_files(harness: Callable[..., Done], results: Path, tmp_path: Path) -> None:
-    done = harness("leaderboard", "--results", str(results), "--plots", str(tmp_path / "plots"))
+    done = harness("leaderboard", "--results", str(results), "--figures", str(tmp_path / "plots"))
 
     assert done.code == 0, done.err
     files = sorted((tmp_path / "plots").iterdir())
     assert [file.name.split("-", 3)[-1] for file in files if file.suffix == ".svg"] == [
         "categories.svg",
+        "differences.svg",
         "forest.svg",
         "length.svg",
         "scaling-1.svg",

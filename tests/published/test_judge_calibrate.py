@@ -272,6 +272,23 @@ def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_pat
     assert scores[1] == 0.0
 
 
+def test_a_judge_that_only_compares_is_calibrated_on_comparisons(harness: Harness) -> None:
+    done = harness("judge", "calibrate", "--judge", "longest", "--suite", "mt_bench", "--sample", "60", "--json")
+
+    part = calibrated(done)["suites"]["mt_bench"]
+    assert part["items"]["comparisons"] == 60
+    assert part["items"]["ratings"] == 0
+    assert part["scores"]["position_consistency"]["value"] == 1.0
+    assert done.err.count("items are left out: judge 'longest' only compares two answers by length") == 2  # per turn
+
+
+def test_an_estimate_needs_no_key(harness: Harness) -> None:
+    done = harness("judge", "calibrate", "--judge", "gpt-5.4", "--suite", "mt_bench", "--sample", "60", "--dry-run")
+
+    assert done.code == 0, done.err
+    assert "nothing was asked, nothing written" in done.out
+
+
 # -------------------------------------------------------------------------------------------------------- bad input
 
 

@@ -63,8 +63,8 @@ def test_vllm_serves_an_adapter_on_its_base(tmp_path: Path) -> None:
 
     assert f"--model={base}" in argv
     assert "--max-lora-rank=16" in argv
-    module = next(word for word in argv if word.startswith("--lora-modules="))
-    assert json.loads(module.partition("=")[2]) == {"name": "tuned", "path": str(adapter)}
+    module = argv[argv.index("--lora-modules") + 1]
+    assert json.loads(module) == {"name": "tuned", "path": str(adapter)}
     # the adapter is asked for with the base's template, written out for the server
     (template,) = tmp_path.glob("chat_template-*.jinja")
     assert f"--chat-template={template}" in argv

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.commands import Done, run_command
+from tests.fakes.made_runs import pocket
 from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 PUBLISHED = os.environ.get("HARNESS_PUBLISHED", "")
@@ -29,6 +30,7 @@ def cards(done: Done) -> dict[str, Any]:
 
 
 POCKET = ("--edition", "pocket")
+TEXT = pocket("alpaca_eval").prompts()[0].turns[0]
 
 
 class Elsewhere:
@@ -159,6 +161,26 @@ def test_a_failure_in_a_file_stays_a_failure(tmp_path: Path) -> None:
     assert card["counts"]["unanswered"] == {"other": 1}
     assert card["counts"]["unjudged"] == {"http": 1, "parse": 1}
     assert not card["complete"]
+
+
+def test_answers_that_differ_are_counted_and_the_last_is_taken(tmp_path: Path) -> None:
+    texts = [("pm-001", "a"), ("pm-001", "changed"), ("pm-002", "same"), ("pm-002", "same")]
+    answers = [{"question_id": name, "model_id": "m", "choices": [{"turns": [text, "b"]}]} for name, text in texts]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    (tmp_path / "ratings.jsonl").write_text(rows("m"))
+    words = ("import", "answers.jsonl", "ratings.jsonl", "--format", "fastchat", "--model", "m", *POCKET, "--json")
+
+    done = call(tmp_path, *words)
+
+    sentence = "1 question has several answers that differ: the last one counts"
+    assert sentence in cards(done)["mt_bench"]["notes"]
+    assert f"mt_bench: {sentence}" in done.err
+    (stored,) = (tmp_path / "results/runs").rglob("answers.jsonl")
+    assert json.loads(stored.read_text("utf-8").splitlines()[0])["turns"][0] == "changed"
+    outputs = [{"instruction": TEXT, "output": text, "generator": "m"} for text in ("a", "b")]
+    (tmp_path / "model_outputs.json").write_text(json.dumps(outputs))
+    done = call(tmp_path, "import", "model_outputs.json", "--format", "alpaca_eval", "--model", "m", *POCKET)
+    assert f"alpaca_eval: {sentence}" in done.err
 
 
 def rows(*models: str, question: str = "pm-001") -> str:

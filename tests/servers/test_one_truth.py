@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,34 @@ def test_board_viewer_and_compare_agree_on_every_neighbour(results: Path, suite:
             assert int(counted[2]) == _questions(suite)
 
     assert suite == "alpaca_eval" or methods == {"paired"}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_pair_of_the_board_page_is_that_of_compare(results: Path, suite: str) -> None:
+    options = BoardOptions(reported=False, suites=(suite,), pairs=True)
+    board = read_board(results, options)
+    (table,) = board.tables
+    models = {row.run_id: row.model for row in table.rows}
+    pairs = {frozenset((models[pair.run], models[pair.other])): pair for pair in board.pairs[table.anchor]}
+
+    assert [row.above for row in table.rows] == [
+        row.above for row in read_board(results, replace(options, pairs=False)).tables[0].rows
+    ]
+    for first, other in combinations(models.values(), 2):
+        (compared,) = compare_models([other, first], results, suites=[suite])
+        stated, pair = compared.difference(table.headline), pairs.get(frozenset((first, other)))
+        if stated is None or stated.ci_low is None:
+            assert pair is None  # nothing is fitted, or nothing varies
+            continue
+        assert pair is not None
+        sign = 1 if models[pair.run] == first else -1
+        assert sign * pair.difference.difference == pytest.approx(stated.value, abs=1e-12)
+        assert pair.difference.p == pytest.approx(stated.p, abs=1e-12)
+        ends = sorted((sign * pair.difference.ci_low, sign * pair.difference.ci_high))
+        assert ends == pytest.approx([stated.ci_low, stated.ci_high], abs=1e-9)
+        assert pair.n == stated.n
+        flips = len(compared.flips)
+        assert 0 < flips <= pair.won + pair.lost <= pair.n
 
 
 def _questions(suite: str) -> int:

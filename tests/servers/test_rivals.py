@@ -176,6 +176,23 @@ def test_a_recipe_words_the_aggregators_instructions(tmp_path: Path) -> None:
         recipe_with(tmp_path, "[moa], moa: {template: Pick one}")
 
 
+def test_rows_that_load_all_their_models_may_share_the_machine_and_those_with_servers_not(tmp_path: Path) -> None:
+    text = RECIPE.replace("backend: scripted", "backend: in_process").replace("FOLDER", str(tmp_path))
+    text = text.replace("MODELS", "[a, best_source, moa, dpo]")
+
+    def sharing(text: str) -> set[str]:
+        return {step.name for step in all_steps(toy_recipe(tmp_path, text)) if step.alone and step.one_core}
+
+    assert sharing(text) == {"suites/a", "suites/best_source"}  # the aggregator is the target, which is scripted
+    served = text.replace("target_backend: scripted", "target_backend: in_process")
+    assert sharing(served) == {"suites/a", "suites/best_source", "suites/moa", "held-out/moa"}
+    assert sharing(served.replace("suite: mt_bench", "suite: mt_bench, backend: in_process")) == {
+        *("suites/a", "suites/best_source", "suites/moa", "held-out/moa"),
+        "seed-1/suites/dpo",
+    }
+    assert sharing(served.replace("edition: pocket", "judge: local")) == {"held-out/moa"}  # it may start a judge
+
+
 def test_names_that_cannot_be_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate names 'c', .*; models: dpo, sft, target, a, b, best_source, moa"):
         recipe_with(tmp_path, "[c]")

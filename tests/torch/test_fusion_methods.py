@@ -44,6 +44,9 @@ from tests.fakes.training_steps import (  # noqa: E402
 __all__ = ["one_thread", "sft", "target"]  # fixtures
 
 
+INFIFPO = {"x": {"method": "infifpo"}}
+
+
 def sources(*folders: Path) -> list[dict[str, str]]:
     return [
         {"name": name, "model": str(path), "backend": "in_process"} for name, path in zip("ab", folders, strict=False)
@@ -113,6 +116,23 @@ def test_a_source_scores_the_pairs_with_its_own_tokens(tmp_path: Path, target: P
     assert row.sums == pytest.approx([total for total, _ in expected], abs=1e-4)
     assert row.tokens == tuple(count for _, count in expected)
     assert row.tokens[0] < len(pair.source.text) + 1  # tokens were merged
+
+
+def test_a_source_scores_with_the_variables_of_its_template(tmp_path: Path, target: Path) -> None:
+    texts = {"open": "{{ guide | default('none') }}: " + CHAT_TEMPLATE, "filled": "Be brief.: " + CHAT_TEMPLATE}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.jinja").write_text(text)
+
+    def sums(name: str, **serve: Any) -> list[Any]:
+        source = {"name": "a", "model": str(target), "backend": "in_process"}
+        serve["chat_template"] = str(tmp_path / f"{name}.jinja")
+        recipe = made(tmp_path / f"{name}{len(serve)}", target, sources=[source | {"serve": serve}], variants=INFIFPO)
+        (step,) = scored(recipe, pairs_of(recipe, 2), "x")
+        return [row.sums for row in rows_in(step.folder / "logps.jsonl", PairLogps)]
+
+    filled = sums("filled")
+    assert sums("open", chat_template_kwargs={"guide": "Be brief."}) == filled
+    assert sums("open") != filled
 
 
 def test_scoring_resumes_after_a_kill_and_counts_what_is_too_long(tmp_path: Path, target: Path, foreign: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.fusion.__main__ import FIGURE, PAGE, RESULTS, SMOKE, default_design, main, read_results
+from benchmarks.fusion.__main__ import FIGURE, PAGE, RESULTS, SMOKE, default_design, main
 from benchmarks.fusion.evaluation import HeldOut
 from benchmarks.fusion.methods import METHODS, STEPS
 from benchmarks.fusion.model import TinyTransformer, answer_logits, sample
 from benchmarks.fusion.pages import SECTIONS, figure
 from benchmarks.fusion.preparation import Prepared, prepare, prepare_sources
+from benchmarks.fusion.results import read_results
 from benchmarks.fusion.study import UNTRAINED, collected, rows_path, run_part
 from benchmarks.fusion.world import LENGTH, World
 from benchmarks.sections import filled

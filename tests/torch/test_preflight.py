@@ -163,6 +163,93 @@ def test_a_template_that_no_row_survives_is_refused(tmp_path: Path, template: st
     assert sentence in refused(recipe(tmp_path, REWARD, target=str(folder)))
 
 
+PROMPT_ONLY = "<|bos|>" + TURNS + "{% if add_generation_prompt %}<|user|>{% endif %}"
+RAISES = "{{ raise_exception('only one user') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "variant", "sentence"),
+    [
+        (RAISES, "wrpo", "source 'a': the chat template cannot render a conversation: only one user"),
+        ("{% if %}", "wrpo", "source 'a': the chat template cannot render a conversation"),
+        ("<|bos|><|bos|>" + TURNS, "wrpo", "source 'a': the chat template of"),
+        (PROMPT_ONLY, "infifpo", "source 'a': the chat template of"),
+    ],
+)
+def test_a_sources_template_that_cannot_be_asked_or_scored_is_refused(
+    tmp_path: Path, target: Path, template: str, variant: str, sentence: str
+) -> None:
+    jinja = tmp_path / "a.jinja"
+    jinja.write_text(template)
+    source = {"name": "a", "model": str(target), "serve": {"chat_template": str(jinja)}}
+    methods = {"wrpo": {}, "infifpo": {"method": "infifpo"}}
+
+    def of(**keys: Any) -> Recipe:
+        return recipe(tmp_path, REWARD, target=str(target), sources=[source], variants=keys)
+
+    assert sentence in refused(of(**{variant: methods[variant]}))
+    if template == PROMPT_ONLY:  # answers that others gave are scored by InfiFPO alone
+        assert checked(of(wrpo={})) == []
+
+
+def test_variables_of_a_sources_template_are_filled_in(tmp_path: Path, target: Path) -> None:
+    jinja = tmp_path / "a.jinja"
+    jinja.write_text("{% if guide is not defined %}" + RAISES + "{% endif %}" + TURNS)
+    serve: dict[str, Any] = {"chat_template": str(jinja)}
+    keys: dict[str, Any] = {"target": str(target), "sources": [{"name": "a", "model": str(target), "serve": serve}]}
+
+    assert "only one user" in refused(recipe(tmp_path, REWARD, **keys))
+    serve["chat_template_kwargs"] = {"guide": "Be brief."}
+    assert checked(recipe(tmp_path, REWARD, **keys)) == []
+
+
+def test_a_source_without_a_template_and_an_unreadable_one_are_refused(tmp_path: Path, target: Path) -> None:
+    bare = make_checkpoint(tmp_path / "bare", template=False)
+    keys: dict[str, Any] = {"target": str(target)}
+
+    assert "source 'a' has no chat template; give one with `serve:" in refused(
+        recipe(tmp_path, REWARD, **keys, sources=[{"name": "a", "model": str(bare)}])
+    )
+    source = {"name": "a", "model": str(bare), "serve": {"chat_template": "no.jinja"}}
+    assert "source 'a': chat_template 'no.jinja' cannot be read" in refused(
+        recipe(tmp_path, REWARD, **keys, sources=[source])
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out the answer"),
+        ("<|bos|><|bos|>" + TURNS, "renders two BOS tokens"),
+    ],
+)
+def test_a_reward_models_template_has_to_show_the_answer(
+    tmp_path: Path, target: Path, template: str, sentence: str
+) -> None:
+    folder = with_template(tmp_path / "reward", template)
+    reward = {"kind": "reward_model", "model": str(folder)}
+    message = refused(recipe(tmp_path, reward, target=str(target)))
+
+    assert message.startswith(f"reward: {str(folder)!r}: ")
+    assert sentence in message
+    assert checked(recipe(tmp_path, {**reward, "model": str(target)}, target=str(target))) == []
+
+
+def test_a_dry_run_names_the_hubs_models_whose_templates_are_not_here(tmp_path: Path, target: Path) -> None:
+    keys: dict[str, Any] = {"target": str(target), "sources": [{"name": "a", "model": "hf:org/a"}]}
+    (note,) = checked(recipe(tmp_path, {"kind": "armorm", "model": "hf:org/rm"}, **keys))
+
+    assert note == "not on this machine, so their chat templates were not checked: hf:org/a, hf:org/rm"
+
+
+def test_a_template_that_raises_is_one_sentence_about_the_target(tmp_path: Path) -> None:
+    folder = with_template(tmp_path / "target", RAISES)
+
+    assert "target: the chat template cannot render a conversation: only one user" in refused(
+        recipe(tmp_path, REWARD, target=str(folder))
+    )
+
+
 def test_a_pad_token_beyond_the_embeddings_is_refused(tmp_path: Path, target: Path) -> None:
     folder = shutil.copytree(target, tmp_path / "target")
     tokenizer = build_tokenizer()

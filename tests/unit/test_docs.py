@@ -54,3 +54,31 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = set(places(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
 
     assert {file.name for file in (ROOT / "docs").glob("*.md")} <= listed
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_every_link_to_a_file_resolves(page: str, reference: ModuleType) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link and not link.startswith("#")]
+    broken = []
+    for link in links:
+        target = ((ROOT / page).parent / link.partition("#")[0]).resolve()
+        is_generated = (
+            target.relative_to(ROOT / "docs").as_posix() in reference.pages() if page != "README.md" else False
+        )
+        if not target.exists() and not is_generated:
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_the_readme_is_one_screen_with_two_commands() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    commands = re.search(r"## Two commands\n\n```sh\n(.*?)```", text, re.DOTALL)
+
+    assert len(text.splitlines()) <= 70
+    assert commands is not None
+    assert [line.split("  ")[0] for line in commands[1].splitlines()] == ["make demo", "make test"]
+    assert "make test" in (ROOT / ".ci/run").read_text("utf-8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.fusion.findings import GREEDY, SAMPLED, WorldResults, by_world, difference, may_be_best
-from benchmarks.fusion.study import Trained
+from benchmarks.fusion.results import read_results, write_results
+from benchmarks.fusion.study import PairFacts, Trained
 from benchmarks.fusion.world import FIRST_WORD, LENGTH, SOURCES, START, WORDS, World, text, tokens
 
 PROMPT = np.array([[FIRST_WORD + word for word in range(LENGTH)] + [START]])
@@ -63,7 +66,7 @@ def trained(method: str, seed: int, setting: int, validation: float, test: float
         sft="short",
         seed=seed,
         method=method,
-        setting=setting,
+        settings={"beta": setting},
         validation=(validation, 1 - validation),
         test=(test, test / 2),
     )
@@ -82,10 +85,10 @@ def test_settings_are_chosen_by_validation_for_each_seed_and_decoding() -> None:
     (greedy,) = by_world(rows, GREEDY)
     (sampled,) = by_world(rows, SAMPLED)
 
-    assert greedy.chosen["dpo"] == (1, 0)
+    assert greedy.chosen["dpo"] == ({"beta": 1}, {"beta": 0})
     assert greedy.rewards["dpo"].tolist() == [0.4, 0.5]
     assert greedy.trained == ("dpo",)
-    assert sampled.chosen["dpo"] == (0, 0)
+    assert sampled.chosen["dpo"] == ({"beta": 0}, {"beta": 0})
     assert sampled.rewards["dpo"].tolist() == [0.45, 0.25]
 
 
@@ -130,3 +133,21 @@ def test_the_best_is_kept_as_often_as_promised() -> None:
         results = WorldResults(("w", "s"), tuple(range(5)), dict(zip(names, values.T, strict=True)), {}, ())
         kept += "m0" in may_be_best(results, names)
     assert kept / 400 >= 0.94
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    facts = PairFacts(pairs=630, source_less_target=-0.0123, source_better=0.25, target_less_rejected=0.3)
+    rows = [
+        trained("dpo", 1, 1, validation=0.25, test=0.5).model_copy(
+            update={"settings": {"learning_rate": 0.003, "beta": 1.0}}
+        ),
+        trained("sft", 2, 0, validation=0.1, test=0.2).model_copy(update={"settings": {}, "facts": facts}),
+    ]
+    path = tmp_path / "results.csv"
+    write_results(path, rows)
+
+    assert read_results(path) == rows
+    assert (
+        path.read_text("utf-8").splitlines()[1]
+        == "better,short,1,dpo,learning_rate=0.003 beta=1,0.25,0.75,0.5,0.25,,,,"
+    )

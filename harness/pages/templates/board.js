@@ -167,6 +167,9 @@
     const models = new Set(rows.map((row) => row.dataset.model));
     const shown = new Set(rows.filter((row) => !row.hidden).map((row) => row.dataset.model));
     say(filter.value.trim() ? `${shown.size} of ${models.size} models` : "");
+    for (const details of panel().querySelectorAll("details:has(tr[data-model])")) { // reported figures are folded
+      details.open = Boolean(filter.value.trim()) && Boolean(details.querySelector("tr[data-model]:not([hidden])"));
+    }
     panel().querySelectorAll(".empty").forEach((element) => element.remove());
     panel().classList.toggle("nothing", !shown.size);
     if (!shown.size) {
@@ -201,6 +204,7 @@
   const listColumns = () => {
     const menu = byId("columns");
     menu.hidden = !panel().dataset.table;
+    for (const id of ["copy-markdown", "copy-csv"]) byId(id).hidden = tabs[current].hash === "#reported";
     if (menu.hidden) return;
     const names = [...mainTable().tHead.rows[0].cells].map(nameOf).filter((name) => !ALWAYS.includes(name));
     byId("column-list").replaceChildren(...names.map((name) => {
@@ -281,7 +285,7 @@
     const place = byId(`c-${panel().dataset.table}`);
     place.classList.toggle("some", rows.length > 0);
     if (rows.length < 2) {
-      const text = rows.length ? `${rows[0].model} is chosen. Choose another model to see the difference.`
+      const text = !table.pairs.length ? "" : rows.length ? `${rows[0].model} is chosen. Choose another model to see the difference.`
         : "Choose two models to see their difference.";
       place.replaceChildren(html("p", { class: "muted" }, text, " ", rows.length ? button("Clear", () => choose([])) : null));
       return;

@@ -35,6 +35,7 @@ from ..exchange import (
     TextIndex,
     answer_of,
     check_questions,
+    differing_answers,
     only,
     respelled_note,
     sha_of,
@@ -455,8 +456,9 @@ def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
         if isinstance(text, str)
     }
     group = groups.get(key)
+    notes = differing_answers(zip(prompt_ids, (row["output"] for row in outputs), strict=False))
     if group is None:
-        return Imported(answers, ())
+        return Imported(answers, (), notes=notes)
     judgments = tuple(
         _preference(ids.get(row.instruction, row.instruction), row, request, key, answers)
         for row in current_rows(group.rows)
@@ -474,6 +476,7 @@ def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
             if isinstance(text, str)
         },
         scores=score_group(key, group, editions, options, _answer_lengths(files)) if is_known else None,
+        notes=notes,
     )
 
 

@@ -37,6 +37,7 @@ from ..exchange import (
     Imported,
     ImportRequest,
     Line,
+    answer_notes,
     answers_of,
     check_questions,
     json_lines,
@@ -438,9 +439,10 @@ def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     options = ScoreOptions(mirror=request.mirror)
     groups, prompt_ids = read_groups(files, all_answers, options), {prompt.id for prompt in request.prompts}
     groups = [group for group in groups if any(question.id in prompt_ids for question in group.questions)] or groups
-    answers = _counted(answers_of([_without_judgments(file) for file in files], request), files, request)
+    answer_files = [_without_judgments(file) for file in files]
+    answers, notes = _counted(answers_of(answer_files, request), files, request), answer_notes(answer_files, request)
     if not groups:
-        return Imported(answers, ())
+        return Imported(answers, (), notes=notes)
     model = only("model", (group.model for group in groups), request.model)
     groups = [group for group in groups if group.model == model]
     judge = only("judge", (group.judge for group in groups), request.judge)
@@ -457,6 +459,7 @@ def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
         baseline or None,
         baseline_answers=_texts_of(baseline, files, request) if is_custom else {},
         scores=scores if _is_official(group, request.mirror) else None,
+        notes=notes,
     )
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from ...records import Prompt, Record, Sampling, digest
 from ...records.asking import is_empty
-from ...records.documents import parse_json, read_yaml
+from ...records.documents import SUITE_COPY, parse_json, read_yaml
 from ...records.errors import ConfigError
 from ...records.protocols import SuiteOptions
 from ...records.settings import checked
@@ -82,6 +82,8 @@ class OwnJudging(Record):
     """checks: names of installed checks (`harness ls checks`)."""
     length_control: bool = False
     """pairwise: rank by the win rate that answers of equal length would have."""
+    style_control: bool = Field(default=False, exclude_if=is_empty)
+    """pairwise: the same for length, headers, lists and bold together."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=2048, gt=0)
     """Of the judge's reply."""
@@ -99,7 +101,10 @@ class OwnJudging(Record):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        own_keys = {"labels": "pairwise", "length_control": "pairwise", "items": "rubric", "checks": "checks"}
+        own_keys = {"labels": "pairwise", "length_control": "pairwise", "style_control": "pairwise"}
+        own_keys |= {"items": "rubric", "checks": "checks"}
+        if self.length_control and self.style_control:
+            raise ValueError("style_control contains length: give it or length_control, not both")
         for key, kind in {**own_keys, "low": "rating", "high": "rating"}.items():
             is_set = key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default
             if is_set and self.kind != kind:
@@ -264,6 +269,8 @@ class Definition(Record):
 def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
     """Return the suite in a file, and the baseline that it names. Raise ConfigError if something in it is wrong."""
     path = _file(argument)
+    if path.name == SUITE_COPY:
+        return checked(Definition, parse_json(path.read_text("utf-8"), str(path)), str(path)), None
     name = path.name.removesuffix(path.suffix)
     if not NAME.fullmatch(name):
         raise ConfigError(f"{path}: rename it: a suite is called like its file, with letters, digits, `.`, `-`, `_`")
@@ -325,7 +332,7 @@ def load(options: SuiteOptions) -> tuple[Definition, BaselineChoice | None]:
 
 def _file(argument: str) -> Path:
     path = Path(argument).expanduser()
-    if not argument or path.suffix not in SUFFIXES:
+    if not argument or (path.suffix not in SUFFIXES and path.name != SUITE_COPY):
         raise ConfigError(f"suite custom needs a file, custom:FILE.yaml or custom:PROMPTS.jsonl, not {argument!r}")
     if not path.is_file():
         raise ConfigError(f"no suite file {argument!r}")

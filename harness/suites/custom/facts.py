@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ...records.facts import Facts, Metric, QuestionRule
 
-WIN_RATE, CONTROLLED, RATING, RUBRIC, PASSED = "win_rate", "lc_win_rate", "rating", "rubric", "pass_rate"
-"""The headlines: of games against a baseline, plain and length-controlled; of ratings, rubrics and checks."""
+WIN_RATE, CONTROLLED, STYLED = "win_rate", "lc_win_rate", "style_win_rate"
+"""The headlines of games against a baseline: plain, length-controlled, style-controlled."""
+RATING, RUBRIC, PASSED = "rating", "rubric", "pass_rate"
+"""The headlines of ratings, rubrics and checks."""
 
 CUSTOM = Facts(
     name="custom",
@@ -14,6 +16,7 @@ CUSTOM = Facts(
     metrics=(
         Metric(WIN_RATE, "percent", "win rate against the baseline"),
         Metric(CONTROLLED, "percent", "length-controlled win rate against the baseline"),
+        Metric(STYLED, "percent", "style-controlled win rate against the baseline"),
         Metric(RATING, "points", "mean rating"),
         Metric(RUBRIC, "percent", "share of the rubric's points"),
         Metric(PASSED, "percent", "share of the checks passed"),
@@ -23,6 +26,7 @@ CUSTOM = Facts(
     rules_by_headline={
         WIN_RATE: (QuestionRule(WIN_RATE, 100.0),),
         CONTROLLED: (QuestionRule(WIN_RATE, 100.0),),
+        STYLED: (QuestionRule(WIN_RATE, 100.0),),
         RATING: (QuestionRule(RATING, 1.0),),
         RUBRIC: (QuestionRule(RUBRIC, 1.0),),
         PASSED: (QuestionRule(PASSED, 1.0),),

@@ -36,8 +36,9 @@ from ..scoring import (
     verdicts_by_slot,
 )
 from .definition import BaselineChoice, Definition, Kind, OwnJudging, load
-from .facts import CONTROLLED, CUSTOM, PASSED, RATING, RUBRIC, WIN_RATE
+from .facts import CONTROLLED, CUSTOM, PASSED, RATING, RUBRIC, STYLED, WIN_RATE
 from .grammar import lowest_share, rubric
+from .style import style_refits, style_score, styled_run
 from .templates import conversation, prompt_fields, rubric_text, templates
 
 VERSION = "file-1"
@@ -66,7 +67,8 @@ class DefinedSuite:
         self._judging = judging
         self._templates = templates(judging)
         self._own_templates: dict[str, JudgeTemplate] = {}
-        self.headline = CONTROLLED if judging.length_control else HEADLINES[judging.kind]
+        controlled = CONTROLLED if judging.length_control else STYLED if judging.style_control else None
+        self.headline = controlled or HEADLINES[judging.kind]
 
     @property
     def kind(self) -> Kind:
@@ -190,6 +192,9 @@ class DefinedSuite:
             fitted = score_preferences(self._controlled(), prompts, answers, judgments)
             scores = {CONTROLLED: fitted.scores[CONTROLLED], **scores}
             notes = tuple(dict.fromkeys((*notes, *fitted.notes)))
+        if self.headline == STYLED:
+            styled, style_notes = style_score(styled_run(prompts, answers, judgments, self._baseline), total)
+            scores, notes = {STYLED: styled, **scores}, (*notes, *style_notes)
         scores |= self._items(prompts, verdicts, times)
         scores["avg_length"] = average_length(prompts, answers, times)
         return SuiteScores(scores=scores, by_category=by_category, notes=notes)
@@ -244,7 +249,9 @@ class DefinedSuite:
         )
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
-        """Return the refitted length-controlled win rates of two models; None unless the suite ranks by them."""
+        """Return the refitted length- or style-controlled win rates of two models; None unless they rank the suite."""
+        if self.headline == STYLED:
+            return style_refits(prompts, self._baseline, first, second)
         if self.headline != CONTROLLED:
             return None
         return paired_length_control(self._controlled(), prompts, first, second)

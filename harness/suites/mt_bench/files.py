@@ -16,6 +16,7 @@ from ..exchange import (
     Imported,
     ImportRequest,
     Line,
+    answer_notes,
     answers_of,
     check_questions,
     json_lines,
@@ -146,7 +147,7 @@ def read_pairs(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     """
     collected = collect(files, mirror=request.mirror, replies=True)
     if not collected.pairs:
-        return Imported(answers_of(files, request), ())
+        return Imported(answers_of(files, request), (), notes=answer_notes(files, request))
     named = {model for row in collected.pairs for model in row.models}
     model = only("model", named - {request.baseline}, request.model)
     pairs = [row for row in collected.pairs if model in row.models]
@@ -163,7 +164,8 @@ def read_pairs(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
         for game in (0, 1)
     )
     scores = score_paired(model, pairs, collected, ScoreOptions(mirror=request.mirror))
-    return Imported(answers, tuple(judgments), baseline, scores=scores)
+    notes = answer_notes(files, ImportRequest(request.prompts, model)) if answers else ()
+    return Imported(answers, tuple(judgments), baseline, scores=scores, notes=notes)
 
 
 def rated_models(files: Sequence[SourceFile]) -> set[str]:
@@ -254,7 +256,7 @@ def read_ratings(files: Sequence[SourceFile], request: ImportRequest) -> Importe
     """Return answers, and ratings of single answers; of several ratings of one turn the last wins.
 
     Rows are read and scored as by `harness score`."""
-    answers = answers_of(files, request)
+    answers, notes = answers_of(files, request), answer_notes(files, request)
     collected = collect(files, mirror=request.mirror, replies=True)
     model = only("model", (row.model for row in collected.ratings), request.model)
     ratings = [row for row in collected.ratings if row.model == model]
@@ -262,12 +264,12 @@ def read_ratings(files: Sequence[SourceFile], request: ImportRequest) -> Importe
     ratings = [row for row in ratings if row.judge == judge]
     check_questions((row.question for row in ratings), request.prompts)
     if not ratings:
-        return Imported(answers, ())
+        return Imported(answers, (), notes=notes)
     judgments = [
         _rating(row, reading, request, answers) for row, reading in current_ratings(ratings, collected.is_failed)
     ]
     scores = score_ratings(model, ratings, collected.is_failed, ScoreOptions(mirror=request.mirror))
-    return Imported(answers, tuple(judgments), scores=scores)
+    return Imported(answers, tuple(judgments), scores=scores, notes=notes)
 
 
 def _rating(row: RatedTurn, reading: Reading, request: ImportRequest, answers: dict[str, Answer]) -> Judgment:

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.pages`: weights and times of the viewer's pages for 50 runs of AlpacaEval's 805 questions.
+"""`python -m benchmarks.viewer_pages`: weights and times of the viewer's pages, for 50 runs of AlpacaEval.
 
-Runs with made-up answers of about 2,000 characters are written to a temporary folder; the questions are the official
-ones (`harness data pull alpaca_eval`, or HARNESS_MIRROR). "first" is the first time a page is asked for, with whatever
-has to be read and cached; "again" is the median of the next five, and "cpu" the server's processor time for each of
-them, which means something on a machine that others use too. With Chromium, "drawn" is the time from the request to the
-load event, again the median of five.
+Runs with made-up answers of about 2,000 characters are written to a temporary folder; the 805 questions are the
+official ones (`harness data pull alpaca_eval`, or HARNESS_MIRROR). "first" is the first time a page is asked for, with
+whatever has to be read and cached; "again" is the median of the next five, and "cpu" the server's processor time for
+each of them, which means something on a machine that others use too. With Chromium, "drawn" is the time from the
+request to the load event, again the median of five.
 """
 
 from __future__ import annotations
