@@ -9,6 +9,7 @@ Every method takes STEPS steps of BATCH prompts, after the SFT steps that all sh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -190,7 +191,8 @@ def distill(prepared: Prepared, settings: Settings) -> TinyTransformer:
 
 
 def _divergence() -> Callable[..., Tensor]:
-    from recipes.training.distill import DistillTrainer  # imports trl: seconds, which only distillation needs
+    with warnings.catch_warnings(action="ignore"):  # trl's, about vLLM, which is not used here
+        from recipes.training.distill import DistillTrainer  # trl takes seconds, which only distillation needs
 
     divergence: Any = DistillTrainer.generalized_jsd_loss
     return divergence

@@ -135,7 +135,8 @@ def _untrained(results: WorldResults) -> str:
     untrained = max(("best-source", "mixture", "best-of-sources"), key=results.mean)
     apart = difference(results.rewards[trained], results.rewards[untrained])
     verdict = {1: "beats", 0: "is not shown to differ from", -1: "does not reach"}[apart.sign]
-    return f"- {_title(results)}: the best trained method ({trained}) {verdict} the {NAMES[untrained]}, {_interval(apart)}."
+    start = f"- {_title(results)}: the best trained method ({trained})"
+    return f"{start} {verdict} the {NAMES[untrained]}, {_interval(apart)}."
 
 
 SECTIONS = {"map": world_map, "sentences": sentences, "wrpo": wrpo, "rewards": rewards, "methods": methods}

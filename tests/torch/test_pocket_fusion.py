@@ -99,7 +99,8 @@ def test_every_way_to_fuse_is_a_row_of_one_board(tmp_path: Path, models: Path) -
     assert all(row["reward"]["value"] is not None for row in board["models"])
     methods = json.loads((tmp_path / "out" / "report" / "methods.json").read_text())
     costs = {row["model"]: row for row in methods["costs"]}
-    assert (costs["moa"]["calls"], costs["best_source"]["calls"], costs["fusechat"]["calls"]) == (4, 3, 1)
+    assert (costs["best_source"]["calls"], costs["fusechat"]["calls"]) == (3, 1)
+    assert 3 < costs["moa"]["calls"] <= 4  # without any member's answer, the aggregator is not asked
     assert costs["fusechat"]["trained_tokens"] > costs["fusechat-code"]["trained_tokens"]
 
 
