@@ -468,7 +468,7 @@ def _rows_about(path: Path, row_type: type[RowOfPrompt], prompt_id: str) -> list
     name = json.dumps(prompt_id, ensure_ascii=False).encode()
     # our own rows have no space after the colon; those of other tools may
     wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
-    rows: dict[str, Row] = {}
+    rows: dict[str, RowOfPrompt] = {}
     with path.open("rb") if path.exists() else io.BytesIO() as file:
         for line in file:
             if line.endswith(b"\n") and any(start in line for start in wanted):
