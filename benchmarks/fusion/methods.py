@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,7 +193,7 @@ def _divergence() -> Callable[..., Tensor]:
     with warnings.catch_warnings(action="ignore"):  # trl's, about vLLM, which is not used here
         from recipes.training.distill import DistillTrainer  # trl takes seconds, which only distillation needs
 
-    divergence: Any = DistillTrainer.generalized_jsd_loss
+    divergence: Callable[..., Tensor] = DistillTrainer.generalized_jsd_loss
     return divergence
 
 
