@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def measure(site: str, runs: list[str], process: subprocess.Popen[str]) -> None:
             size = len(get(site + path))
             first = time.perf_counter() - started
             used = cpu_seconds(process)
-            again = statistics.median(timed(lambda address=site + path: get(address)) for _ in range(TIMES))
+            again = statistics.median(timed(partial(get, site + path)) for _ in range(TIMES))
             used = (cpu_seconds(process) - used) / TIMES
             shown = "-" if drawn is None else f"{statistics.median(drawn(site + path) for _ in range(TIMES)):.2f}"
             print(f"{name:<30} {size / 1000:7.0f} {first:9.2f} {again:9.2f} {used:9.2f} {shown:>9}", flush=True)

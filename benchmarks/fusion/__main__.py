@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGE, FIGURE = ROOT / "docs" / "fusion_study.md", ROOT / "docs" / "images" / "fusion_study.svg"
 RESULTS = Path(__file__).with_name("results.csv")
 OUT = ROOT / "runs" / "fusion-study"
-SEEDS = 5
+SEEDS = 8
 SMOKE = Design(
     gaps={"better": 0.6}, sfts={"short": 10}, seeds=(1, 2), methods=("sft-cont", "dpo", "wrpo-0.5", "hybrid-dpo")
 )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recipes.pairs import extremes
+
 from .methods import best_source
 from .model import SAMPLED, TinyTransformer, sample
-from .preparation import SOURCE_NAMES, Prepared, extremes, rewarded
+from .preparation import SOURCE_NAMES, Prepared, rewarded
 from .world import IntArray, World
 
 

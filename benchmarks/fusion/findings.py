@@ -112,4 +112,4 @@ def over_worlds(worlds: Sequence[WorldResults]) -> dict[str, FloatArray]:
 
 def _error(values: FloatArray) -> float:
     """Return the standard error of the mean."""
-    return float(values.std(ddof=1)) / len(values) ** 0.5
+    return float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -9,11 +9,11 @@ Every method takes STEPS steps of BATCH prompts, after the SFT steps that all sh
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -190,9 +190,10 @@ def distill(prepared: Prepared, settings: Settings) -> TinyTransformer:
 
 
 def _divergence() -> Callable[..., Tensor]:
-    from recipes.training.distill import DistillTrainer  # imports trl: seconds, which only distillation needs
+    with warnings.catch_warnings(action="ignore"):  # trl's, about vLLM, which is not used here
+        from recipes.training.distill import DistillTrainer  # trl takes seconds, which only distillation needs
 
-    divergence: Any = DistillTrainer.generalized_jsd_loss
+    divergence: Callable[..., Tensor] = DistillTrainer.generalized_jsd_loss
     return divergence
 
 

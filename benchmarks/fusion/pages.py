@@ -119,11 +119,12 @@ def sentences(rows: Sequence[Trained]) -> str:
 def _verdicts(by_name: Mapping[str, FloatArray], names: Sequence[str], control: str, comparisons: int) -> str:
     """Return which of the methods are better or worse than the control, by simultaneous intervals."""
     signs = {name: difference(by_name[name], by_name[control], comparisons=comparisons).sign for name in names}
-    if not any(signs.values()):
-        return f"no alpha is shown to differ from {control}"
     texts = {1: f"better than {control}", 0: f"not shown to differ from {control}", -1: f"worse than {control}"}
+    if len(set(signs.values())) == 1:
+        sign = next(iter(signs.values()))
+        return f"every alpha is {texts[sign]}" if sign else f"no alpha is shown to differ from {control}"
     return ", ".join(
-        f"{' and '.join(group)} {text}"
+        f"{' and '.join(group)} {'is' if len(group) == 1 else 'are'} {text}"
         for sign, text in texts.items()
         if (group := [name for name in names if signs[name] == sign])
     )
@@ -135,7 +136,8 @@ def _untrained(results: WorldResults) -> str:
     untrained = max(("best-source", "mixture", "best-of-sources"), key=results.mean)
     apart = difference(results.rewards[trained], results.rewards[untrained])
     verdict = {1: "beats", 0: "is not shown to differ from", -1: "does not reach"}[apart.sign]
-    return f"- {_title(results)}: the best trained method ({trained}) {verdict} the {NAMES[untrained]}, {_interval(apart)}."
+    start = f"- {_title(results)}: the best trained method ({trained})"
+    return f"{start} {verdict} the {NAMES[untrained]}, {_interval(apart)}."
 
 
 SECTIONS = {"map": world_map, "sentences": sentences, "wrpo": wrpo, "rewards": rewards, "methods": methods}

@@ -40,7 +40,7 @@ class Design(Record):
 
     gaps: dict[str, float] = GAPS
     sfts: dict[str, int] = SFTS
-    seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    seeds: tuple[int, ...]
     methods: tuple[str, ...]
     version: int = 1
     """Raised whenever world, models or losses change, so that older results are not resumed."""

@@ -138,11 +138,11 @@ def answerable(spec: CalibrationSpec, sets: Sequence[CalibrationSet]) -> list[It
                         judge.check(task)
                 except ConfigError as error:
                     rejected.setdefault(kind, error)
-    for kind, error in rejected.items():
+    for kind, reason in rejected.items():
         name = kinds[kind][0].suite
         if all(key in rejected for key, members in kinds.items() if members[0].suite == name):
-            raise error
-        log.warning("%s: %d items are left out: %s", name, len(kinds[kind]), error)
+            raise reason
+        log.warning("%s: %d items are left out: %s", name, len(kinds[kind]), reason)
     left_out = {item.id for kind in rejected for item in kinds[kind]}
     return [item for item in items if item.id not in left_out]
 

@@ -79,7 +79,7 @@ def log_scores(
     """Log each model's scores to each tracker and return the number of runs written. Raise as `log_step` does."""
     groups: dict[tuple[str, ...], list[ScoreCard]] = {}
     for card in cards:
-        identity = (card.model, card.judge, str(card.protocol.get("limit")))
+        identity: tuple[str, ...] = (card.model, card.judge, str(card.protocol.get("limit")))
         if any(known.suite == card.suite for known in groups.get(identity, ())):
             # two protocols of one suite would overwrite each other's numbers
             identity = (*identity, card.protocol_sha)

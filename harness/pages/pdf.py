@@ -11,7 +11,8 @@ from ..records.errors import ConfigError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 """Commands of browsers that print; Playwright's own download comes after them."""
-MARGIN = {"top": "15mm", "bottom": "15mm", "left": "12mm", "right": "12mm"}
+MARGIN = "15mm"
+"""Above and below; the page has its own at the sides."""
 
 
 def check_pdf() -> None:
@@ -36,7 +37,7 @@ def pdf(html: str) -> bytes:
             browser = driver.chromium.launch(executable_path=command and Path(command), args=arguments)
             page = browser.new_page(color_scheme="light", java_script_enabled=False)
             page.set_content(html)
-            content: bytes = page.pdf(format="A4", print_background=True, margin=MARGIN)
+            content: bytes = page.pdf(format="A4", print_background=True, margin={"top": MARGIN, "bottom": MARGIN})
             browser.close()
     except Error as error:
         reason = str(error).strip().splitlines()[0]

@@ -45,9 +45,6 @@ class KeyedRow(Protocol):
     """A record with a key: an answer, a judgment, a reward. One with an `error` is not done."""
 
     @property
-    def prompt_id(self) -> str: ...
-
-    @property
     def key(self) -> str: ...
 
     @property
@@ -59,7 +56,15 @@ class KeyedRow(Protocol):
     def model_dump_json(self) -> str: ...
 
 
+class RowAboutPrompt(KeyedRow, Protocol):
+    """A row about one prompt."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+
 Row = TypeVar("Row", bound=KeyedRow)
+RowOfPrompt = TypeVar("RowOfPrompt", bound=RowAboutPrompt)
 
 
 class JsonlRows(Generic[Row]):
@@ -458,12 +463,12 @@ def read_question(folder: Path, prompt_id: str) -> tuple[list[Answer], list[Judg
     return answers, _rows_about(folder / "judgments.jsonl", Judgment, prompt_id)
 
 
-def _rows_about(path: Path, row_type: type[Row], prompt_id: str) -> list[Row]:
+def _rows_about(path: Path, row_type: type[RowOfPrompt], prompt_id: str) -> list[RowOfPrompt]:
     """Return the last row of every key of one prompt. For speed, lines without its id are not parsed."""
     name = json.dumps(prompt_id, ensure_ascii=False).encode()
     # our own rows have no space after the colon; those of other tools may
     wanted = (b'"prompt_id":' + name, b'"prompt_id": ' + name)
-    rows: dict[str, Row] = {}
+    rows: dict[str, RowOfPrompt] = {}
     with path.open("rb") if path.exists() else io.BytesIO() as file:
         for line in file:
             if line.endswith(b"\n") and any(start in line for start in wanted):

@@ -104,7 +104,7 @@ def test_parquet_is_read_without_its_conversations(tmp_path: Path) -> None:
     from pyarrow.parquet import write_table
 
     rows = [battle("model_b", id="q1", conversation_a=[{"role": "user", "content": "Hello"}]), battle("tie", id="q2")]
-    write_table(Table.from_pylist(rows), tmp_path / "train.parquet")  # type: ignore[arg-type]
+    write_table(Table.from_pylist(rows), tmp_path / "train.parquet")
 
     votes = read_votes([tmp_path / "train.parquet"]).battles
 

@@ -94,8 +94,8 @@ def test_a_suite_that_cannot_be_ranked_says_why_and_the_others_are_reported(
     for model in ("base", "fused-1", "fused-2"):
         card = toy_run(model, mixed(10, 30)).card
         score = Score(value=25.0, n=80)  # without a standard error
-        bare = card.model_copy(update={"suite": "tally", "headline": "mean", "scores": {"mean": score}})
-        folder = run_dir(three / "results", model=model, suite="tally", version="toy-1", run_id=f"tally-{model}")
+        bare = card.model_copy(update={"suite": "lm_eval:tally", "headline": "mean", "scores": {"mean": score}})
+        folder = run_dir(three / "results", model=model, suite="lm_eval:tally", version="toy-1", run_id=f"t-{model}")
         folder.mkdir(parents=True)
         (folder / "card.json").write_text(bare.model_dump_json(), "utf-8")
 
@@ -103,7 +103,7 @@ def test_a_suite_that_cannot_be_ranked_says_why_and_the_others_are_reported(
 
     assert done.code == 0, done.err
     assert "fused-2 is the best of 3 by arena\\_hard" in done.out
-    section = done.out.split("#### tally")[1]
+    section = done.out.split("#### lm\\_eval:tally")[1]
     assert "no standard error of mean for base, fused-1, fused-2" in section
 
 

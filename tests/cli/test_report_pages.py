@@ -114,7 +114,6 @@ def test_figures_are_svg_and_png_files(harness: Callable[..., Done], results: Pa
         "categories.svg",
         "differences.svg",
         "forest.svg",
-        "length.svg",
         "scaling-1.svg",
         "scaling-2.svg",
     ]

@@ -179,6 +179,7 @@ def test_a_recipe_words_the_aggregators_instructions(tmp_path: Path) -> None:
 def test_rows_that_load_all_their_models_may_share_the_machine_and_those_with_servers_not(tmp_path: Path) -> None:
     text = RECIPE.replace("backend: scripted", "backend: in_process").replace("FOLDER", str(tmp_path))
     text = text.replace("MODELS", "[a, best_source, moa, dpo]")
+    text = text.replace("target_backend: in_process", "target_backend: scripted")
 
     def sharing(text: str) -> set[str]:
         return {step.name for step in all_steps(toy_recipe(tmp_path, text)) if step.alone and step.one_core}

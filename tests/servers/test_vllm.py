@@ -235,7 +235,7 @@ def test_log_probabilities_of_given_answers_equal_those_of_the_model_in_this_pro
     def rows(backend: str) -> dict[str, PairLogps]:
         folder = tmp_path / backend
         folder.mkdir()
-        serve = ServeSpec(start_timeout=400)
+        serve = ServeSpec()
         score_pairs(Sampler("a", ModelRef.parse(str(vllm_checkpoint)), backend, serve, 0, 0.0), pairs, folder)
         lines = (folder / "logps.jsonl").read_text().splitlines()
         return {row.prompt_id: row for row in map(PairLogps.model_validate_json, lines)}

@@ -66,6 +66,7 @@ def test_pairs_prefer_what_the_reward_prefers(prepared: Prepared) -> None:
     source, target, rejected = (WORLD.rewards(prompts, each.numpy()) for each in prepared.answers)
 
     assert (target > rejected).all()
+    assert prepared.data.source_margins is not None
     assert source.mean() == pytest.approx(target.mean() + prepared.data.source_margins.mean, abs=1e-9)
     assert len(prompts) == prepared.data.pairs
 

@@ -56,20 +56,14 @@ def test_every_page_is_in_the_navigation() -> None:
     assert {file.name for file in (ROOT / "docs").glob("*.md")} <= listed
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
-def test_every_link_to_a_file_resolves(page: str, reference: ModuleType) -> None:
-    text = re.sub(r"```.*?```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link and not link.startswith("#")]
+def test_every_link_to_a_file_resolves() -> None:
     broken = []
-    for link in links:
-        target = ((ROOT / page).parent / link.partition("#")[0]).resolve()
-        is_generated = (
-            target.relative_to(ROOT / "docs").as_posix() in reference.pages() if page != "README.md" else False
-        )
-        if not target.exists() and not is_generated:
-            broken.append(link)
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            is_elsewhere = "://" in link or link.startswith(("#", "reference/"))  # generated: make docs checks those
+            if not is_elsewhere and not (page.parent / link.partition("#")[0]).exists():
+                broken.append(f"{page.name}: {link}")
 
     assert broken == []
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from harness.records import Answer, Failure, JudgeTask, JudgeTemplate, Judgment, Preference, Prompt
+from harness.records import Answer, Failure, JudgeTask, JudgeTemplate, Judgment, Order, Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import find_judge
 from judges.longest import LongestJudge
@@ -17,11 +17,11 @@ PROMPT = Prompt(id="q", turns=("Count.", "Go on."), category="math")
 
 def judged(candidate: tuple[str, ...], baseline: tuple[str, ...] | None, turn: int | None = None) -> Judgment:
     answers = [
-        None if turns is None else Answer(prompt_id="q", model=name, turns=turns, finish=("stop",) * len(turns))
+        None if turns is None else Answer(prompt_id="q", model=name, turns=turns, finish=tuple("stop" for _ in turns))
         for name, turns in (("new", candidate), ("old", baseline))
     ]
     assert answers[0] is not None
-    order = None if baseline is None else "ab"
+    order: Order | None = None if baseline is None else "ab"
     task = JudgeTask(
         prompt=PROMPT, answer=answers[0], baseline=answers[1], turn=turn, order=order, template=TEMPLATE, fields={}
     )

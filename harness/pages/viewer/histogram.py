@@ -82,7 +82,8 @@ def bars(scores: Sequence[float | None], *, signed: bool) -> list[Bar]:
     ranges = [ScoreRange(score, score) for score in sorted(counts)]
     if len(ranges) > VALUES:
         ranges = _ranges(min(known), max(known))
-    numbers = [sum(number for score, number in counts.items() if part.contains(score, max(known))) for part in ranges]
+    top = max(known, default=0.0)
+    numbers = [sum(number for score, number in counts.items() if part.contains(score, top)) for part in ranges]
     scale = HEIGHT / max(numbers, default=1)
     return [
         Bar(part, number, max(scale * number, float(number > 0)), signed)

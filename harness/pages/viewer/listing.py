@@ -179,12 +179,13 @@ class Choice:
         """Return the same choice for another range of scores; empty: all."""
         return replace(self, score=score)
 
-    def within(self, score: float | None, scores: Iterable[float | None]) -> bool:
-        """Return whether a score is in the chosen range of these scores."""
+    def within(self, scores: Sequence[float | None]) -> list[bool]:
+        """Return, per score, whether it is in the chosen range."""
         wanted = ScoreRange.of(self.score)
         if wanted is None:
-            return True
-        return wanted.contains(score, max((known for known in scores if known is not None), default=0.0))
+            return [True] * len(scores)
+        top = max((score for score in scores if score is not None), default=0.0)
+        return [wanted.contains(score, top) for score in scores]
 
     def switched(self) -> Choice:
         """Return the same list with texts shown the other way."""
@@ -193,14 +194,14 @@ class Choice:
 
 def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:
     """Return the lines of a choice; `ids`: questions that contain its words, None without words."""
-    scores = [line.score for line in index.lines]
+    in_range = choice.within([line.score for line in index.lines])
     lines = [
         line
-        for line in index.lines
-        if (not choice.category or line.category == choice.category)
+        for line, is_wanted in zip(index.lines, in_range, strict=True)
+        if is_wanted
+        and (not choice.category or line.category == choice.category)
         and (not choice.flag or choice.flag in line.flags)
         and (ids is None or line.id in ids)
-        and choice.within(line.score, scores)
     ]
     if choice.sort in ("score", "-score"):
         sign = -1 if choice.sort == "-score" else 1
@@ -251,14 +252,14 @@ def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
 
 
 def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:
-    scores = [pair.difference for pair in candidates]
+    in_range = choice.within([pair.difference for pair in candidates])
     kept = [
         pair
-        for pair in candidates
-        if (not choice.category or pair.a.category == choice.category)
+        for pair, is_wanted in zip(candidates, in_range, strict=True)
+        if is_wanted
+        and (not choice.category or pair.a.category == choice.category)
         and (ids is None or pair.a.id in ids)
         and (not choice.flag or choice.flag in pair.flags)
-        and choice.within(pair.difference, scores)
     ]
     if choice.sort in ("drop", "gain"):
         sign = 1 if choice.sort == "drop" else -1

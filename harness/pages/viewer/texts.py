@@ -9,11 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...records import Answer, JudgeTask, Prompt, ScoreCard
+from ...records.documents import SUITE_COPY
 from ...records.errors import HarnessError
 from ...records.protocols import OwnRunner, Suite, SuiteOptions, installed, load_plugin
 from ...running.plan import load_suite, with_baseline_of
 from ...store.official import cached_path, files_of
-from ...store.runs import DEFINITION
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class SuiteTexts:
 
 def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
     """Return the questions of the card's suite and edition; a user's own suite is in its run's folder."""
-    if folder is not None and (folder / DEFINITION).is_file():
-        return _load_own(card.suite, folder, (folder / DEFINITION).stat().st_mtime_ns)
+    if folder is not None and (folder / SUITE_COPY).is_file():
+        return _load_own(card.suite, folder, (folder / SUITE_COPY).stat().st_mtime_ns)
     edition = "pocket" if card.suite_version.startswith("pocket") else "official"
     return _load(card.suite, card.suite_version, edition)
 
