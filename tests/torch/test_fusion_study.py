@@ -120,6 +120,7 @@ def test_dpo_does_not_read_the_sources_answers(prepared: Prepared) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_with_the_same_rows(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     for folder in (whole, torn):
@@ -136,6 +137,7 @@ def test_a_killed_study_resumes_with_the_same_rows(tmp_path: Path) -> None:
     assert run_part(SMOKE, torn, "better", 1) == 0, "nothing is trained twice"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_everything(tmp_path: Path) -> None:
     design = SMOKE.model_copy(update={"methods": ()})
     for seed in (1, 2):
