@@ -56,7 +56,7 @@ class KeyedRow(Protocol):
     def model_dump_json(self) -> str: ...
 
 
-class PromptRow(KeyedRow, Protocol):
+class RowAboutPrompt(KeyedRow, Protocol):
     """A row about one prompt."""
 
     @property
@@ -64,7 +64,7 @@ class PromptRow(KeyedRow, Protocol):
 
 
 Row = TypeVar("Row", bound=KeyedRow)
-RowOfPrompt = TypeVar("RowOfPrompt", bound=PromptRow)
+RowOfPrompt = TypeVar("RowOfPrompt", bound=RowAboutPrompt)
 
 
 class JsonlRows(Generic[Row]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -103,14 +104,13 @@ def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrain
 def _save(
     folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
 ) -> None:
-    # The parent's generation settings are copied byte for byte: save_pretrained would rewrite or reject them.
-    before, dtype = model.config.dtype, AutoConfig.from_pretrained(parent).dtype or torch.float32
-    model.config.dtype = dtype
-    try:
-        model.save_pretrained(folder, state_dict=_in_dtype(state, dtype))
-    finally:
-        model.config.dtype = before
+    dtype = AutoConfig.from_pretrained(parent).dtype or torch.float32
+    model.save_pretrained(folder, state_dict=_in_dtype(state, dtype))
+    # save_pretrained writes the dtype of the training, in which the next training would read and save this checkpoint
+    config = json.loads((folder / "config.json").read_text())
+    write_atomic(folder / "config.json", dump_json(config | {"dtype": str(dtype).removeprefix("torch.")}))
     tokenizer.save_pretrained(folder)
+    # The parent's generation settings are copied byte for byte: save_pretrained would rewrite or reject them.
     if (parent / "generation_config.json").is_file():
         shutil.copyfile(parent / "generation_config.json", folder / "generation_config.json")
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
 from harness.store.checkpoint import read_checkpoint_fusion  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
@@ -149,6 +149,7 @@ def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_
     run_step(step)
 
     assert {value.dtype for value in load_file(step.folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert AutoConfig.from_pretrained(step.folder).dtype == torch.bfloat16  # so is what is trained from it
     assert (step.folder / "generation_config.json").read_text() == settings
 
 

@@ -1,7 +1,7 @@
 """The win rate that answers of equal style would have: Arena-Hard's style control for one model and its baseline.
 
 >>> style("# Title\\n- one\\n- **two**\\n```\\n# no title\\n```")
-(26.0, 1.0, 2.0, 1.0)
+(42.0, 1.0, 2.0, 1.0)
 
 Log-odds that the answer wins = strength + coefficients . style differences. The differences are those of Arena-Hard
 v2.0 (relative length, and relative density of headers, list items and bold spans) with characters in place of tokens.
