@@ -108,9 +108,9 @@ def test_distillation_comes_closer_to_the_teacher(prepared: Prepared, optimizer_
 
 def test_dpo_does_not_read_the_sources_answers(prepared: Prepared) -> None:
     """Alpha 0 leaves y_ws out, alpha 1 leaves y_wt out."""
-    others = prepared.answers.clone()
-    others[0] = torch.randint(0, 10, (others.shape[1], LENGTH), generator=torch.Generator().manual_seed(0))
-    changed = replace(prepared, answers=others)
+    unrelated = prepared.answers.clone()
+    unrelated[0] = torch.randint(0, 10, (unrelated.shape[1], LENGTH), generator=torch.Generator().manual_seed(0))
+    changed = replace(prepared, answers=unrelated)
     setting = METHODS["dpo"].settings[0]
 
     first, second = (METHODS["dpo"].train(each, setting) for each in (prepared, changed))
