@@ -120,15 +120,15 @@ def fuserl(prepared: Prepared, settings: Settings) -> TinyTransformer:
     chosen, weights = best_of_each(sources, "preference", tau)
     worst = torch.stack(
         [
-            letters_to_tensor([one[str(row)].worst.text for row in range(len(prompts))])
-            for one in sources.preference_extremes
+            letters_to_tensor([by_prompt[str(row)].worst.text for row in range(len(prompts))])
+            for by_prompt in sources.preference_extremes
         ]
     )
     pairs = torch.stack([chosen, worst])  # (2, S, B, LENGTH)
     informative = torch.tensor(
         [
-            [one[str(row)].best.reward > one[str(row)].worst.reward for row in range(len(prompts))]
-            for one in sources.preference_extremes
+            [by_prompt[str(row)].best.reward > by_prompt[str(row)].worst.reward for row in range(len(prompts))]
+            for by_prompt in sources.preference_extremes
         ]
     )
     count = len(sources.models)
@@ -165,8 +165,10 @@ def best_of_each(sources: Sources, part: str, tau: float) -> tuple[Tensor, Tenso
     """Return each source's best answer to each prompt, (S, B, LENGTH), and FuseRL's weights times S, (S, B)."""
     every = sources.sft_extremes if part == "sft" else sources.preference_extremes
     count = len(every[0])
-    answers = torch.stack([letters_to_tensor([one[str(row)].best.text for row in range(count)]) for one in every])
-    best_SB = torch.tensor([[one[str(row)].best.reward for row in range(count)] for one in every])
+    answers = torch.stack(
+        [letters_to_tensor([by_prompt[str(row)].best.text for row in range(count)]) for by_prompt in every]
+    )
+    best_SB = torch.tensor([[by_prompt[str(row)].best.reward for row in range(count)] for by_prompt in every])
     weights = torch.stack([source_weights(rewards_S, tau) for rewards_S in best_SB.T], dim=1) * len(every)
     return answers, weights
 
@@ -199,7 +201,7 @@ def _divergence() -> Callable[..., Tensor]:
 
 def best_source(sources: Sources) -> int:
     """Return the index of the source with the highest mean reward of its best answers to the preference prompts."""
-    means = [sum(one.best.reward for one in each.values()) for each in sources.preference_extremes]
+    means = [sum(extreme.best.reward for extreme in each.values()) for each in sources.preference_extremes]
     return means.index(max(means))
 
 

@@ -174,9 +174,9 @@ def figure(rows: Sequence[Trained]) -> str:
         [difference(results.rewards[name], results.rewards["dpo"], comparisons=len(names)) for name in names]
         for results in worlds
     ]
-    ends = [end for each in apart for one in each for end in (one.low, one.high)]
+    ends = [end for each in apart for interval in each for end in (interval.low, interval.high)]
     # intervals of few seeds can be far wider than any difference
-    reach = max(abs(one.mean) for each in apart for one in each) * 1.3 or 1.0
+    reach = max(abs(interval.mean) for each in apart for interval in each) * 1.3 or 1.0
     ends = [min(max(end, -reach), reach) for end in ends]
     height = HEAD + LINE * len(names) + 34
     lines = -(-len(worlds) // columns)
@@ -191,23 +191,23 @@ def figure(rows: Sequence[Trained]) -> str:
         f"mean of {seeds} seeds; 95 % intervals, simultaneous within a panel; cut at the edges",
         css="small muted",
     )
-    for place, (results, each) in enumerate(zip(worlds, apart, strict=True)):
-        left, top = LABELS + PANEL_WIDTH * (place % columns), TOP + height * (place // columns)
+    for number, (results, each) in enumerate(zip(worlds, apart, strict=True)):
+        left, top = LABELS + PANEL_WIDTH * (number % columns), TOP + height * (number // columns)
         across = axis(ends, left + 8, left + PANEL_WIDTH - 8)
         drawing.text(left + 8, top, _title(results), css="small")
         bottom = top + HEAD + LINE * len(names) - 8
         for tick in across.ticks(4):
             drawing.line(across(tick), top + 8, across(tick), bottom, "axis" if tick == 0 else "grid")
             drawing.text(across(tick), bottom + 13, f"{tick:g}", anchor="middle", css="small muted")
-        for line, (name, one) in enumerate(zip(names, each, strict=True)):
+        for line, (name, interval) in enumerate(zip(names, each, strict=True)):
             y = top + HEAD + LINE * line - 4
-            if place % columns == 0:
+            if number % columns == 0:
                 drawing.text(LABELS - 4, y + 4, name, anchor="end", css="small")
             kind = 2 if is_wrpo(name) else 1
-            low, high = (min(max(end, across.low), across.high) for end in (one.low, one.high))
+            low, high = (min(max(end, across.low), across.high) for end in (interval.low, interval.high))
             drawing.line(across(low), y, across(high), y, f"l{kind}")
-            hint = f"{name}, {_title(results)}: {_interval(one)}"
-            drawing.mark(across(one.mean), y, kind, hint=hint, css=f"m{kind}")
+            hint = f"{name}, {_title(results)}: {_interval(interval)}"
+            drawing.mark(across(interval.mean), y, kind, hint=hint, css=f"m{kind}")
     return drawing.standalone()
 
 

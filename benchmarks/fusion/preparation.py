@@ -137,7 +137,7 @@ def prepare(sources: Sources, sft_steps: int) -> Prepared:
     drawn = rewarded(world, sft, TARGET, sources.preference_prompts, seed=seed * 100 + 99)
     pairs, data = _pairs(sources, drawn)
     kept = torch.tensor([int(pair.prompt.id) for pair in pairs])
-    asked = torch.from_numpy(sources.preference_prompts)[kept]
+    question = torch.from_numpy(sources.preference_prompts)[kept]
     answers = torch.stack(
         [
             letters_to_tensor([pair.source.text for pair in pairs]),
@@ -145,9 +145,9 @@ def prepare(sources: Sources, sft_steps: int) -> Prepared:
             letters_to_tensor([pair.rejected.text for pair in pairs]),
         ]
     )
-    initial = pair_logps(sft, asked, answers)
-    by_source = torch.stack([pair_logps(model, asked, answers) for model in sources.models])
-    return Prepared(sources, sft_steps, sft, asked, answers, initial, by_source, data)
+    initial = pair_logps(sft, question, answers)
+    by_source = torch.stack([pair_logps(model, question, answers) for model in sources.models])
+    return Prepared(sources, sft_steps, sft, question, answers, initial, by_source, data)
 
 
 def _pairs(sources: Sources, drawn: Sequence[RewardedAnswer]) -> tuple[list[PreferencePair], PairData]:
@@ -155,8 +155,8 @@ def _pairs(sources: Sources, drawn: Sequence[RewardedAnswer]) -> tuple[list[Pref
     pairs = []
     for row, prompt in enumerate(sources.preference_prompts):
         prompt_id = str(row)
-        asked = Prompt(id=prompt_id, turns=(text(prompt),), category="translate")
-        outcome = paired(asked, sources.preference_best[prompt_id], of_target[prompt_id], spec)
+        question = Prompt(id=prompt_id, turns=(text(prompt),), category="translate")
+        outcome = paired(question, sources.preference_best[prompt_id], of_target[prompt_id], spec)
         tally.add(outcome)
         if isinstance(outcome, PreferencePair):
             pairs.append(outcome)

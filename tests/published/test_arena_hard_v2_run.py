@@ -143,6 +143,7 @@ def counted(bodies: list[dict[str, Any]]) -> Counter[str]:
     return Counter(json.dumps(body, sort_keys=True) for body in kept)
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_the_labels(run: Run) -> None:
     """Weighted wins over battles, each question with both games or not at all, by category."""
     baseline = baseline_answers()

@@ -53,6 +53,7 @@ def test_length_controlled_rates_are_compared_by_shared_refits(tmp_path: Path) -
     assert {one.category for one in found.differences} >= {"koala", "vicuna"}
 
 
+@pytest.mark.slow
 def test_the_best_length_controlled_rates_are_found_by_the_same_refits(tmp_path: Path) -> None:
     models = ("FuseChat-Llama-3.1-8B-Instruct", "FuseChat-Gemma-2-9B-Instruct", "OpenHermes-2.5-Mistral-7B")
     for name in models:

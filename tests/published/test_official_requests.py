@@ -201,6 +201,7 @@ def _same_preferences(run: OfficialRun, baseline: list[dict[str, Any]], theirs: 
         assert row["preference"] - 1 == pytest.approx(ours, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_alpaca_eval_asks_one_user_turn_an_instruction(run: OfficialRun) -> None:
     instructions = [row["instruction"] for row in json.loads(upstream("alpaca_eval/baseline").read_text("utf-8"))]
     asked = [

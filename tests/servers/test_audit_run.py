@@ -114,6 +114,7 @@ def test_an_audited_card_is_on_the_expensive_judges_scale_and_nothing_is_asked_t
     assert world.asked() == {"cheap": TURNS * QUESTIONS, "dear": TURNS * AUDITED}
 
 
+@pytest.mark.slow
 def test_audited_runs_are_compared_gated_and_ranked_on_that_scale(world: World) -> None:
     for model in world.models:
         assert world.run(model, *AUDIT).code == 0

@@ -70,6 +70,7 @@ def test_each_model_gets_gpus_that_no_other_has(tmp_path: Path, program: Path, h
     assert sorted(card.model for card in cards) == ["one.gguf", "three.gguf", "two.gguf"]
 
 
+@pytest.mark.slow
 def test_the_same_command_one_after_the_other_finds_everything_done(
     tmp_path: Path, program: Path, harness: Callable[..., Done]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 import yaml
 
 from harness.backends.ensemble import MoaBackend, RouteBackend
@@ -24,6 +25,7 @@ async def answer(backend: MoaBackend | RouteBackend | InProcessBackend, asked: P
         return await backend.answer(asked, GREEDY)
 
 
+@pytest.mark.slow
 def test_models_of_this_machine_answer_as_one(tmp_path: Path) -> None:
     folders = {name: str(make_checkpoint(tmp_path / name, seed=seed)) for seed, name in enumerate("ab")}
     members = {name: {"model": folder, "backend": "in_process"} for name, folder in folders.items()}

@@ -108,9 +108,9 @@ def test_distillation_comes_closer_to_the_teacher(prepared: Prepared, optimizer_
 
 def test_dpo_does_not_read_the_sources_answers(prepared: Prepared) -> None:
     """Alpha 0 leaves y_ws out, alpha 1 leaves y_wt out."""
-    others = prepared.answers.clone()
-    others[0] = torch.randint(0, 10, (others.shape[1], LENGTH), generator=torch.Generator().manual_seed(0))
-    changed = replace(prepared, answers=others)
+    unrelated = prepared.answers.clone()
+    unrelated[0] = torch.randint(0, 10, (unrelated.shape[1], LENGTH), generator=torch.Generator().manual_seed(0))
+    changed = replace(prepared, answers=unrelated)
     setting = METHODS["dpo"].settings[0]
 
     first, second = (METHODS["dpo"].train(each, setting) for each in (prepared, changed))
@@ -120,6 +120,7 @@ def test_dpo_does_not_read_the_sources_answers(prepared: Prepared) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_with_the_same_rows(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     for folder in (whole, torn):
@@ -136,6 +137,7 @@ def test_a_killed_study_resumes_with_the_same_rows(tmp_path: Path) -> None:
     assert run_part(SMOKE, torn, "better", 1) == 0, "nothing is trained twice"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_everything(tmp_path: Path) -> None:
     design = SMOKE.model_copy(update={"methods": ()})
     for seed in (1, 2):

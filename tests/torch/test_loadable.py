@@ -82,6 +82,7 @@ def test_weights_that_would_stay_random_are_refused_in_process(
         asyncio.run(load())
 
 
+@pytest.mark.slow
 def test_a_server_is_not_started_on_them(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     folder = changed(whole, tmp_path / "ckpt", without_up)

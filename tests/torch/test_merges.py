@@ -73,6 +73,7 @@ def weights(folder: Path) -> dict[str, Any]:
     return tensors
 
 
+@pytest.mark.slow
 def test_a_soup_is_the_mean_of_all_seeds_and_a_row_of_one(recipe: Recipe) -> None:
     steps = {step.name: step for step in merge_steps(recipe, trained_steps(recipe))}
 
