@@ -95,13 +95,13 @@ def _tokenizer(where: str, model: str, serve: ServeSpec, absent: list[str]) -> A
         absent.append(str(ref))
         return None
     try:
-        own = tokenizer.chat_template if requested is None else Path(requested).expanduser().read_text("utf-8")
+        template = tokenizer.chat_template if requested is None else Path(requested).expanduser().read_text("utf-8")
     except (OSError, ValueError):
         raise ConfigError(f"{where}: chat_template {requested!r} cannot be read; give a Jinja file") from None
-    if not own:
+    if not template:
         raise ConfigError(f"{where} has no chat template; give one with `serve: {{chat_template: FILE.jinja}}`")
-    if isinstance(own, str):
-        tokenizer.chat_template = with_defaults(own, serve.chat_template_kwargs or {})
+    if isinstance(template, str):
+        tokenizer.chat_template = with_defaults(template, serve.chat_template_kwargs or {})
     return tokenizer
 
 

@@ -136,8 +136,8 @@ class PairedRuns:
         """Return both runs' terms over common questions: of the headline, or of the suite's main sum over questions."""
         headline = first.card.headline
         if first.questions and second.questions:
-            own = [own_question_sums(run.card, run.questions).get(headline) for run in (first, second)]
-            parts = [sums for sums in own if sums is not None]
+            means = [own_question_sums(run.card, run.questions).get(headline) for run in (first, second)]
+            parts = [sums for sums in means if sums is not None]
         elif first.judgments and second.judgments and first.audit is None and second.audit is None:
             rules = rules_of(first.card.suite, headline, first.judgments)
             rule = next((rule for rule in rules if rule.metric == headline), rules[0])

@@ -105,7 +105,7 @@ def _container_room(root: Path) -> list[int]:
             most, now = (int((root / name).read_text()) for name in (limit, used))
             # cached files count as used but are given up when memory is needed
             stat = re.search(rf"^{idle} (\d+)", (root / limit).with_name("memory.stat").read_text(), re.M)
-        except (OSError, ValueError):  # "max" is no number
+        except (OSError, ValueError):  # "max" is not a number
             continue
         return [max(0, most - now + (int(stat[1]) if stat else 0))]
     return []

@@ -76,8 +76,8 @@ class VllmBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
-                f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or see README for CPUs; "
-                "without it use --backend transformers"
+                f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or `make setup` "
+                "(CPU); without it use --backend transformers"
             )
         refuse_ours(options.engine_args, OURS)
         self.parser: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -29,8 +30,8 @@ from ..analysis.judge_replay import (
 )
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
-from ..pages.judge_text import SEVERAL, grids, markdown_grid, remarks, rich_grid, side_by_side
-from ..pages.text import escape_markdown, plain
+from ..pages.judge_text import SEVERAL, CalibrationGrid, grids, markdown_grid, remarks, rich_grid, side_by_side
+from ..pages.text import markdown_list, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError
 from ..records.judge_choice import find_jury
@@ -38,7 +39,7 @@ from ..records.protocols import SuiteOptions
 from ..store import RunStore
 from ..store.trusted import read_config
 from ..suites.recorded import CalibrationSet, Item, data_folder
-from .console import STDERR, progress, set_up_logging, stdout_console, until_stopped
+from .console import STDERR, print_tables, progress, set_up_logging, stdout_console, until_stopped
 from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command
 
 log = logging.getLogger(__name__)
@@ -182,12 +183,15 @@ def _show(calibrations: list[Calibration], flags: CalibrateFlags) -> None:
     first, several = calibrations[0], len(calibrations) > 1
     tables = [side_by_side(calibrations)] if several else grids(first)
     sentences = [SEVERAL] if several else remarks(first)
-    if flags.markdown:
-        print("\n".join(markdown_grid(grid) for grid in tables))
-        print("\n".join(f"- {escape_markdown(remark)}" for remark in sentences))
+    print_report(tables, sentences, markdown=flags.markdown)
+
+
+def print_report(grids: Sequence[CalibrationGrid], sentences: Sequence[str], *, markdown: bool) -> None:
+    """Print tables, then a sentence per line; `harness elo` does, too."""
+    if markdown:
+        print("\n".join(map(markdown_grid, grids)))
+        print("\n".join(markdown_list(sentences)))
         return
-    console = stdout_console()
-    for grid in tables:
-        console.print(rich_grid(grid))
-    for remark in sentences:
-        console.print(Text(plain(remark)))
+    print_tables(*map(rich_grid, grids))
+    for line in sentences:
+        stdout_console().print(Text(plain(line)))

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from ..analysis.battles import BattleSource, read_verdicts, read_votes
 from ..analysis.human_elo import human_elo
 from ..pages.elo_text import elo_grids, elo_remarks
-from ..pages.judge_text import markdown_grid, rich_grid
-from ..pages.text import escape_markdown, plain
 from ..records.errors import ConfigError
-from .console import stdout_console
+from .calibrate import print_report
 from .options import JsonFlags, ResultsFlags, command
 
 
@@ -50,16 +47,7 @@ def elo(flags: EloFlags) -> None:
     if flags.as_json:
         print(result.model_dump_json(indent=2))
         return
-    tables, remarks = elo_grids(result), elo_remarks(result)
-    if flags.markdown:
-        print("\n".join(markdown_grid(table) for table in tables))
-        print("\n".join(f"- {escape_markdown(remark)}" for remark in remarks))
-        return
-    console = stdout_console()
-    for table in tables:
-        console.print(rich_grid(table))
-    for remark in remarks:
-        console.print(Text(plain(remark)))
+    print_report(elo_grids(result), elo_remarks(result), markdown=flags.markdown)
 
 
 def _anchor(text: str) -> tuple[str, float]:

@@ -253,13 +253,17 @@ def run_one(
     if kept is not None:
         hand_over(kept, run_plan, later)
     cards = ask_and_judge(run_plan, estimates, fresh=fresh)
+    track(trackers, cards, run_plan.spec.results)
+    return run_plan, cards
+
+
+def track(trackers: Sequence[str], cards: Sequence[ScoreCard], results: Path) -> None:
+    """Log the cards to each tracker, with the table, figures and files that trackers show."""
     if trackers:
         from ..analysis.read_board import read_board
         from ..pages.tracked import tracked_files
 
-        results = resolve(settings).results
         log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
-    return run_plan, cards
 
 
 def hand_over(kept: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
@@ -372,7 +376,7 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
             if isinstance(outcome, Exception):
                 raise outcome
             cards += outcome
-            log_scores(trackers, outcome)
+            track(trackers, outcome, run_plan.spec.results)
             if not flags.as_json:
                 show(run_plan, outcome, verbose=flags.verbose, is_last=False)
             raise_if_incomplete(outcome)

@@ -42,7 +42,7 @@ from .run import RunFlags, raise_if_incomplete, run, run_one
 log = logging.getLogger(__name__)
 TRIES = 3
 """Attempts at one state of a checkpoint in one session."""
-DIRECTION = {True: "more is better", False: "less is better", None: "neither more nor less is better"}
+DIRECTION = {True: "more is better", False: "less is better", None: "unknown whether more or less is better"}
 RESERVED = ("--model", "--suite", "--results", "--json", "--dry-run")
 """Flags of `harness run` that this command sets."""
 

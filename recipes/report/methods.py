@@ -95,7 +95,9 @@ def method_board(
     values: dict[str, float] = {}
     for measure in measures:
         for model, score in measure.scores.items():
-            values.setdefault(model, (score.value or 0.0) * (1 if measure.higher_is_better is not False else -1))
+            # a model without a score comes last
+            signed = -math.inf if score.value is None else score.value * _sign(measure.higher_is_better)
+            values.setdefault(model, signed)
     models = tuple(sorted(values, key=lambda model: (model not in measures[0].scores, -values[model], model)))
     methods = [model for model in models if model != TARGET and model not in sources]
     notes = [measure.note for measure in measures if measure.note]
@@ -255,11 +257,11 @@ def _suite_measure(
     first = next(iter(cards.values()))[0]
     higher = higher_is_better(first, first.headline)
     scores = {model: compared.score(rows) for model, rows in cards.items()}
-    sources = [source.name for source in recipe.spec.sources if source.name in cards]
+    values = {source.name: scores[source.name].value for source in recipe.spec.sources if source.name in cards}
+    sources = {name: _sign(higher) * value for name, value in values.items() if value is not None}
     note = ""
     if sources and best not in sources:
-        sign = -1 if higher is False else 1
-        best = max(sources, key=lambda name: sign * (scores[name].value or 0.0))
+        best = max(sources, key=lambda name: sources[name])
         note = f"{label}: the best source is the one with the best score there, {best}"
     complete = {model: all(card.complete for card in rows) for model, rows in cards.items()}
 
@@ -284,6 +286,10 @@ def _suite_measure(
         to_best_source=gaps(best if sources else None),
         note=note,
     )
+
+
+def _sign(higher_is_better: bool | None) -> int:
+    return -1 if higher_is_better is False else 1
 
 
 def _gap(reference: str, pair: HeadlineDifference, p: float, higher: bool | None, complete: bool) -> Gap:
@@ -394,7 +400,7 @@ def _gap_cells(gap: Gap | None) -> tuple[str, str, str]:
 def front_figure(board: MethodBoard, measure: BoardMeasure) -> Drawing | None:
     """Return score against work per answer, `*` on the front; None with fewer than two models of known work."""
     work = {row.model: row.parameter_tokens for row in board.costs if row.parameter_tokens}
-    sign = -1 if measure.higher_is_better is False else 1
+    sign = _sign(measure.higher_is_better)
     values = {
         model: score.value for model, score in measure.scores.items() if score.value is not None and work.get(model)
     }

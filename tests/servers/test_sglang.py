@@ -26,19 +26,9 @@ THINKS = "{% for message in messages %}{{ message.content }}{% endfor %}{# </thi
 
 
 @pytest.fixture
-def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def notes(tmp_path: Path, installed: Callable[[str, Path], Path]) -> Path:
     """The stand-in is the installed SGLang; the file has a line of JSON per start."""
-    packages = as_package(tmp_path / "packages")
-    monkeypatch.syspath_prepend(packages)
-    monkeypatch.setenv("PYTHONPATH", str(packages), prepend=":")
-    monkeypatch.setenv("STANDIN_NOTES", str(tmp_path / "notes.jsonl"))
-    # transformers' loader, which takes seconds, has nothing to say about a toy
-    monkeypatch.setattr("harness.backends.sglang.check_loadable", nothing_to_check)
-    return tmp_path / "notes.jsonl"
-
-
-async def nothing_to_check(checkpoint: object) -> None:
-    return None
+    return installed("harness.backends.sglang.check_loadable", as_package(tmp_path / "packages"))
 
 
 def starts(notes: Path) -> list[dict[str, object]]:

