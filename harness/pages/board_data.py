@@ -56,7 +56,7 @@ def _table(table: Table, facts: PageFacts) -> JsonValue:
         "suite": visible(table.suite),
         "metric": visible(table.headline),
         "decimals": facts_of(table.suite).metric(table.headline).decimals,
-        "lessIsBetter": table.higher_is_better is False,
+        "better": {True: 1, False: -1, None: 0}[table.higher_is_better],  # the sign of a gain; 0: unknown
         "categoryMetric": visible(table.category_metric),
         "axes": [{"key": key, "label": label} for key, label in across.items()],
         "rows": [

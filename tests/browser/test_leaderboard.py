@@ -236,6 +236,32 @@ def test_head_and_model_stay_in_sight(open_page: Any, tmp_path: Path) -> None:
     assert after["x"] == pytest.approx(frame["x"], abs=2)
 
 
+@pytest.mark.parametrize(
+    ("higher", "css", "cells"), [(True, "good", "plus"), (False, "bad", "minus"), (None, "", "even")]
+)
+def test_a_difference_is_good_only_in_a_direction_that_is_known(
+    open_page: Any, tmp_path: Path, higher: bool | None, css: str, cells: str
+) -> None:
+    for model, skill in (("low", 0.1), ("middle", 0.5), ("high", 0.95)):
+        make_run(tmp_path / "results", model, pocket("mt_bench"), skill=skill)
+    board = read_board(tmp_path / "results", BoardOptions(pairs=True))
+    tables = [table.model_copy(update={"higher_is_better": higher}) for table in board.tables]
+    file = tmp_path / "board.html"
+    file.write_text(leaderboard_page(tables, board.reported, PageFacts(pairs=board.pairs)))
+    page = open_page(file.as_uri())
+    for model in ("low", "high"):
+        box_of(page, model).check()
+
+    row = page.locator("[id^=c-].some tbody tr")
+    difference = row.locator("td.number").first
+    assert row.locator("th").inner_text() == "high"
+    assert difference.inner_text().startswith("+")
+    assert (row.locator("td.number").last.inner_text() == "-") == (higher is None)  # questions won, tied, lost
+    assert set((difference.get_attribute("class") or "").split()) == {"number", css} - {""}
+    shown = {mark.get_attribute("class") for mark in page.locator("svg rect[fill-opacity]").all()}
+    assert shown == ({"plus", "minus"} if higher is not None else {cells})
+
+
 def test_thirty_models_take_less_than_8000_pixels_on_a_phone(open_page: Any, tmp_path: Path) -> None:
     page = open_page(large_board(tmp_path), size=PHONE)
 

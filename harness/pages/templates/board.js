@@ -298,15 +298,15 @@
       const pair = pairs[at];
       const name = html("th", { scope: "row" }, html("bdi", {}, row.model));
       if (!pair) return html("tr", {}, name, html("td", { colspan: 5, class: "muted" }, "not compared: incomplete, or without errors"));
-      const gain = table.lessIsBetter ? -pair.difference : pair.difference;
+      const gain = table.better * pair.difference;
       const p = adjusted[known.indexOf(pair)];
-      const verdict = p > 0.05 ? "" : gain > 0 ? "good" : "bad";
+      const verdict = p > 0.05 || gain === 0 ? "" : gain > 0 ? "good" : "bad";
       const ties = pair.n - pair.won - pair.lost;
       return html("tr", {}, name,
         html("td", { class: `number ${verdict}` }, html("strong", {}, signed(pair.difference))),
         html("td", { class: "number" }, `[${signed(pair.low)}, ${signed(pair.high)}]`),
         html("td", { class: "number", "data-label": "p" }, pText(p)),
-        html("td", { class: "number", "data-label": "won / tied / lost" }, pair.n ? `${pair.won} / ${ties} / ${pair.lost}` : "-"),
+        html("td", { class: "number", "data-label": "won / tied / lost" }, pair.n && table.better ? `${pair.won} / ${ties} / ${pair.lost}` : "-"),
         html("td", {}, pair.paired ? "paired" : "unpaired", " ", compareLink(first, row)));
     });
     const head = ["model", `minus ${short(first.model, 40)}`, "95 %", "p", "won / tied / lost questions", ""];
@@ -490,14 +490,14 @@
     const pairs = rows.map((row) => rows.map((other) => (row === other ? undefined : pairOf(table, row, other))));
     const ranked = rows.filter((row, at) => pairs[at].some(Boolean));
     if (ranked.length < 3) return null;
-    const options = pairs.flat().some((pair) => pair?.n) ? MATRIX : MATRIX.slice(1);
+    const options = table.better && pairs.flat().some((pair) => pair?.n) ? MATRIX : MATRIX.slice(1);
     const select = choice("matrix", "Cells", options, drawFigures);
     const longest = Math.max(...ranked.map((row) => row.model.length));
     const left = Math.min(phone.matches ? 110 : 230, 34 + 6.2 * longest);
     const size = Math.max(12, Math.min(40, Math.floor((width - left - 4) / ranked.length)));
     const known = pairs.flat().filter(Boolean);
     const widest = Math.max(...known.map((pair) => Math.abs(pair.difference))) || 1;
-    const strength = (pair) => (select.value === "difference" ? (table.lessIsBetter ? -1 : 1) * pair.difference / widest
+    const strength = (pair) => (select.value === "difference" ? table.better * pair.difference / widest
       : pair.n ? (pair.won - pair.lost) / pair.n : 0);
     const parts = [];
     ranked.forEach((row, down) => {
@@ -509,7 +509,7 @@
         if (row === other || !pair) return;
         const inset = pair.p <= 0.05 ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair);
         parts.push(svg("rect", { x: x + inset, y: y + inset, width: size - 2 * inset, height: size - 2 * inset,
-          class: value >= 0 ? "plus" : "minus", "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
+          class: value > 0 ? "plus" : value < 0 ? "minus" : "even", "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
           "data-pair": `${table.rows.indexOf(row)} ${table.rows.indexOf(other)}` }));
         if (size < 26) return;
         const text = select.value === "difference" ? pair.difference.toFixed(widest < 10 ? 1 : 0) : String(Math.round(50 + 50 * value));
