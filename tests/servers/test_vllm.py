@@ -212,7 +212,6 @@ def test_one_server_serves_all_adapters_of_a_base(vllm_checkpoint: Path, tmp_pat
         kept.adopt(again)
         texts.append(asyncio.run(ask(again, kill=True)))
         assert again.restarts == 1
-        log = (tmp_path / "vllm.log").read_text()
     finally:
         kept.close()
 
@@ -221,7 +220,6 @@ def test_one_server_serves_all_adapters_of_a_base(vllm_checkpoint: Path, tmp_pat
     assert two != later
     assert one != later
     assert two_again == two
-    assert "Loaded new LoRA adapter: name 'later@" in log
 
 
 def test_log_probabilities_of_given_answers_equal_those_of_the_model_in_this_process(
