@@ -22,6 +22,7 @@ from ..sampling import model_name, record_weights
 from ..spec import Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import (
+    FORWARD,
     KEEP,
     do_job,
     evaluation_of,
@@ -32,9 +33,6 @@ from ..training.launch import (
     training_time,
 )
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
-
-FORWARD = 1 / 3
-"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import difflib
 import math
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -349,7 +350,9 @@ def _config_class(method: Method) -> type[Any]:
         return FuseRLConfig
     kind: type[Any] = SFTConfig
     if method == "distill":
-        from trl.experimental.gold import GOLDConfig
+        with warnings.catch_warnings():  # that the module is experimental, and which versions of vLLM it is tested with
+            warnings.simplefilter("ignore")
+            from trl.experimental.gold import GOLDConfig
 
         kind = GOLDConfig
     return kind
