@@ -29,6 +29,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 """Endpoints accept at most 2, and so does vLLM's API."""
 Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
+SaveDtype = Literal["float32", "bfloat16", "float16"]
 WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
 """Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
 PAIRED: tuple[Method, ...] = ("preference", "infifpo")
@@ -387,6 +388,11 @@ class RecipeSpec(Record):
     """Train by `accelerate launch` with this configuration: a file, or the name of a shipped one (ddp, fsdp2, zero3).
 
     None: train in this process.
+    """
+    save_dtype: SaveDtype | None = Field(default=None, exclude_if=is_empty)
+    """Precision of the checkpoints. None: the target's. In training, weights are float32 unless `dtype` says otherwise.
+
+    At 16 bits, updates far below the precision of their weights are lost: a warning says so if most are.
     """
     devices: int | None = Field(default=None, ge=1, exclude_if=is_empty)
     """GPUs that the steps share. None: all that the machine shows, and none for --dry-run."""

@@ -62,6 +62,8 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         settings["answers"] = variant.answers
     if variant.method == "distill":
         settings["teacher"] = model_name(_teacher(recipe, variant))
+    if recipe.spec.save_dtype is not None:
+        settings["save_dtype"] = recipe.spec.save_dtype
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
     if recipe.spec.pairs.held_out:
@@ -175,6 +177,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         settings=hyperparameters,
         seed=seed,
         held_out=recipe.spec.pairs.held_out,
+        save_dtype=recipe.spec.save_dtype,
         fusion=fusion_of(recipe, name, variant=variant, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )

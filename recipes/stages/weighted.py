@@ -57,6 +57,7 @@ def weighted_step(
         "drop_truncated": spec.pairs.drop_truncated,
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
         **({"keep_reasoning": True} if spec.keep_reasoning else {}),
         **({} if chosen.samples is None else {"samples": chosen.samples}),
     }
@@ -159,6 +160,7 @@ def _train(
         seed=step.seed,
         chat_template=chat_template,
         pad_token=pad_token,
+        save_dtype=spec.save_dtype,
         fusion=fusion_of(recipe, name, variant=variant),
         evaluation=evaluation_of(recipe, name, step.seed),
     )

@@ -89,6 +89,7 @@ def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
         "batch": done.batch,
         "processes": done.processes,
         "final_loss": done.final_loss,
+        **({} if done.changed is None else {"changed_weights": round(done.changed, 4)}),
     }
 
 
