@@ -174,7 +174,7 @@ def test_updates_that_bf16_cannot_hold_are_counted_and_float32_keeps_them(
     assert isinstance(shares[0], float)
     assert isinstance(shares[1], float)
     assert shares[0] < 0.2
-    assert shares[1] > 0.8
+    assert shares[1] > 0.7  # a fifth are rows of the embedding whose tokens do not occur
     (warning,) = [record.getMessage() for record in caplog.records if "save_dtype" in record.getMessage()]
     assert warning.startswith(f"{rounded.name}: {100 * shares[0]:.1f} % of the saved weights differ")
     assert {value.dtype for value in load_file(kept.folder / "model.safetensors").values()} == {torch.float32}
