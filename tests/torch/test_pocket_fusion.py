@@ -105,6 +105,49 @@ def test_every_way_to_fuse_is_a_row_of_one_board(tmp_path: Path, models: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_seeds_and_two_suites_make_one_board(tmp_path: Path, models: Path) -> None:
+    from recipes.pipeline import train
+
+    written = yaml.safe_load(recipe_path("pocket").read_text())
+    variants = {name: written["variants"][name] for name in ("wrpo", "sft-cont")}
+    rivals = ["code", "best_source", "moa", "route"]
+    suites = {"suite": "mt_bench,alpaca_eval", "edition": "pocket", "limit": 6, "backend": "in_process"}
+    evaluate = {"temperatures": [0.8], "models": ["all", *rivals], "suite_seeds": "all", **suites}
+    changes = {"seeds": [1, 2], "variants": variants, "sweeps": [{"of": "wrpo", "alpha": [0.1]}]}
+    evaluate["moa"] = written["evaluate"]["moa"]
+    path = small_recipe(tmp_path, models, **changes, evaluate=evaluate)
+    recipe = narrow(read_recipe(path), None, None)
+
+    done = {outcome.step.name for outcome in train(recipe)}
+
+    trained = {"sft", "wrpo", "sft-cont"}
+    assert {f"seed-{seed}/suites/{name}" for seed in (1, 2) for name in (*trained, "wrpo-alpha0.1")} <= done
+    board = json.loads((tmp_path / "out" / "report" / "methods.json").read_text())
+    _, *measures = board["measures"]
+    assert [measure["name"].partition(" ")[0] for measure in measures] == ["alpaca_eval", "mt_bench"]
+    for measure in measures:
+        assert set(measure["scores"]) == {*trained, *rivals, "target"}  # the sweep has a table of its own
+        assert all(score["value"] is not None for score in measure["scores"].values())
+        assert measure["best_source"] == "code"
+        assert set(measure["to_target"]) <= set(measure["scores"]) - {"target"}
+    cards = {name: list((recipe.results / "runs").glob(f"*{name}*/**/card.json")) for name in ("seed1", "seed2")}
+    assert {name: len(paths) for name, paths in cards.items()} == {"seed1": 8, "seed2": 8}
+    for measure in measures:  # a mean of two seeds is that of their cards
+        name = measure["name"].partition(" ")[0]
+        values = [
+            card["scores"][card["headline"]]["value"]
+            for card in (json.loads(path.read_text()) for paths in cards.values() for path in paths)
+            if card["suite"] == name and card["model"].startswith("pocket-wrpo-seed")
+        ]
+        assert measure["scores"]["wrpo"]["value"] == pytest.approx(sum(values) / 2)
+    (sweep,) = json.loads((tmp_path / "out" / "report" / "sweeps.json").read_text())
+    assert {tuple(suite["scores"]) for suite in sweep["suites"]} == {("wrpo", "wrpo-alpha0.1")}
+    page = (tmp_path / "out" / "report" / "variants.html").read_text()
+    assert "wrpo: by alpha, mt_bench" in page
+
+
+@pytest.mark.slow
 def test_models_that_are_there_are_taken_as_they_are_and_others_refused(tmp_path: Path, models: Path) -> None:
     from harness.records.errors import ConfigError
 
