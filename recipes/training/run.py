@@ -47,7 +47,7 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, S
 from harness.store import dump_json, write_atomic
 
 from ..likelihood import PairLogps
-from ..records import PreferencePair, messages, rows_in
+from ..records import PreferencePair, rows_in
 from ..spec import WEIGHTED
 from ..suites import run_suites
 from .attention import FLEX, prefer_flex
@@ -382,7 +382,7 @@ def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) ->
     config, tokenizer = common["args"], common["processing_class"]
     choose_loss(config, job.settings, tokenizer, teacher_tokenizer)
     config.dataset_kwargs = {"skip_prepare_dataset": True}
-    prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
+    prompts = [pair.messages for pair in _kept_pairs(job)]
     examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
     return CheckedDistillTrainer(teacher_model=teacher, **split(examples, job.held_out), **common)
 
