@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from harness.backends.devices import devices_of
 from harness.records import ModelRef
 from harness.records.keys import ENDPOINT_KEY
 from harness.records.settings import ServeSpec
@@ -70,6 +71,14 @@ def source_named(spec: RecipeSpec, name: str) -> SourceSpec:
 def members_of(spec: RecipeSpec) -> list[SourceSpec]:
     """Return the sources that can be asked; those with answers only cannot."""
     return [source for source in spec.sources if source.model is not None]
+
+
+def rival_devices(spec: RecipeSpec, name: str) -> int:
+    """Return the GPUs that an ensemble uses at a time: those of its largest model, as its models are loaded in turn."""
+    serves = [source.serve for source in members_of(spec) if not is_endpoint(source)]
+    if name == "moa" and spec.evaluate.moa.aggregator == "target":
+        serves.append(spec.target_serve)
+    return max(map(devices_of, serves), default=0)
 
 
 def is_endpoint(source: SourceSpec) -> bool:

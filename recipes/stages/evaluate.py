@@ -30,7 +30,7 @@ from ..records import RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
-from ..rivals import asked_of, rival_ref, source_named, target_serve, with_asked, write_team
+from ..rivals import asked_of, rival_devices, rival_ref, source_named, target_serve, with_asked, write_team
 from ..sampling import AnswerFile, Sampler, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
@@ -108,6 +108,8 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     inputs = (prompts,) if trained is None else (prompts, trained)
     folder = recipe.held_out(model, seed)
     sampling, rewarding = gpus_of(sampler.model, sampler.backend, sampler.serve), reward_gpus(spec.reward)
+    if model in RIVALS:
+        sampling = Gpus(rival_devices(spec, model), replicas=1)
     return Step(
         "evaluate",
         name,
@@ -279,10 +281,16 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         always=best,
         alone=True,
         one_core=spec.judge is None and spec.edition == "pocket" and _loads_all(recipe, model),
-        gpus=Gpus(devices_of(_suites_spec(recipe, model).serve), replicas=1),
+        gpus=Gpus(_suite_devices(recipe, model), replicas=1),
         seed=seed,
         estimate=estimate,
     )
+
+
+def _suite_devices(recipe: Recipe, model: str) -> int:
+    if model in RIVALS:
+        return rival_devices(recipe.spec, model)
+    return devices_of(_suites_spec(recipe, model).serve)
 
 
 def _loads_all(recipe: Recipe, model: str) -> bool:
