@@ -41,7 +41,7 @@ from .story import story
 from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
-LEFT = ("suite", "metric", "with", "check", "unit")
+LEFT = ("suite", "metric", "with", "check", "unit", "limited")
 SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")

@@ -202,10 +202,11 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
 
 def _least(sums: Sequence[QuestionSums], values: FloatArray) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
-    first = sums[0]
-    if first.bounds is None:
+    known = [part.bounds for part in sums if part.bounds is not None]
+    if len(known) < len(sums):
         return None
-    bounds, questions = first.bounds, len(first.ids)
+    first, questions = sums[0], len(sums[0].ids)
+    bounds = min(low for low, _ in known), max(high for _, high in known)
     gaps = (values[:, None] - values) / first.scale
     return first.scale * np.array([[least_se(questions, float(gap), bounds) for gap in row] for row in gaps])
 

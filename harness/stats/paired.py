@@ -346,8 +346,14 @@ def swap_test(
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
-    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test. If a swap moves
+    the difference by one and the same amount or not at all, as with right and wrong answers, p is that of all swaps,
+    without drawing any: McNemar's exact test (1947, Psychometrika 12:153).
     """
+    apart = first[0] - second[0]
+    moved = np.abs(apart[np.abs(apart) > SMALLEST])
+    if np.array_equal(first[1], second[1]) and (not len(moved) or np.ptp(moved) <= SMALLEST):
+        return _mcnemar(int((apart > SMALLEST).sum()), int((apart < -SMALLEST).sum()))
     seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
     totals = np.array([part.sum() for part in (*first, *second)])
     change = np.column_stack([second[0] - first[0], second[1] - first[1]])
@@ -359,6 +365,13 @@ def swap_test(
             second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
             hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
     return (1 + hits) / (flips + 1)
+
+
+def _mcnemar(won: int, lost: int) -> float:
+    """Return the two-sided binomial p of "each of these questions could as well have been decided the other way"."""
+    from scipy import special
+
+    return 1.0 if won == lost else min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def _swaps(clusters: int, flips: int, seed: int) -> Iterable[NDArray[np.int8]]:

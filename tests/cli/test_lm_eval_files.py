@@ -303,6 +303,28 @@ def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
     assert json.loads(gate.out)["checks"][0]["difference"]["method"] == "paired"
 
 
+def test_few_right_and_wrong_answers_are_not_taken_as_certain(tmp_path: Path) -> None:
+    """Two models with the same 40 answers: as if one were lost and one won besides, se sqrt(2 / (41 * 42)) = 0.0341."""
+    logged_run(tmp_path, "a", [1] * 38 + [0] * 2)
+    logged_run(tmp_path, "b", [1] * 38 + [0] * 2)
+
+    acc = differences(tmp_path, "a", "b")["acc,none"]
+
+    assert (acc["value"], acc["p"]) == (0.0, 1.0)
+    assert acc["se"] == pytest.approx((2 / (41 * 42)) ** 0.5)
+    (tmp_path / "gate.yaml").write_text('checks: [{suite: "lm_eval:sums", margin: 0.01}]')
+    gate = call(tmp_path, "gate", "--candidate", "b", "--baseline", "a", "--policy", "gate.yaml")
+    assert gate.code == 3
+
+
+def test_right_and_wrong_answers_are_tested_exactly(tmp_path: Path) -> None:
+    logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
+    logged_run(tmp_path, "b", [0] * 1 + [1] * 26 + [0] * 13)
+
+    # 7 won, 1 lost: 2 (C(8,0) + C(8,1)) / 2^8
+    assert differences(tmp_path, "a", "b")["acc,none"]["p"] == pytest.approx(18 / 256)
+
+
 def test_runs_without_common_samples_are_unpaired_and_say_what_to_do(tmp_path: Path) -> None:
     logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
     logged_run(tmp_path, "b", [1] * 24 + [0] * 16, hashes=False)  # other names for the questions
