@@ -39,6 +39,7 @@ def targets(page: str) -> list[str]:
     return [unescape(target) for tag in tags for target in re.findall(r'\s(?:href|src)="([^"]*)"', tag)]
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_to_a_file(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
 
@@ -87,6 +88,7 @@ def test_a_folder_that_is_not_an_export_is_left_alone(
     assert (tmp_path / "mine" / "index.html").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_by_the_next_and_a_damaged_run_costs_only_its_pages(
     harness: Callable[..., Done], tmp_path: Path
 ) -> None:

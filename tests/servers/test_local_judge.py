@@ -232,6 +232,7 @@ def test_a_checkpoint_judges_and_leaves_no_process(folder: Path, store: RunStore
     assert (tmp_path / "logs" / "judge-judge-7b" / "vllm.log").exists()
 
 
+@pytest.mark.slow
 def test_a_server_can_come_back_after_it_went(folder: Path, store: RunStore, tmp_path: Path) -> None:
     """As the candidate's does where a suite that runs by itself, or a gate's next block, follows the judging."""
     judge = local.LocalJudge(find_judge(f"local:{folder}", {}))
@@ -242,6 +243,7 @@ def test_a_server_can_come_back_after_it_went(folder: Path, store: RunStore, tmp
     assert not running("--model=judge-7b")
 
 
+@pytest.mark.slow
 def test_its_server_is_revived_and_no_verdict_is_lost(
     folder: Path, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

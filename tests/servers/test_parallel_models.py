@@ -53,6 +53,7 @@ def models(tmp_path: Path, *names: str) -> str:
     return ",".join(f"{name}.gguf" for name in names)
 
 
+@pytest.mark.slow
 def test_each_model_gets_gpus_that_no_other_has(tmp_path: Path, program: Path, harness: Callable[..., Done]) -> None:
     words = ("run", "--model", models(tmp_path, "one", "two", "three"), "--suite", "own.yaml")
 
@@ -85,6 +86,7 @@ def test_the_same_command_one_after_the_other_finds_everything_done(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_served_does_not_stop_the_other(
     tmp_path: Path, program: Path, harness: Callable[..., Done]
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_model_that_cannot_be_served_does_not_stop_the_other(
     assert [path.parts[-4] for path in find_cards(tmp_path / "results")] == ["two.gguf"]
 
 
+@pytest.mark.slow
 def test_too_few_gpus_are_a_sentence_and_nothing_starts(
     tmp_path: Path, program: Path, harness: Callable[..., Done]
 ) -> None:
@@ -113,6 +116,7 @@ def test_too_few_gpus_are_a_sentence_and_nothing_starts(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_endpoints_need_no_gpus_and_are_asked_at_once(tmp_path: Path, harness: Callable[..., Done]) -> None:
     (tmp_path / "own.yaml").write_text(SUITE)
     first, second = FakeOpenAI(reply=chat_reply, latency=0.5), FakeOpenAI(reply=chat_reply, latency=0.5, model="b")

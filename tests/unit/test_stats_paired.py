@@ -48,6 +48,7 @@ def test_the_paired_difference_is_the_paired_t_test() -> None:
     assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="greater").pvalue)
 
 
+@pytest.mark.slow
 def test_clustered_errors_are_statsmodels_without_its_factor_for_regressors() -> None:
     sm = pytest.importorskip("statsmodels.api")
     clusters = [number // 4 for number in range(60)]
