@@ -287,6 +287,7 @@ def large_board(folder: Path) -> str:
     return file.as_uri()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, TABLET, WIDE], ids=["390", "1024", "1440"])
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(

@@ -92,6 +92,7 @@ def test_a_bar_of_the_histogram_filters_and_lets_go(open_page: Any, site: str, r
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_without_scripts_the_filters_have_a_button(browser: Any, site: str, results: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

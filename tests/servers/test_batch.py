@@ -228,6 +228,7 @@ def test_a_batched_run_scores_as_a_live_one_for_half_the_price(world: World) -> 
     assert len(world.judge.answered) == CALLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "flags"),
     [

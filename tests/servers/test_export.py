@@ -52,6 +52,7 @@ def test_every_link_of_every_page_leads_to_a_file(site: Path) -> None:
     assert len(list(site.glob("compare/*/index.html"))) == 2  # the first of the table with each other run
 
 
+@pytest.mark.slow
 def test_pages_state_the_policy_and_no_form_asks_a_server(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text("utf-8")

@@ -134,6 +134,7 @@ def test_repeats_are_asked_apart_averaged_and_their_flips_shown(world: World) ->
     assert "judge noise share" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [(40,), pytest.param((10, 40, 60), marks=pytest.mark.slow)])
 def test_a_killed_jury_with_repeats_ends_as_an_undisturbed_one(world: World, points: tuple[int, ...]) -> None:
     for judge in world.judges.values():

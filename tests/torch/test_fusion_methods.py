@@ -344,6 +344,7 @@ def rendered(folder: Path, pairs: Step) -> list[tuple[list[int], int]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.5, *(pytest.param(end, marks=pytest.mark.slow) for end in (0.0, 1.0))])
 def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Path, target: Path, beta: float) -> None:
     from trl.experimental.gkd import GKDTrainer
@@ -412,6 +413,7 @@ def test_two_vocabularies_are_distilled_by_texts_aligned_by_bytes(
     assert distance(step.folder, sft.folder) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_distillation_on_the_models_own_answers(
     sft: Step, tmp_path: Path, target: Path, foreign: Path, across: bool

@@ -68,6 +68,7 @@ VARIANTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("dpo", "wrpo"), pytest.param(tuple(VARIANTS), marks=pytest.mark.slow)])
 def test_every_variant_starts_at_the_sft_model_and_takes_equal_steps(
     sft: Step, tmp_path: Path, target: Path, names: tuple[str, ...]

@@ -45,6 +45,7 @@ def small(name: str, out: Path, target: Path) -> Recipe:
     return made(out, target, sft=on_a_cpu(spec.sft), training=on_a_cpu(spec.training), variants=variants)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [RECIPES[0], pytest.param(RECIPES[1], marks=pytest.mark.slow)])
 def test_a_shipped_recipe_starts_logs_and_leaves_checkpoints(tmp_path: Path, name: str) -> None:
     recipe = small(name, tmp_path / "out", padless(tmp_path / "target"))
