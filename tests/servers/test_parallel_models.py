@@ -131,6 +131,27 @@ def test_endpoints_need_no_gpus_and_are_asked_at_once(tmp_path: Path, harness: C
     assert max(moments) - min(moments) < 0.5  # the second is asked before the first has answered
 
 
+JUDGED = """\
+prompts: [{id: a, prompt: one}, {id: b, prompt: two}, {id: c, prompt: three}, {id: d, prompt: four}]
+judge: {kind: rating}
+"""
+
+
+def test_models_side_by_side_share_the_limits_of_their_judge(tmp_path: Path, harness: Callable[..., Done]) -> None:
+    (tmp_path / "own.yaml").write_text(JUDGED)
+    judge = FakeOpenAI(reply=lambda request: "[[7]]", latency=0.2, model="judge")
+    first, second = FakeOpenAI(reply=chat_reply), FakeOpenAI(reply=chat_reply, model="b")
+    with serving(judge), serving(first), serving(second):
+        (tmp_path / "judge.yaml").write_text(f"{{kind: llm, model: judge, url: {judge.url}, concurrency: 2}}")
+        both = f"endpoint:fake@{first.url},endpoint:b@{second.url}"
+        words = ("run", "--model", both, "--suite", "own.yaml", "--judge", "judge.yaml", "--no-cache")
+        done = harness(*words, "--parallel-models", "2")
+
+    assert done.code == 0, done.err
+    assert len(judge.requests) == 8
+    assert judge.peak == 2
+
+
 def test_jobs_wait_for_a_slot_and_errors_stay_with_their_job() -> None:
     running: set[str | None] = set()
 
