@@ -14,7 +14,7 @@ from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..store import find_cards
 from ..store.checkpoint import read_fusion
-from .leaderboard import RankOptions, Table, rank, read_questions, readable, run_id
+from .leaderboard import RankOptions, Table, rank, readable, run_id
 from .pairs import BoardPair, PairedRuns
 from .reported import ReportedTable, load_reported, reported_beside
 
@@ -70,11 +70,12 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
     rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
-    questions, fusion = read_questions(chosen) if options.paired else {}, read_fusion(results)
+    fusion = read_fusion(results)
     pairs: dict[str, tuple[BoardPair, ...]] = {}
     if options.pairs:
-        ranked = rank(cards, questions, fusion, replace(rules, difference=lambda card, above: None))
+        ranked = rank(cards, options=replace(rules, difference=lambda card, above: None))
         pairs = runs.of_tables(ranked, cards)
+    questions = runs.question_sums(cards) if options.paired else {}
     tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
     beside = reported_beside(cards, load_reported()) if options.reported else []
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
