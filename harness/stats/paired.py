@@ -359,8 +359,7 @@ def swap_tests(
     The swaps are multiplied with each model's terms once, not once per pair: a swap moves the difference of two models'
     products from one model to the other.
     """
-    totals = [(float(above.sum()), float(below.sum())) for above, below in models]
-    seen = [abs(totals[first][0] / totals[first][1] - totals[second][0] / totals[second][1]) for first, second in pairs]
+    totals = [(above.sum(), below.sum()) for above, below in models]
     terms_of_models = np.column_stack([part for model in models for part in model])
     hits = [0] * len(pairs)
     for swapped in _swaps(len(terms_of_models), flips, seed):
@@ -368,9 +367,10 @@ def swap_tests(
         for at, (first, second) in enumerate(pairs):
             above, below = products[second] - products[first]
             with np.errstate(invalid="ignore", divide="ignore"):
+                seen = abs(totals[first][0] / totals[first][1] - totals[second][0] / totals[second][1])
                 ratio = (totals[first][0] + above) / (totals[first][1] + below)
                 ratio -= (totals[second][0] - above) / (totals[second][1] - below)
-                nearer = np.abs(ratio, out=ratio) < seen[at] - SMALLEST
+                nearer = np.abs(ratio, out=ratio) < seen - SMALLEST
             hits[at] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
     return [(1 + count) / (flips + 1) for count in hits]
 
