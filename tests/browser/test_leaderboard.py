@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages.board import page as leaderboard_page
 from harness.pages.board_data import PageFacts
+from harness.store import read_card
 from tests.browser.conftest import DESK, PHONE, first, fits, keep, needs_chromium, serious
-from tests.fakes.made_runs import make_run, pocket
+from tests.fakes.commands import Done
+from tests.fakes.made_runs import make_games, make_run, pocket
 
 pytestmark = needs_chromium
 TABLET = {"width": 1024, "height": 800}
@@ -181,6 +184,35 @@ def test_a_cell_of_the_matrix_chooses_its_two_models(open_page: Any, report: str
     page.get_by_label("Cells").locator("visible=true").select_option("difference")
     assert page.evaluate("document.activeElement.ariaLabel") == "Cells"
     assert "matrix=difference" in page.url
+
+
+def test_direct_games_are_outlined_in_the_matrix_and_stated(
+    open_page: Any, harness: Callable[..., Done], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for model, skill in (("low", 0.3), ("middle", 0.5), ("high", 0.9)):
+        make_run(results, model, pocket("arena_hard"), skill=skill)
+    make_games(results, "high", "low", pocket("arena_hard"), skill=0.95)
+    file = tmp_path / "board.html"
+    assert harness("leaderboard", "--results", results, "--format", "html", "--out", file).code == 0
+    (card,) = results.glob("runs/high/head_to_head_arena_hard@*/*/card.json")
+    scores = read_card(card).scores
+    page = open_page(file.as_uri() + "#tab=" + read_board(results).tables[0].anchor)
+
+    outlined = page.locator("rect.direct:visible")
+    assert outlined.evaluate_all("(cells) => cells.map((cell) => cell.dataset.pair)") == ["0 2", "2 0"]
+    outlined.first.hover()
+    games = (
+        f"Direct games: high against low, {scores['win_rate'].value:.2f} % of the points "
+        f"[{scores['win_rate'].ci_low:.2f}, {scores['win_rate'].ci_high:.2f}], p < 0.001 *; "
+        + " / ".join(f"{scores[name].value:.0f}" for name in ("n_won", "n_tied", "n_lost"))
+        + " questions won / tied / lost, judge reference"
+    )
+    assert page.locator(".readout:visible").inner_text().split("\n")[1] == games
+    outlined.first.click()
+    assert page.locator(".chosen .games:visible").inner_text() == games
+    page.get_by_label("Cells").locator("visible=true").select_option("difference")
+    assert outlined.count() == 0
 
 
 def test_columns_are_chosen_and_kept(open_page: Any, report: str) -> None:
