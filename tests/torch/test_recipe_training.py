@@ -158,9 +158,6 @@ def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_
     assert (step.folder / "generation_config.json").read_text() == settings
 
 
-<<<<<<< HEAD
-@pytest.mark.slow
-=======
 def bf16_parent(folder: Path) -> Path:
     torch.manual_seed(0)
     LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(folder)
@@ -201,7 +198,7 @@ def test_the_share_of_changed_weights_by_hand(tmp_path: Path) -> None:
     assert changed_share(tmp_path, tmp_path / "after") is None
 
 
->>>>>>> recipes
+@pytest.mark.slow
 def test_a_tokenizer_without_a_template_is_refused_until_the_recipe_gives_one(tmp_path: Path, target: Path) -> None:
     from harness.records.errors import ConfigError
 
