@@ -27,11 +27,12 @@ from ..stats.combined import AdjustedDifference, JudgedPart, adjusted_difference
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
     ClusteredEstimate,
+    Terms,
     correlation,
     detectable,
     holm,
     required_n,
-    swap_test,
+    swap_tests,
     terms,
     two_sided_p,
 )
@@ -226,27 +227,42 @@ SumsOf = Callable[..., QuestionSums]
 
 
 def headline_difference(
-    first: RunRows,
-    second: RunRows,
+    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None
+) -> Difference | None:
+    """Return the difference of the headline as `compare` does, and nothing else."""
+    return headline_differences([(first, second)], prompts=prompts, suite=suite)[0]
+
+
+def headline_differences(
+    pairs: Sequence[tuple[RunRows, RunRows]],
     *,
     prompts: Sequence[Prompt] | None = None,
     suite: object = None,
-    seed: int = 0,
     sums_of: SumsOf = run_sums,
-) -> Difference | None:
-    """Return the difference of the headline as `compare` does, and nothing else: for tables of many pairs."""
+) -> list[Difference | None]:
+    """Return `headline_difference` of each pair of one suite's runs; what pairs have in common is computed once."""
+    rows: list[Difference | None] = []
+    sums: dict[int, tuple[QuestionSums, QuestionSums]] = {}
+    for at, (first, second) in enumerate(pairs):
+        fits = _fits(first, second, prompts, suite)
+        rows.append(refitted(fits) if fits is not None and fits.metric == first.card.headline else None)
+        if rows[at] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
+            sums[at] = shared
+    for at, row in zip(sums, paired_rows(list(sums.values())), strict=True):
+        rows[at] = row
+    for at, (first, second) in enumerate(pairs):
+        row = rows[at] or unpaired(first.card, second.card, first.card.headline)
+        rows[at] = None if row is None else _directed(row, first.card)
+    return rows
+
+
+def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[QuestionSums, QuestionSums] | None:
+    """Return both runs' sums of the headline over common questions; None if it is no sum, or with under two of them."""
     headline = first.card.headline
-    fits = _fits(first, second, prompts, suite)
-    row = refitted(fits) if fits is not None and fits.metric == headline else None
-    if row is None:
-        pairs = _paired_sums(first, second, None, sums_of)
-        sums = next((pair for pair in pairs if pair[0].metric == headline), None)
-        if not pairs:
-            sums = _own_sums(first, second).get((headline, None))
-        row = None if sums is None else paired(*sums, None, seed)
-    if row is None:
-        row = unpaired(first.card, second.card, headline)
-    return None if row is None else _directed(row, first.card)
+    if pairs := _paired_sums(first, second, None, sums_of, metric=headline):
+        return pairs[0]
+    own_sums = _own_sums(first, second).get((headline, None))
+    return None if own_sums is None or _paired_sums(first, second, None, sums_of) else own_sums
 
 
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
@@ -345,11 +361,21 @@ def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | 
 
 
 def _paired_sums(
-    first: RunRows, second: RunRows, categories: Mapping[str, str] | None, sums_of: SumsOf = run_sums
+    first: RunRows,
+    second: RunRows,
+    categories: Mapping[str, str] | None,
+    sums_of: SumsOf = run_sums,
+    *,
+    metric: str | None = None,
 ) -> list[tuple[QuestionSums, QuestionSums]]:
-    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
+    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions.
+
+    `metric`: only this one.
+    """
     pairs = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+        if metric not in (None, rule.metric):
+            continue
         # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
@@ -443,17 +469,54 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
     """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
-    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = sums_difference(second, first)
-    if estimate is None or first.value is None or second.value is None:
-        return None
-    p = swap_test(second_terms, first_terms, seed=seed)
-    low, high = estimate.interval()
-    if (bounds := shared_bounds(first, second)) is not None:
-        widest = first.scale * (bounds[1] - bounds[0])
-        low, high = max(low, -widest), min(high, widest)
-    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
-    return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
+    row = paired_rows([(first, second)], seed)[0]
+    return None if row is None else row.model_copy(update={"category": category})
+
+
+def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 0) -> list[Difference | None]:
+    """Return the paired difference of each pair over all of its questions; None if there is no error estimate."""
+    estimates = [sums_difference(second, first) for first, second in pairs]
+    rows: list[Difference | None] = []
+    for (first, second), estimate, p in zip(pairs, estimates, _swap_ps(pairs, seed), strict=True):
+        if estimate is None or p is None or first.value is None or second.value is None:
+            rows.append(None)
+            continue
+        low, high = estimate.interval()
+        if (bounds := shared_bounds(first, second)) is not None:
+            widest = first.scale * (bounds[1] - bounds[0])
+            low, high = max(low, -widest), min(high, widest)
+        row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
+        rows.append(row.model_copy(update={"correlation": correlation(first.scores(), second.scores())}))
+    return rows
+
+
+def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> list[float | None]:
+    """Return the permutation p of each pair; None with under two questions.
+
+    Pairs with the same number of questions share their swaps, and a model's products with them if its questions are
+    the same, too.
+    """
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for at, (first, _) in enumerate(pairs):
+        groups[len(first.ids)].append(at)
+    p_values: list[float | None] = [None] * len(pairs)
+    for count, group in groups.items():
+        if count < 2:
+            continue
+        models: dict[tuple[bytes, bytes], int] = {}
+        columns: list[Terms] = []
+        positions = []
+        for first, second in (pairs[at] for at in group):
+            for sums in (second, first):
+                key = sums.above.tobytes(), sums.below.tobytes()
+                if key not in models:
+                    models[key] = len(columns)
+                    columns.append((sums.above, sums.below))
+                positions.append(models[key])
+        tested = swap_tests(columns, list(zip(positions[::2], positions[1::2], strict=True)), seed=seed)
+        for at, p in zip(group, tested, strict=True):
+            p_values[at] = p
+    return p_values
 
 
 def refitted(refits: Refits) -> Difference:

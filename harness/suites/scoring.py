@@ -403,6 +403,8 @@ def natural(prompt_id: str) -> tuple[int, int, str]:
 
 def common(parts: Sequence[QuestionSums]) -> list[QuestionSums]:
     """Return each part reduced to the questions that all have, in one order."""
+    if all(part.ids == parts[0].ids for part in parts[1:]):
+        return list(parts)
     shared = set(parts[0].ids).intersection(*(part.ids for part in parts[1:]))
     ids = [prompt_id for prompt_id in parts[0].ids if prompt_id in shared]
     return [part.of(ids) for part in parts]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.analysis.leaderboard import HeadlineDifference, PairDifference, read_questions, run_id
+from harness.analysis.leaderboard import HeadlineDifference, run_id
 from harness.analysis.pairs import PairedRuns
 from harness.analysis.reported import ReportedTable
 from harness.pages.charts import ChartPoint, Drawing, scatter
@@ -153,7 +153,7 @@ def _suite_measures(recipe: Recipe, suites: Sequence[tuple[Path, ScoreCard]], be
         if model is not None:
             group = groups.setdefault((card.suite, card.suite_version, card.protocol_sha), {})
             group.setdefault(model, []).append(card)
-    compared = _Compared(PairedRuns({run_id(card): path.parent for path, card in suites}).difference, suites)
+    compared = _Compared(PairedRuns({run_id(card): path.parent for path, card in suites}), [card for _, card in suites])
     names = [(suite, version) for suite, version, _ in groups]
     measures = []
     for (suite, version, sha), cards in sorted(groups.items()):
@@ -176,10 +176,10 @@ def _labels(recipe: Recipe) -> dict[str, str]:
 class _Compared:
     """Scores and differences of models with one card per seed."""
 
-    def __init__(self, pair: PairDifference, suites: Sequence[tuple[Path, ScoreCard]]) -> None:
-        self._pair = pair
-        several = len({run_id(card) for _, card in suites}) > 1
-        self._questions: Questions = read_questions(suites) if several else {}
+    def __init__(self, runs: PairedRuns, cards: Sequence[ScoreCard]) -> None:
+        self._pair = runs.difference
+        several = len({run_id(card) for card in cards}) > 1
+        self._questions: Questions = runs.question_sums(cards) if several else {}
 
     def score(self, cards: Sequence[ScoreCard]) -> Score:
         """Return the mean over seeds; its interval is over questions and seeds, or over questions for one seed."""

@@ -37,6 +37,7 @@ def test_values_are_completed(complete: Callable[..., list[str]], line: str, exp
     assert complete(line) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configured", ["", "--results DIR", "harness.yaml", "HARNESS_RESULTS"])
 def test_models_are_those_of_the_results_folder_in_use(
     complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str

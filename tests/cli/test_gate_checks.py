@@ -316,6 +316,7 @@ def test_the_sign_does_not_depend_on_which_run_is_limited() -> None:
     assert [forward.set_low, forward.set_high] == pytest.approx([-backward.set_high, -backward.set_low])
 
 
+@pytest.mark.slow
 def test_only_the_limit_may_differ(tmp_path: Path, harness: Callable[..., Done]) -> None:
     base = alike("base", 0)
     other_judge = limited(alike("judged", 4), 100)

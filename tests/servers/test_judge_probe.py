@@ -82,6 +82,7 @@ def test_without_verdicts_nothing_passes() -> None:
     assert [(result.judged, result.unscored, result.passed) for result in probe_results([])] == [(0, 16, False)] * 4
 
 
+@pytest.mark.slow
 def test_the_probe_is_a_table_and_resumes_without_asking_again(harness: Callable[..., Done], tmp_path: Path) -> None:
     with serving(FakeOpenAI(reply=good)) as fake:
         words = ("judge", "probe", "--judge", f"endpoint:j@{fake.url}", "--results", tmp_path, "--no-cache")

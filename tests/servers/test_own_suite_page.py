@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, Request
@@ -28,6 +30,7 @@ def reply(request: Request) -> str:
     return f"[[1: {score}]] [[2: yes]] [[3: {4 if score == 'yes' else 2}]] [[4: no]]"
 
 
+@pytest.mark.slow
 def test_the_page_goes_from_yaml_to_gate(
     harness: Callable[..., Done],
     serve: Callable[[FakeOpenAI], AbstractContextManager[FakeOpenAI]],

@@ -121,6 +121,7 @@ def test_a_judge_sees_no_reasoning_and_the_card_counts_it_apart(harness: Callabl
     assert card["scores"]["avg_tokens"]["value"] is None
 
 
+@pytest.mark.slow
 def test_a_run_of_empty_answers_says_so_and_is_not_ranked(harness: Callable[..., Done]) -> None:
     done, _ = run_pocket(harness, cut_off)
     board = json.loads(harness("leaderboard", "--json").out)["tables"][0]["rows"]
@@ -133,6 +134,7 @@ def test_a_run_of_empty_answers_says_so_and_is_not_ranked(harness: Callable[...,
     assert "8 (8 cut in reasoning)" in harness("leaderboard", "--format", "md").out
 
 
+@pytest.mark.slow
 def test_the_switches_are_sent_and_make_another_run(harness: Callable[..., Done]) -> None:
     sent: list[dict[str, Any]] = []
 

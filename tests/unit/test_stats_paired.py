@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from benchmarks.stats.methods import bca_interval, jackknife, ratio_replicates, wilson
-from harness.stats.intervals import percentile_interval
+from harness.stats.intervals import FloatArray, percentile_interval
 from harness.stats.paired import (
     RankInterval,
+    _draw_swaps,
     benjamini_hochberg,
     clustered_se,
     correlation,
@@ -22,6 +23,7 @@ from harness.stats.paired import (
     ratio_estimate,
     ratio_interval,
     swap_test,
+    swap_tests,
     two_sided_p,
 )
 
@@ -48,6 +50,7 @@ def test_the_paired_difference_is_the_paired_t_test() -> None:
     assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="greater").pvalue)
 
 
+@pytest.mark.slow
 def test_clustered_errors_are_statsmodels_without_its_factor_for_regressors() -> None:
     sm = pytest.importorskip("statsmodels.api")
     clusters = [number // 4 for number in range(60)]
@@ -145,6 +148,30 @@ def test_the_swap_test_is_never_zero_and_says_nothing_of_equals() -> None:
     assert swap_test((RNG.uniform(1, 2, 30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
     assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == pytest.approx(2**-29)
     assert swap_test((FIRST, ONES), (FIRST, ONES), flips=99) == 1.0
+
+
+def test_many_pairs_are_tested_as_each_pair_alone() -> None:
+    rng = np.random.default_rng(3)
+    models = [(weight * rng.random(40).round(1), weight) for weight in rng.integers(1, 4, (4, 40)).astype(float)]
+    models.append((np.zeros(40), np.zeros(40)))  # no ratio: NaN counts against us
+    pairs = [(0, 1), (3, 0), (2, 2), (1, 4)]
+
+    together = swap_tests(models, pairs, flips=500, seed=7)
+    assert together == [swap_test(models[first], models[other], flips=500, seed=7) for first, other in pairs]
+    assert together[0] == p_by_definition(models[0], models[1])
+    assert together[2:] == [1.0, 1.0]
+
+
+def p_by_definition(first: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArray]) -> float:
+    """The p by swapping row after row, as the definition says."""
+    swaps = np.concatenate(list(_draw_swaps(40, 500, 7))).astype(bool)
+    rows = np.stack([*first, *other])  # (4, questions)
+    observed = abs(rows[0].sum() / rows[1].sum() - rows[2].sum() / rows[3].sum())
+    as_far = 0
+    for swap in swaps:
+        above, below, above_other, below_other = np.where(swap, rows[[2, 3, 0, 1]], rows).sum(axis=1)
+        as_far += abs(above / below - above_other / below_other) >= observed - 1e-12
+    return (1 + as_far) / 501
 
 
 def right_or_wrong(won: int, lost: int, *, alike: int = 12) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
