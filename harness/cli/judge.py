@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -122,8 +123,8 @@ def template(flags: TemplateFlags) -> None:
         for name, path in templates.items():
             # a file begins with comments, whose first two sentences say what it is for
             comment = path.read_text("utf-8").partition("\nname:")[0].replace("#", " ")
-            sentences = ". ".join(" ".join(comment.split()).split(". ")[:2]).removesuffix(".") + "."
-            print(f"{name:{width}}" + f"\n{'':{width}}".join(textwrap.wrap(sentences, 99 - width)))
+            sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(comment.split()))[:2]
+            print(f"{name:{width}}" + f"\n{'':{width}}".join(textwrap.wrap(" ".join(sentences), 99 - width)))
         return
     if flags.name not in templates:
         near = did_you_mean(flags.name, templates)

@@ -214,7 +214,7 @@ PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-5.4"}
 
 NO_JUDGE = (
     "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge PROVIDER:MODEL or --judge "
-    "endpoint:MODEL@URL (also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+    "endpoint:MODEL@URL (also HARNESS_JUDGE, or `judge:` in harness.yaml)"
 )
 
 
@@ -235,7 +235,8 @@ def choose_judges(
         only = load_function(own)(argument) if own and argument else None
         name = only or names.get(suite, names.get(plugin_name(suite), names.get("*", fallback)))
         if name is None:
-            raise ConfigError(f"{suite}: {NO_JUDGE}")
+            pocket = "" if facts_of(plugin_name(suite)).by_argument else ", or try --edition pocket, which needs none"
+            raise ConfigError(f"{suite}: {NO_JUDGE}{pocket}")
         if suite in chosen:
             raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
         chosen[suite] = find_jury(name, own_judges)
