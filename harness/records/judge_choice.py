@@ -277,7 +277,9 @@ def choose_baselines(suites: tuple[str, ...], choice: str) -> dict[str, str]:
 
 
 def usable_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
-    """Return the judge of a name, as `find_judge`. Raise ConfigError too if its provider has shut it down."""
+    """Return the judge of a name, as `find_judge`. Raise ConfigError too for a jury, or a judge that was shut down."""
+    if len(split_jury(name, own_judges)) > 1:
+        raise ConfigError(f"{name!r} is a jury; one judge is wanted here")
     spec = find_judge(name, own_judges)
     refuse_shut_down(spec, date.today())
     return spec

@@ -101,3 +101,10 @@ def test_calls_without_a_verdict_are_explained(harness: Callable[..., Done]) -> 
     assert done.code == 1
     assert "96 of 96 calls gave no verdict (parse 96), e.g. no [[A]], [[B]] or [[C]] in the judge's reply" in done.out
     assert "'I cannot say.'" in done.out
+
+
+def test_a_jury_is_refused_in_a_sentence(harness: Callable[..., Done]) -> None:
+    done = harness("judge", "probe", "--judge", "endpoint:a@http://127.0.0.1:1/v1+endpoint:b@http://127.0.0.1:1/v1")
+
+    assert done.code == 2
+    assert "is a jury; one judge is wanted here" in done.err
