@@ -9,7 +9,6 @@ pydantic_core.ValidationError: rating 11.0 is outside 1.0..10.0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
@@ -203,13 +202,6 @@ class Judgment(Record):
         """Return `JudgeTask.key` of the task that it answers, once the pipeline has set `answer_sha`."""
         answer = f"{self.prompt_id}#{self.index}"
         return _key(answer, self.turn, self.order, self.repeat, self.answer_sha or "", self.judge)
-
-    @classmethod
-    def key_in(cls, fields: Mapping[str, Any]) -> str:
-        """Return the key of a judgment that is still parsed JSON; of an invalid one, a key that no task has."""
-        answer = f"{fields.get('prompt_id')}#{fields.get('index', 0)}"
-        turn, order, repeat = fields.get("turn"), fields.get("order"), fields.get("repeat", 0)
-        return _key(answer, turn, order, repeat, fields.get("answer_sha") or "", str(fields.get("judge")))
 
 
 JuryRule = Literal["mean", "majority", "median", "cyclic"]
