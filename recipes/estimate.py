@@ -131,7 +131,7 @@ class Estimator:
 
     def rate(
         self,
-        kind: Literal["generation", "reward", "training"],
+        kind: Literal["generation", "reading", "reward", "training"],
         configured: float | None,
         folders: Sequence[Path],
         measured: Callable[[Counts], float],

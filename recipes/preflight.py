@@ -376,7 +376,8 @@ def _check_disk(
     left = [folder for folder in folders if not (folder / DONE).exists()]
     most = max((checkpoint_bytes(size, settings) for settings in trainings.values()), default=0)
     present = sum(path.stat().st_size for folder in left for path in folder.rglob("*") if path.is_file())
-    needed = len(left) * size * BFLOAT16 + most - present
+    saved = FLOAT32 if recipe.spec.save_dtype == "float32" else BFLOAT16
+    needed = len(left) * size * saved + most - present
     free = _free(recipe.out)
     if needed > free:
         check.of_machine(

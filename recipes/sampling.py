@@ -370,13 +370,12 @@ def generation_time(
     known: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
 ) -> DeviceTime:
     """Return the time to generate tokens with a source or `target`. `measured`: folders of steps that sampled it."""
-    configured, devices = known.recipe.spec.rates.generation, devices_of(serve)
+    assumed, devices = known.recipe.spec.rates.of("generation", model), devices_of(serve)
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
         return number(counts, "session_completion_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
-    assumed = configured.get(model) if isinstance(configured, dict) else configured
     return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
 
 

@@ -3,7 +3,8 @@
 The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
 A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, *direct* if
 the two answers were judged against each other (`games.py`), and *unpaired* if only the two cards exist. If one run has
-only some of the other's questions, a sum over them is also *adjusted* for the questions that were not judged.
+only some of the other's questions, or both have a limit, a sum over them is also *adjusted* for the questions that were
+not judged.
 
 >>> differing_protocols({"judge": "gpt-4", "seed": 1}, {"judge": "gpt-4.1", "seed": 1})
 ["judge: 'gpt-4' and 'gpt-4.1'"]
@@ -22,7 +23,7 @@ from pydantic import Field, JsonValue
 from ..records import Prompt, Record, Score, ScoreCard
 from ..records.facts import facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
-from ..stats.combined import adjusted_difference
+from ..stats.combined import AdjustedDifference, JudgedPart, adjusted_difference, difference_of_parts
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
     ClusteredEstimate,
@@ -42,6 +43,7 @@ from ..suites.scoring import (
     question_sums,
     rules_of,
     run_sums,
+    shared_bounds,
     sums_difference,
 )
 from .changes import AnswerShift, Flip, Orders, flips, order_doubts, shifts
@@ -73,7 +75,8 @@ class Difference(Record):
     df: int
     """Degrees of freedom of `se`; 0: normal."""
     p: float
-    """Two-sided: exact permutation (paired, direct), t (adjusted, pooled, within), normal (refitted, unpaired)."""
+    """Two-sided: exact permutation, of right and wrong answers McNemar's (paired, direct); t (adjusted, pooled,
+    within); normal (refitted, unpaired)."""
     p_adjusted: float | None = None
     """Holm-adjusted over `tests`; None if there is only one."""
     tests: int | None = Field(default=None, exclude_if=lambda tests: tests is None)
@@ -83,7 +86,7 @@ class Difference(Record):
     needed: int | None
     """Questions needed to detect a true difference of this size; None if the difference is 0, or `n` unknown (0)."""
     n: int
-    """Common questions."""
+    """Common questions; of an adjusted difference, those of the run that has fewer."""
     correlation: float | None = None
     """Correlation of the two models' question scores: what pairing gains."""
     method: Method
@@ -100,7 +103,7 @@ class Difference(Record):
 
 
 class Adjustment(Record):
-    """A difference adjusted for the questions on which only one of the two was judged, beside the plain one.
+    """A difference adjusted for the questions on which one of the two or both were not judged, beside the plain one.
 
     The questions that were judged must be a random sample, as those of `--limit` are.
     """
@@ -109,12 +112,14 @@ class Adjustment(Record):
     """Over questions of the kind, like the plain one: it may decide."""
     n: int
     of: int
-    """Questions judged for both, and for the run that has more."""
+    """Questions judged for both, and those that the difference is about: of the run that has more, or of `models`."""
+    judged: tuple[int, int] | None = Field(default=None, exclude_if=lambda counts: counts is None)
+    """Questions of the two, if both have a limit and neither has all of the other's questions and more."""
     set_low: float
     set_high: float
     """95 %, of the difference on just these `of` questions: what judging the rest would show."""
     models: tuple[str, ...]
-    """Other models whose scores predict the missing ones, besides the run that has more questions."""
+    """Other models whose scores predict the missing ones, besides those of the run that has more questions."""
 
 
 class Comparison(Record):
@@ -139,7 +144,7 @@ class Comparison(Record):
     """Differences between the protocols, if the runs were compared anyway (--force)."""
     notes: tuple[str, ...] = ()
     adjusted: tuple[Adjustment, ...] = Field(default=(), exclude_if=lambda rows: not rows)
-    """For sums over all questions, if one run has only some of the other's questions."""
+    """For sums over all questions, if one run has only some of the other's questions, or both have a limit."""
 
     def difference(self, metric: str, category: str | None = None) -> Difference | None:
         return next((row for row in self.differences if (row.metric, row.category) == (metric, category)), None)
@@ -196,6 +201,8 @@ def compare(
         cheap = _paired_sums(replace(first, audit=None), replace(second, audit=None), categories)
         main = cheap[0] if cheap else None
     doubts = order_doubts(first, second, main)
+    adjustments = _adjustments(first, second, covariates, seed)
+    notes = _notes(first, second, categories, fits) if not own else _own_notes(first, second, main)
     return Comparison(
         suite=first.card.suite,
         suite_version=first.card.suite_version,
@@ -210,8 +217,8 @@ def compare(
         shifts=shifts(first.answers, second.answers),
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
-        notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
-        adjusted=_adjustments(first, second, covariates, seed),
+        notes=(*notes, *_plain_notes(first, second, adjustments)),
+        adjusted=adjustments,
     )
 
 
@@ -272,22 +279,45 @@ def is_part(first: RunRows, second: RunRows) -> bool:
     return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
 
 
+def are_parts(first: RunRows, second: RunRows) -> bool:
+    """Return whether both runs have a limit, and neither has all of the other's questions and more."""
+    return _limit(first) is not None and _limit(second) is not None and not is_part(first, second)
+
+
 def _limit(run: RunRows) -> JsonValue:
     return run.card.protocol.get("limit")
 
 
 def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
     # an audit is itself an estimate of the questions that the expensive judge did not see
-    if not is_part(first, second) or first.audit is not None or second.audit is not None:
+    if first.audit is not None or second.audit is not None:
         return ()
+    adjust = adjustment if is_part(first, second) else adjustment_of_parts if are_parts(first, second) else None
     rows = []
-    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+    for rule in rules_of(first.card.suite, first.card.headline, first.judgments) if adjust is not None else ():
         if rule.category is None:  # the categories of the missing questions may be unknown
             sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *covariates)]
-            rows.append(adjustment(sums, [run.name for run in covariates], seed=seed))
+            rows.append(adjust(sums, [run.name for run in covariates], seed=seed))
     return tuple(
         row.model_copy(update={"difference": _directed(row.difference, first.card)}) for row in rows if row is not None
     )
+
+
+def _plain_notes(first: RunRows, second: RunRows, adjustments: Sequence[Adjustment]) -> list[str]:
+    """Return a sentence if the headline is not adjusted although questions are missing, and other metrics may be."""
+    headline = first.card.headline
+    if (first.audit is not None or second.audit is not None) and are_parts(first, second):
+        return [
+            "audited scores are not adjusted for questions beyond the limit: an audit corrects the cheap judge's "
+            "score as a whole, so it has no score of a single question to predict others from"
+        ]
+    if not adjustments or any(row.difference.metric == headline for row in adjustments):
+        return []
+    title = facts_of(first.card.suite).metric(headline).title
+    return [
+        f"the {title} is of the questions that both have, not adjusted for the others: it is fitted to all "
+        "verdicts at once, so it has no score of a single question to predict others from"
+    ]
 
 
 def _directed(row: Difference, card: ScoreCard) -> Difference:
@@ -452,8 +482,8 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
             rows.append(None)
             continue
         low, high = estimate.interval()
-        if first.bounds is not None:
-            widest = first.scale * (first.bounds[1] - first.bounds[0])
+        if (bounds := shared_bounds(first, second)) is not None:
+            widest = first.scale * (bounds[1] - bounds[0])
             low, high = max(low, -widest), min(high, widest)
         row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
         rows.append(row.model_copy(update={"correlation": correlation(first.scores(), second.scores())}))
@@ -521,28 +551,66 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     estimate = adjusted_difference(_linear(part), judged, _linear(whole), models, seed=seed)
     if estimate is None:
         return None
-    whole_value = whole.value or 0.0
-    value, (low, high) = sign * estimate.value, sorted(sign * end for end in estimate.interval_set())
-    means = (whole_value, whole_value + value) if sign > 0 else (whole_value - value, whole_value)
-    clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
-    row = _difference(first.metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
+    row = _adjusted_row(first.metric, estimate, sign)
+    low, high = sorted(sign * end for end in estimate.interval_set())
+    names_known = tuple(name for name, _ in known)
+    return Adjustment(difference=row, n=estimate.n, of=estimate.of, set_low=low, set_high=high, models=names_known)
+
+
+def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int = 0) -> Adjustment | None:
+    """Return the second model minus the first, both judged on parts of the questions, adjusted for all of them.
+
+    `sums`: the two, then the models `names`. All questions are those of the model that has most; of the models, those
+    with 90 % of them are used. None without models, or if too few questions were judged.
+    """
+    first, second, *covariates = sums
+    ids = max((row.ids for row in covariates), key=len, default=())
+    at = {prompt_id: position for position, prompt_id in enumerate(ids)}
+    known = [(name, row) for name, row in zip(names, covariates, strict=True) if ids and _share_of(row, at) >= FEW]
+    if not known:
+        return None
+    parts = [row.of(ids) for row in (first, second)]
+    positions = [np.array([at[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in parts]
+    if not all(map(len, positions)):
+        return None
+    reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
+    models = np.column_stack([_column(row, ids) for _, row in known])
+    estimate = difference_of_parts(judged, reference, models, seed=seed)
+    if estimate is None:
+        return None
+    low, high = estimate.interval_set()
     return Adjustment(
-        # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
-        difference=row.model_copy(update={"needed": None}),
-        n=estimate.n,
+        difference=_adjusted_row(first.metric, estimate, 1.0),
+        n=len(set(parts[0].ids) & set(parts[1].ids)),
         of=estimate.of,
+        judged=(len(parts[0].ids), len(parts[1].ids)),
         set_low=low,
         set_high=high,
         models=tuple(name for name, _ in known),
     )
 
 
+def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
+    """Return the difference; `sign` -1 if the reference is the second model."""
+    value, known = sign * estimate.value, estimate.reference
+    means = (known, known + value) if sign > 0 else (known - value, known)
+    clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
+    row = _difference(metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
+    # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
+    return row.model_copy(update={"needed": None})
+
+
 def adjustment_line(row: Adjustment, plain: Difference) -> str:
     """Return the adjusted estimate beside the plain one, as a sentence."""
     sharper = row.difference
     by = "the other run's" if not row.models else f"those of the other run and {len(row.models)} more"
+    judged = f"{row.n}"
+    if row.judged is not None:
+        by = f"those of {len(row.models)} complete run{'s' if len(row.models) > 1 else ''}"
+    if row.judged is not None and set(row.judged) != {row.n}:
+        judged = f"{row.judged[0]} and {row.judged[1]} ({row.n} for both)"
     return (
-        f"{row.n} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
+        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
         f"[{sharper.ci_low:+.2f}, {sharper.ci_high:+.2f}], and on just these {row.of} questions "
         f"[{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {plain.value:+.2f} "
         + ("" if plain.ci_low is None else f"[{plain.ci_low:+.2f}, {plain.ci_high:+.2f}]")

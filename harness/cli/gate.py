@@ -40,13 +40,12 @@ from ..records.documents import SUITE_COPY
 from ..records.errors import ConfigError
 from ..records.judge_choice import plugin_name
 from ..records.settings import FileSpec
-from ..running.estimate import estimate
 from ..running.plan import plan
 from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
-from .console import announce, json_text, set_up_logging, stdout_console
+from .console import json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
@@ -179,11 +178,8 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
             f"no check for {', '.join(baselines)}, so nothing would be decided: give --policy a file with checks, or a "
             "suite of your own its margin:"
         )
-    estimates = estimate(run_plan)
-    announce(estimates)
     return work(
         run_plan,
-        estimates,
         lambda runs, on_progress: gate_live(run_plan, runs, baselines, policy, options, on_progress=on_progress),
     )
 

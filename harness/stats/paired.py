@@ -346,7 +346,9 @@ def swap_test(first: Terms, second: Terms, *, flips: int = FLIPS, seed: int = 0)
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
-    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test. If a swap moves
+    the difference by one and the same amount or not at all, as with right and wrong answers, p is that of all swaps,
+    without drawing any: McNemar's exact test (1947, Psychometrika 12:153).
     """
     return swap_tests([first, second], [(0, 1)], flips=flips, seed=seed)[0]
 
@@ -359,12 +361,17 @@ def swap_tests(
     The swaps are multiplied with each model's terms once, not once per pair: a swap moves the difference of two models'
     products from one model to the other.
     """
+    p_values = [_exact_p(models[first], models[second]) for first, second in pairs]
+    if None not in p_values:
+        return [p for p in p_values if p is not None]
     totals = [(above.sum(), below.sum()) for above, below in models]
     terms_of_models = np.column_stack([part for model in models for part in model])
     hits = [0] * len(pairs)
     for swapped in _swaps(len(terms_of_models), flips, seed):
         products = (swapped.astype(np.float64) @ terms_of_models).T.reshape(len(models), 2, -1)
         for at, (first, second) in enumerate(pairs):
+            if p_values[at] is not None:
+                continue
             above, below = products[second] - products[first]
             with np.errstate(invalid="ignore", divide="ignore"):
                 seen = abs(totals[first][0] / totals[first][1] - totals[second][0] / totals[second][1])
@@ -372,7 +379,20 @@ def swap_tests(
                 ratio -= (totals[second][0] - above) / (totals[second][1] - below)
                 nearer = np.abs(ratio, out=ratio) < seen - SMALLEST
             hits[at] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
-    return [(1 + count) / (flips + 1) for count in hits]
+    drawn = [(1 + count) / (flips + 1) for count in hits]
+    return [share if p is None else p for p, share in zip(p_values, drawn, strict=True)]
+
+
+def _exact_p(first: Terms, second: Terms) -> float | None:
+    """Return the binomial p of all swaps if each moves the difference by one amount or not at all, else None."""
+    apart = first[0] - second[0]
+    moved = np.abs(apart[np.abs(apart) > SMALLEST])
+    if not np.array_equal(first[1], second[1]) or (len(moved) and np.ptp(moved) > SMALLEST):
+        return None
+    from scipy import special
+
+    won, lost = int((apart > SMALLEST).sum()), int((apart < -SMALLEST).sum())
+    return 1.0 if won == lost else min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def _swaps(clusters: int, flips: int, seed: int) -> Iterable[NDArray[np.int8]]:

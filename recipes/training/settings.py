@@ -12,6 +12,7 @@ import difflib
 import math
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,17 @@ from harness.records.judge_choice import choose_judges, suite_names
 from harness.store.checkpoint import Fusion
 from harness.store.files import file_sha256
 
-from ..spec import PAIRED, WEIGHTED, EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
+from ..spec import (
+    PAIRED,
+    WEIGHTED,
+    EvaluateEverySpec,
+    Method,
+    RecipeSpec,
+    SaveDtype,
+    Training,
+    VariantSpec,
+    launch_path,
+)
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -349,7 +360,9 @@ def _config_class(method: Method) -> type[Any]:
         return FuseRLConfig
     kind: type[Any] = SFTConfig
     if method == "distill":
-        from trl.experimental.gold import GOLDConfig
+        with warnings.catch_warnings():  # that the module is experimental, and which versions of vLLM it is tested with
+            warnings.simplefilter("ignore")
+            from trl.experimental.gold import GOLDConfig
 
         kind = GOLDConfig
     return kind
@@ -500,6 +513,8 @@ class TrainingJob(Record):
     """Jinja file that replaces the tokenizer's chat template."""
     pad_token: str | None = None
     template_kwargs: dict[str, JsonValue] = {}
+    save_dtype: SaveDtype | None = None
+    """Precision of the saved weights; None: that of `model`."""
     held_out: int = Field(default=0, ge=0)
     """Number of rows that are evaluated and not trained on; the same ones for all variants."""
     fusion: Fusion

@@ -30,6 +30,7 @@ def box_of(page: Any, model: str) -> Any:
     return page.get_by_label(f"choose {model}", exact=True).locator("visible=true")
 
 
+@pytest.mark.slow
 def test_the_page_works_from_disk_and_asks_for_nothing_else(open_page: Any, report: str) -> None:
     page = open_page(report)
     open_tab(page)
@@ -252,6 +253,7 @@ def test_rows_are_copied_as_markdown_and_csv(open_page: Any, report: str) -> Non
     assert page.get_by_role("status").inner_text() == "copied 2 rows as CSV"
 
 
+@pytest.mark.slow
 def test_head_and_model_stay_in_sight(open_page: Any, tmp_path: Path) -> None:
     page = open_page(large_board(tmp_path), size={"width": 700, "height": 600}, scheme="light")
     page.set_viewport_size({"width": 800, "height": 600})
@@ -294,6 +296,7 @@ def test_a_difference_is_good_only_in_a_direction_that_is_known(
     assert shown == ({"plus", "minus"} if higher is not None else {cells})
 
 
+@pytest.mark.slow
 def test_thirty_models_take_less_than_8000_pixels_on_a_phone(open_page: Any, tmp_path: Path) -> None:
     page = open_page(large_board(tmp_path), size=PHONE)
 
@@ -316,6 +319,7 @@ def large_board(folder: Path) -> str:
     return file.as_uri()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, TABLET, WIDE], ids=["390", "1024", "1440"])
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
@@ -333,6 +337,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     keep(page, f"leaderboard-{size['width']}-{scheme}.png")
 
 
+@pytest.mark.slow
 def test_dark_follows_the_system_and_the_choice(open_page: Any, report: str) -> None:
     def brightness(page: Any) -> int:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -70,6 +70,7 @@ def test_bash_gets_what_follows_the_last_colon(tmp_path: Path, words: list[str],
     assert done.stdout.split() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configured", ["", "--results DIR", "harness.yaml", "HARNESS_RESULTS"])
 def test_models_are_those_of_the_results_folder_in_use(
     complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str

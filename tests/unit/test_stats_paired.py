@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.stats.methods import bca_interval, jackknife, mcnemar, newcombe_paired, ratio_replicates, wilson
+from benchmarks.stats.methods import bca_interval, jackknife, ratio_replicates, wilson
 from harness.stats.intervals import FloatArray, percentile_interval
 from harness.stats.paired import (
     RankInterval,
@@ -50,6 +50,7 @@ def test_the_paired_difference_is_the_paired_t_test() -> None:
     assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="greater").pvalue)
 
 
+@pytest.mark.slow
 def test_clustered_errors_are_statsmodels_without_its_factor_for_regressors() -> None:
     sm = pytest.importorskip("statsmodels.api")
     clusters = [number // 4 for number in range(60)]
@@ -144,7 +145,8 @@ def test_the_swap_test_is_the_exact_sign_flip_test() -> None:
 
 
 def test_the_swap_test_is_never_zero_and_says_nothing_of_equals() -> None:
-    assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
+    assert swap_test((RNG.uniform(1, 2, 30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
+    assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == pytest.approx(2**-29)
     assert swap_test((FIRST, ONES), (FIRST, ONES), flips=99) == 1.0
 
 
@@ -172,21 +174,29 @@ def p_by_definition(first: tuple[FloatArray, FloatArray], other: tuple[FloatArra
     return (1 + as_far) / 501
 
 
-def test_mcnemar_and_newcombe_give_the_published_example() -> None:
-    # Bentur et al.: 21 children, 1 both, 1 only before, 7 only after, 12 neither, as worked out in Fagerland, Lydersen
-    # and Laake 2014 (exact p 0.070, mid-p 0.039). By hand: 2 (C(8,0) + C(8,1)) / 2^8 = 18/256; mid-p less C(8,1) / 2^8.
-    assert mcnemar(1, 7) == pytest.approx(18 / 256)
-    assert mcnemar(1, 7, mid_p=True) == pytest.approx(18 / 256 - 8 / 256)
-    assert newcombe_paired(1, 1, 7, 12) == pytest.approx((-0.507, -0.026), abs=0.0006)
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(4, 4) == 1.0
+def right_or_wrong(won: int, lost: int, *, alike: int = 12) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Two models' answers: `won` right in the first only, `lost` in the second only."""
+    first = np.array([1.0] * won + [0.0] * lost + [1.0] * alike)
+    second = np.array([0.0] * won + [1.0] * lost + [1.0] * alike)
+    return (first, np.ones(len(first))), (second, np.ones(len(first)))
 
 
-def test_mcnemar_is_the_binomial_test_and_statsmodels() -> None:
+def test_right_and_wrong_answers_are_compared_by_mcnemars_exact_test() -> None:
+    # Bentur et al.: 21 children, 1 only before, 7 only after, as worked out in Fagerland, Lydersen and Laake 2014
+    # (exact p 0.070). By hand: 2 (C(8,0) + C(8,1)) / 2^8 = 18/256.
+    assert swap_test(*right_or_wrong(1, 7)) == pytest.approx(18 / 256)
+    assert swap_test(*right_or_wrong(0, 0)) == 1.0
+    assert swap_test(*right_or_wrong(4, 4)) == 1.0
+
+
+def test_mcnemars_test_is_statsmodels_and_the_share_of_all_swaps() -> None:
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
-    for b, c in ((0, 5), (3, 9), (12, 12), (40, 22)):
-        assert mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
-        assert mcnemar(b, c) == pytest.approx(tables.mcnemar([[5, b], [c, 5]], exact=True).pvalue)
+    for won, lost in ((0, 5), (3, 9), (12, 12), (40, 22)):
+        p = swap_test(*right_or_wrong(won, lost))
+        assert p == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+        assert p == pytest.approx(tables.mcnemar([[5, won], [lost, 5]], exact=True).pvalue)
+    swaps = 2 * (np.arange(2**12)[:, None] >> np.arange(12) & 1) - 1
+    assert swap_test(*right_or_wrong(3, 9)) == pytest.approx(np.mean(np.abs(swaps.sum(axis=1)) >= 6))
 
 
 def test_wilson_is_scipys() -> None:
