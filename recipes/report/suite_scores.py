@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.analysis.leaderboard import HeadlineDifference, read_questions, run_id
+from harness.analysis.leaderboard import HeadlineDifference, run_id
 from harness.analysis.pairs import PairedRuns
 from harness.records import ModelRef, Record, Score, ScoreCard
 from harness.records.facts import higher_is_better
@@ -116,9 +116,10 @@ class SuiteComparison:
 
     def __init__(self, recipe: Recipe, suites: Suites) -> None:
         self._fixed = {*recipe.fixed, *(name for name, merge in recipe.spec.merges.items() if merge.seeds == "all")}
-        self._pair = PairedRuns({run_id(card): path.parent for path, card in suites}).difference
-        several = len({run_id(card) for _, card in suites}) > 1
-        self._questions: Mapping[str, QuestionSums] = read_questions(suites) if several else {}
+        cards = {run_id(card): card for _, card in suites}
+        runs = PairedRuns({run_id(card): path.parent for path, card in suites})
+        self._pair = runs.difference
+        self._questions: Mapping[str, QuestionSums] = runs.question_sums(cards.values()) if len(cards) > 1 else {}
 
     def score(self, cards: SeedCards) -> Score:
         """Return the mean over seeds; its interval is over questions and seeds, or over questions for one seed."""

@@ -194,6 +194,7 @@ def test_a_rate_of_no_model_is_refused(tmp_path: Path) -> None:
         made(tmp_path, "{a: 10,", "{c: 10,")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_and_no_model_server_is_loaded(toy: Recipe, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     code = (

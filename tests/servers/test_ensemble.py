@@ -313,6 +313,7 @@ def test_a_wrong_team_is_one_sentence_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["team.yaml"]
 
 
+@pytest.mark.slow
 def test_a_team_runs_through_a_suite_like_any_model(harness: Callable[..., Done], tmp_path: Path) -> None:
     members = {name: {"model": "echo", "backend": "scripted", "price_in": 1, "price_out": 2} for name in ("a", "b")}
     team(tmp_path, members, aggregator="a")

@@ -83,6 +83,7 @@ def test_a_sweep_has_a_plain_sentence_per_value(recipe: Recipe) -> None:
     assert "| wrpo itself | 0.650 \\[" in text
 
 
+@pytest.mark.slow
 def test_the_report_has_every_sweep_as_table_and_figure(recipe: Recipe) -> None:
     record = run_step(report_step(recipe, []))
 

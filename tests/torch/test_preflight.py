@@ -130,6 +130,7 @@ def test_what_this_machine_lacks_is_a_note_in_a_dry_run_and_an_error_in_a_run(
     assert "launch" in keys or sentence in refused(given, here=True)
 
 
+@pytest.mark.slow
 def test_a_judges_key_is_missed_before_anything_is_trained(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

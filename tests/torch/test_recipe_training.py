@@ -34,6 +34,7 @@ from tests.fakes.training_steps import (  # noqa: E402
 __all__ = ["one_thread", "sft", "target"]  # fixtures
 
 
+@pytest.mark.slow
 def test_sft_learns_the_best_source_answers_and_leaves_an_ordinary_checkpoint(sft: Step, target: Path) -> None:
     from recipes.training.rows import Rows, completions
 
@@ -68,6 +69,7 @@ VARIANTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("dpo", "wrpo"), pytest.param(tuple(VARIANTS), marks=pytest.mark.slow)])
 def test_every_variant_starts_at_the_sft_model_and_takes_equal_steps(
     sft: Step, tmp_path: Path, target: Path, names: tuple[str, ...]
@@ -98,6 +100,7 @@ def test_every_variant_starts_at_the_sft_model_and_takes_equal_steps(
 # -------------------------------------------------------------------------------------------------- models and text
 
 
+@pytest.mark.slow
 def test_an_adapter_is_worked_into_the_checkpoint(sft: Step, tmp_path: Path, target: Path) -> None:
     lora = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 1e-2}
     recipe = made(tmp_path, target, variants={"lora": {"training": lora}})
@@ -139,6 +142,7 @@ def test_gradient_checkpointing_and_accumulation_change_no_loss(sft: Step, tmp_p
         assert distance(other.folder, plain.folder) < 2e-5
 
 
+@pytest.mark.slow
 def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     torch.manual_seed(0)
@@ -194,6 +198,7 @@ def test_the_share_of_changed_weights_by_hand(tmp_path: Path) -> None:
     assert changed_share(tmp_path, tmp_path / "after") is None
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_a_template_is_refused_until_the_recipe_gives_one(tmp_path: Path, target: Path) -> None:
     from harness.records.errors import ConfigError
 
