@@ -131,13 +131,15 @@ def _later_layers(known: Estimator, lengths: dict[str, float], questions: int) -
     yield Asked(moa.aggregator, questions, questions * seen, questions * final)
 
 
-def with_asked(known: Estimator, item: PlanItem, asked: list[Asked], serve: ServeSpec, *extra: DeviceTime) -> PlanItem:
+def with_asked(
+    known: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
+) -> PlanItem:
     """Return the item with these calls, their tokens, time and price. `serve`: how all but the sources are served."""
     recipe = known.recipe
     sources = {source.name: source for source in members_of(recipe.spec)} if recipe.rivals else {}
     times: list[DeviceTime] = []
     prices: list[float | None] = []
-    for part in asked:
+    for part in requests:
         source = sources.get(part.model)
         if source is None:
             folders = [recipe.target(seed) for seed in recipe.spec.seeds]
@@ -148,9 +150,9 @@ def with_asked(known: Estimator, item: PlanItem, asked: list[Asked], serve: Serv
             folders = [recipe.source(source.name)]
             times.append(generation_time(known, source.name, source.serve, part.written, measured=folders))
     sums: dict[str, object] = {
-        "calls": round(sum(part.calls for part in asked)),
-        "prompt_tokens": sum(part.read for part in asked),
-        "answer_tokens": sum(part.written for part in asked),
+        "calls": round(sum(part.calls for part in requests)),
+        "prompt_tokens": sum(part.read for part in requests),
+        "answer_tokens": sum(part.written for part in requests),
     }
     item = known.timed(item.model_copy(update=sums), *times, *extra)
     if not prices:
