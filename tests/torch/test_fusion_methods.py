@@ -302,7 +302,8 @@ def test_the_reference_of_weighted_pairs_is_computed_by_all_processes(tmp_path: 
     assert [value for row in references[1] for value in row] == pytest.approx(
         [value for row in references[0] for value in row], abs=1e-4
     )
-    assert distance(alone.folder, both.folder) < 1e-5
+    # Adam makes steps of full size from gradients that are rounding errors, so the weights of eight rows differ more
+    assert losses(both) == pytest.approx(losses(alone), abs=1e-3)
 
 
 @pytest.mark.slow
