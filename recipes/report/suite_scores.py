@@ -128,7 +128,7 @@ class SuiteComparison:
             return scores[0]
         values = [score.value for score in scores if score.value is not None]
         if not values:
-            return Score(value=None, n=0, unscored=sum(score.unscored for score in scores))
+            return Score(value=None, n=sum(row.n for row in scores), unscored=sum(row.unscored for row in scores))
         value = sum(values) / len(values)
         errors = [score.se for score in scores]
         mean = self._crossed([(card, None) for card in cards.values()]) or _pooled(values, errors, scores[0].n)

@@ -41,6 +41,7 @@ from tests.fakes.training_steps import (  # noqa: E402
     sha,
     target,
 )
+from tests.torch.test_distributed import PROCESSORS  # noqa: E402
 
 __all__ = ["one_thread", "sft", "target"]  # fixtures
 
@@ -281,10 +282,7 @@ def fuserl_recipe(tmp_path: Path, target: Path, **further: Any) -> tuple[Recipe,
 @pytest.mark.slow
 def test_the_reference_of_weighted_pairs_is_computed_by_all_processes(tmp_path: Path, target: Path) -> None:
     config = tmp_path / "two.yaml"
-    config.write_text(
-        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nmixed_precision: 'no'\n"
-        "num_machines: 1\nnum_processes: 2\n"
-    )
+    config.write_text(PROCESSORS)
     keys = {**QUICK, "per_device_train_batch_size": 4}
     recipe, prompts, answered = fuserl_recipe(tmp_path / "here", target, training=keys)
     first = weighted_step(recipe, 42, "f-sft", prompts, answered, None)
