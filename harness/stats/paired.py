@@ -223,14 +223,17 @@ def least_error(first: Terms, second: Terms, bounds: Bounds) -> float:
     one lost entirely and one won entirely. Such differences are 0 or as large as possible: if only a few differ, their
     spread in the sample is as uncertain as their number, so the floor of `least_se` is too low.
     """
-    ends = np.array(bounds)
-    at_ends = [np.isin(above, ends) & (below == 1.0) for above, below in (first, second)]
     questions = len(first[0])
-    if not (at_ends[0].all() and at_ends[1].all()):
+    if not (_is_right_or_wrong(first, bounds) and _is_right_or_wrong(second, bounds)):
         return least_se(questions, float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()), bounds)
     apart, widest = first[0] - second[0], bounds[1] - bounds[0]
     mean_square = (float(apart @ apart) + 2 * widest**2) / (questions + 2)
     return math.sqrt((mean_square - (float(apart.sum()) / (questions + 2)) ** 2) / (questions + 2))
+
+
+def _is_right_or_wrong(scores: Terms, bounds: Bounds) -> bool:
+    above, below = scores
+    return bool((below == 1.0).all()) and bool(((above == bounds[0]) | (above == bounds[1])).all())
 
 
 def least_se(questions: int, difference: float, bounds: Bounds) -> float:
