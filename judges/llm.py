@@ -312,7 +312,8 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
         **template.extra,
     }
     if template.top_logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
+        tops = template.top_logprobs
+        body |= {"logprobs": tops} if spec.logprobs_as == "count" else {"logprobs": True, "top_logprobs": tops}
     body |= spec.params
     for limit in ("max_tokens", "max_completion_tokens"):
         tokens = body.get(limit)

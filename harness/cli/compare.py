@@ -30,7 +30,6 @@ from ..pages.comparison_text import (
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..running.estimate import estimate
 from ..store import write_atomic
 from .console import json_text, set_up_logging, stdout_console
 from .options import MirrorFlags, ResultsFlags, comma_list, command
@@ -166,11 +165,7 @@ def play(flags: CompareFlags) -> list[tuple[ScoreCard, Comparison]]:
         for first, *contenders in matched(flags.runs, flags.results, comma_list(flags.suite))
         for contender in contenders
     ]
-    runs = [
-        StoredRun(card, games.suites[0].folder)
-        for games in plans
-        for card in ask_and_judge(games, estimate(games), fresh=False)
-    ]
+    runs = [StoredRun(card, games.suites[0].folder) for games in plans for card in ask_and_judge(games, fresh=False)]
     pairs = adjusted([games_comparison(run_rows(run), seed=flags.seed) for run in runs])
     return [(run.card, pair) for run, pair in zip(runs, pairs, strict=True)]
 

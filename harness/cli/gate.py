@@ -40,13 +40,12 @@ from ..records.documents import SUITE_COPY
 from ..records.errors import ConfigError
 from ..records.judge_choice import plugin_name
 from ..records.settings import FileSpec
-from ..running.estimate import estimate
 from ..running.plan import plan
 from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
-from .console import announce, json_text, set_up_logging, stdout_console
+from .console import json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
@@ -179,11 +178,8 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
             f"no check for {', '.join(baselines)}, so nothing would be decided: give --policy a file with checks, or a "
             "suite of your own its margin:"
         )
-    estimates = estimate(run_plan)
-    announce(estimates)
     return work(
         run_plan,
-        estimates,
         lambda runs, on_progress: gate_live(run_plan, runs, baselines, policy, options, on_progress=on_progress),
     )
 
@@ -250,7 +246,9 @@ def show_several(report: CandidatesReport, *, as_json: bool) -> None:
 @gate_app.command("promote")
 @command
 def promote_command(flags: PromoteFlags) -> None:
-    """Make runs the baseline of their suites in results/baselines.yaml: who, when, why.
+    """Make runs the default baseline.
+
+    Writes to results/baselines.yaml, per suite, who did so, when and why.
 
     Example: harness gate promote new-model --why "release 1.2"
     """
@@ -271,7 +269,9 @@ def promote_command(flags: PromoteFlags) -> None:
 @gate_app.command("slopes")
 @command
 def slopes_command(flags: SlopesFlags) -> None:
-    """How do two suites' headlines move together over your models? For `slopes` of a pooled check.
+    """Fit how two suites move together.
+
+    Over the models of the results folder, for `slopes` of a pooled check.
 
     Example: harness gate slopes --results results
     """
@@ -289,7 +289,9 @@ def slopes_command(flags: SlopesFlags) -> None:
 @gate_app.command("power")
 @command
 def power(flags: PowerFlags) -> None:
-    """How often would the gate be wrong? Put known drops into real paired judgments and count its verdicts.
+    """Count how often the gate errs.
+
+    Puts known drops into real paired judgments and counts the gate's verdicts.
 
     Example: harness gate power --baseline old-model
     """

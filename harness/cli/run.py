@@ -21,7 +21,7 @@ from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
-from ..running.estimate import Estimate, estimate
+from ..running.estimate import Estimate, check_budget, dry_run, estimate
 from ..running.plan import Plan, plan
 from ..running.resolve import judge_warnings, models_in, overlaid, resolve
 from ..store.trusted import read_config
@@ -83,8 +83,8 @@ class ServeFlags(Flags):
         bool | None, serving("--trust-remote-code", help="Run the Python code that the checkpoint contains.")
     ] = None
     concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
-    rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
-    tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
+    rpm: Annotated[float | None, serving(help="Most requests per minute to endpoint:.")] = None
+    tpm: Annotated[float | None, serving(help="Most tokens per minute to endpoint:.")] = None
     patience: Annotated[
         float | None,
         serving(
@@ -104,9 +104,9 @@ class SamplingFlags(Flags):
     max_completion_tokens: Annotated[
         int | None, answering(help="As --max-tokens, for servers that want this name.")
     ] = None
-    top_k: Annotated[int | None, answering(help="Most tokens to choose among.")] = None
+    top_k: Annotated[int | None, answering(help="How many of the likeliest tokens to choose among.")] = None
     min_p: Annotated[float | None, answering(help="Smallest share of the likeliest token's probability.")] = None
-    presence_penalty: Annotated[float | None, answering(help="Penalty of tokens that occurred.")] = None
+    presence_penalty: Annotated[float | None, answering(help="Penalty on tokens that have occurred.")] = None
     frequency_penalty: Annotated[float | None, answering(help="Penalty per occurrence of a token.")] = None
     repetition_penalty: Annotated[float | None, answering(help="Factor against repetition; 1: none.")] = None
     stop: Annotated[list[str] | None, answering(help="Text that ends an answer; repeatable.")] = None
@@ -126,7 +126,9 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
             "after the other."
         ),
     ] = None
-    parallel_models: Annotated[int, typer.Option(help="Models of A,B,C at a time, each on GPUs of its own.", min=1)] = 1
+    parallel_models: Annotated[
+        int, typer.Option(help="How many of A,B,C run at a time, each on GPUs of its own.", min=1)
+    ] = 1
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[
         str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) or FILE.yaml.")
@@ -143,11 +145,15 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     jury: Annotated[
         str | None,
-        typer.Option(help="How a jury decides: mean (default), majority, median; cyclic: by one in turn."),
+        typer.Option(
+            help="How a jury decides: mean (default), majority, median; cyclic: one judge per answer, in turn."
+        ),
     ] = None
     audit: Annotated[
         str | None,
-        typer.Option(help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge of N questions; scores are on its scale."),
+        typer.Option(
+            help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge judges N questions, too; scores are on its scale."
+        ),
     ] = None
     baseline: Annotated[
         str | None,
@@ -165,7 +171,9 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
     strict_reference: Annotated[
         bool | None,
-        typer.Option("--strict-reference", help="Fill judges' prompts and read their replies as the original tools."),
+        typer.Option(
+            "--strict-reference", help="Fill judges' prompts and read their replies as the original tools do."
+        ),
     ] = None
     limit: Annotated[int | None, typer.Option(help="Prompts per suite, stratified by category.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None
@@ -180,7 +188,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
     same_model: Annotated[
         bool | None,
-        typer.Option("--assume-same", help="Resume although an endpoint: states another model than before."),
+        typer.Option("--assume-same", help="Resume even if endpoint: states another model than before."),
     ] = None
     log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     serve: ServeFlags = ServeFlags()
@@ -209,8 +217,8 @@ def run(flags: RunFlags) -> None:
         settings = settings.model_copy(update={"model": models[0]})
     trackers = tracker_names(flags.log_to)
     if flags.dry_run:
-        run_plan, estimates = planned(settings, exact=True)
-        print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)
+        run_plan = planned(settings, ask=False)
+        print_estimate(dry_run(run_plan), [suite.name for suite in run_plan.own_runners], as_json=flags.as_json)
         return
     run_plan, cards = run_one(settings, trackers, fresh=flags.fresh)
     if flags.as_json:
@@ -220,21 +228,20 @@ def run(flags: RunFlags) -> None:
     raise_if_incomplete(cards)
 
 
-def planned(settings: FileSpec, *, exact: bool) -> tuple[Plan, list[Estimate]]:
-    """Return the plan and what it would ask, and log what should be known first. `exact`: as for a dry run."""
+def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
+    """Return the plan, and log what should be known first. `ask`: also the models that are compared with."""
     spec = resolve(settings)
     run_plan = plan(spec)
-    if run_plan.baselines_to_ask and not exact:
+    if run_plan.baselines_to_ask and ask:
         ask_baselines(run_plan.baselines_to_ask)
         run_plan = plan(spec)
-    estimates = estimate(run_plan, exact=exact)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
     for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     for job in run_plan.baselines_to_ask:
         log.info("first the baseline %s is asked %d questions, once", job.model.label, len(job.missing()))
-    return run_plan, estimates
+    return run_plan
 
 
 def run_one(
@@ -249,10 +256,10 @@ def run_one(
 
     `kept` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
     """
-    run_plan, estimates = planned(settings, exact=False)
+    run_plan = planned(settings)
     if kept is not None:
         hand_over(kept, run_plan, later)
-    cards = ask_and_judge(run_plan, estimates, fresh=fresh)
+    cards = ask_and_judge(run_plan, fresh=fresh)
     track(trackers, cards, run_plan.spec.results)
     return run_plan, cards
 
@@ -293,7 +300,7 @@ def run_several(models: Sequence[str], settings: FileSpec, flags: RunFlags) -> N
         raise ConfigError(f"--name {settings.name!r} is the name of one model, but --model has {len(models)}")
     trackers, each = tracker_names(flags.log_to), [settings.model_copy(update={"model": model}) for model in models]
     if flags.dry_run:
-        print_estimates([planned(own_settings, exact=True) for own_settings in each], as_json=flags.as_json)
+        print_estimates([planned(own_settings, ask=False) for own_settings in each], as_json=flags.as_json)
         return
     several = one_after_the_other if flags.parallel_models == 1 else at_once
     cards, failed = several(each, flags, trackers)
@@ -317,7 +324,7 @@ def one_after_the_other(
     backends = []
     for settings in each:
         run_plan = plan(resolve(settings))
-        estimate(run_plan, exact=False)
+        check_budget(run_plan)
         backends.append(run_plan.backend)
     cards: list[ScoreCard] = []
     failed = []
@@ -349,13 +356,13 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
     from .main import exit_code_of
 
     slots = slots_for([plan(resolve(settings)) for settings in each], flags.parallel_models)
-    all_planned = [planned(settings, exact=False) for settings in each]
+    plans = [planned(settings) for settings in each]
     with rare_collections(), ExitStack() as stack:
         runs_of: list[list[SuiteRun]] = []
         totals: Counter[tuple[str, str]] = Counter()
-        for run_plan, estimates in all_planned:
-            announce(estimates)
+        for run_plan in plans:
             runs = stack.enter_context(opened(run_plan, fresh=flags.fresh))
+            estimates = announced(run_plan, runs)
             totals.update(totals_of(estimates, runs))
             runs_of.append(runs)
         on_progress = stack.enter_context(progress(STDERR, totals))
@@ -367,11 +374,11 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
                 run_plan.backend.place(devices)
             return await execute(run_plan, runs, fresh=flags.fresh, on_progress=on_progress)
 
-        jobs = [partial(job, run_plan, runs) for (run_plan, _), runs in zip(all_planned, runs_of, strict=True)]
+        jobs = [partial(job, run_plan, runs) for run_plan, runs in zip(plans, runs_of, strict=True)]
         outcomes = until_stopped(side_by_side(jobs, slots))
     cards: list[ScoreCard] = []
     failed = []
-    for (run_plan, _), outcome in zip(all_planned, outcomes, strict=True):
+    for run_plan, outcome in zip(plans, outcomes, strict=True):
         try:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -388,19 +395,19 @@ def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) 
     return cards, failed
 
 
-def print_estimates(dry_runs: Sequence[tuple[Plan, list[Estimate]]], *, as_json: bool) -> None:
+def print_estimates(plans: Sequence[Plan], *, as_json: bool) -> None:
     """Print what each of several models would be asked; with `as_json` as one object, each row with its model."""
     if as_json:
         rows = [
             {"model": run_plan.spec.model.label, **row}
-            for run_plan, estimates in dry_runs
-            for row in estimate_rows(estimates, [suite.name for suite in run_plan.own_runners])
+            for run_plan in plans
+            for row in estimate_rows(dry_run(run_plan), [suite.name for suite in run_plan.own_runners])
         ]
         print(json.dumps({"dry_run": rows}, indent=2))
         return
-    for run_plan, estimates in dry_runs:
+    for run_plan in plans:
         print(f"{run_plan.spec.model.label}:")
-        print_estimate(estimates, [suite.name for suite in run_plan.own_runners], as_json=False)
+        print_estimate(dry_run(run_plan), [suite.name for suite in run_plan.own_runners], as_json=False)
 
 
 def ask_baselines(jobs: Sequence[BaselineJob]) -> None:
@@ -417,20 +424,18 @@ def differences(run_plan: Plan) -> list[str]:
     return [f"{planned.suite.name}: {sentence}" for planned in run_plan.suites for sentence in planned.differences()]
 
 
-def ask_and_judge(run_plan: Plan, estimates: Sequence[Estimate], *, fresh: bool) -> list[ScoreCard]:
+def ask_and_judge(run_plan: Plan, *, fresh: bool) -> list[ScoreCard]:
     """Run the plan and return its cards."""
     from ..running.execute import execute  # deferred: it needs numpy, which the help does not
 
-    announce(estimates)
     return work(
         run_plan,
-        estimates,
         lambda runs, on_progress: execute(run_plan, runs, fresh=fresh, on_progress=on_progress),
         fresh=fresh,
     )
 
 
-def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: bool = False) -> T:
+def work(run_plan: Plan, job: Job[T], *, fresh: bool = False) -> T:
     """Lock the plan's run folders, do the job on them behind a progress display, and return its result."""
     from ..running.execute import opened
     from ..running.pipeline import rare_collections
@@ -438,9 +443,16 @@ def work(run_plan: Plan, estimates: Sequence[Estimate], job: Job[T], *, fresh: b
     with (
         rare_collections(),
         opened(run_plan, fresh=fresh) as runs,
-        progress(STDERR, totals_of(estimates, runs)) as on_progress,
+        progress(STDERR, totals_of(announced(run_plan, runs), runs)) as on_progress,
     ):
         return until_stopped(job(runs, on_progress))
+
+
+def announced(run_plan: Plan, runs: Sequence[SuiteRun]) -> list[Estimate]:
+    """Log who judges and what that costs, and return it."""
+    estimates = estimate(run_plan, runs)
+    announce(estimates)
+    return estimates
 
 
 def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:

@@ -156,7 +156,10 @@ class ReplyCache:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._jobs: queue.SimpleQueue[_Statement | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[list[_Statement] | None] = queue.SimpleQueue()
+        self._collected: list[_Statement] = []
+        """Statements since the event loop's last turn, handed over together: waking the thread for each of them
+        would take the interpreter from the event loop thousands of times per second."""
         self._thread: threading.Thread | None = None
         self._broken: StoreError | ConfigError | None = None
         self._is_off = False
@@ -178,6 +181,7 @@ class ReplyCache:
 
     async def __aexit__(self, *exc: object) -> None:
         if self._thread is not None:
+            self._hand_over()
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
             self._thread = None
@@ -226,8 +230,14 @@ class ReplyCache:
         if self._thread is None:
             return None
         waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
-        self._jobs.put(_Statement(sql, values, waiter))
+        if not self._collected:
+            self._loop.call_soon(self._hand_over)
+        self._collected.append(_Statement(sql, values, waiter))
         return await waiter
+
+    def _hand_over(self) -> None:
+        self._jobs.put(self._collected)
+        self._collected = []
 
     def _work(self, database: sqlite3.Connection) -> None:
         open_for_jobs = True
@@ -236,7 +246,7 @@ class ReplyCache:
             while not self._jobs.empty():
                 jobs.append(self._jobs.get())
             open_for_jobs = None not in jobs
-            statements = [job for job in jobs if job is not None]
+            statements = [statement for job in jobs if job is not None for statement in job]
             done = self._serve(database, statements)
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(_resolve, statements, done)

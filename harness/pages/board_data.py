@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from ..analysis.games import BoardGames
-from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.leaderboard import Table
 from ..analysis.pairs import BoardPair
 from ..records import Score
 from ..records.facts import facts_of
@@ -42,10 +42,11 @@ class PageFacts:
     folders: Mapping[str, str] = field(default_factory=lambda: NO_FOLDERS)
     """Run id -> MODEL/SUITE@VERSION/ID."""
 
-    def run_address(self, row: BoardRow) -> str:
-        """Return the run's page in the viewer; empty without a viewer."""
-        folder = self.folders.get(row.run_id, "")
-        return f"{self.viewer.rstrip('/')}/run/{quote(folder, safe='/@')}" if self.viewer and folder else ""
+    def links(self, table: Table) -> dict[str, str]:
+        """Return run id -> the run's page in the viewer; empty without a viewer."""
+        folders = {row.run_id: self.folders[row.run_id] for row in table.rows if self.folders.get(row.run_id)}
+        start = self.viewer.rstrip("/")
+        return {run: f"{start}/run/{quote(folder, safe='/@')}" for run, folder in folders.items() if start}
 
 
 def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:

@@ -226,9 +226,8 @@ async def run_async(
         await ask(job)
     if run_plan.baselines_to_ask:
         run_plan = plan(spec)
-    estimates = estimate(run_plan)
     with rare_collections(), opened(run_plan, fresh=fresh) as runs:
-        bars = _bars(totals_of(estimates, runs)) if on_progress is None else nullcontext(on_progress)
+        bars = _bars(totals_of(estimate(run_plan, runs), runs)) if on_progress is None else nullcontext(on_progress)
         with bars as step:
             cards = await execute(run_plan, runs, fresh=fresh, on_progress=step)
     return Cards(tuple(cards))

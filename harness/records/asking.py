@@ -58,21 +58,21 @@ def digest(value: object) -> str:
 
 
 ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+PLAIN = (str, int, bool, type(None))
+"""Types that pydantic's encoder writes as `ENCODE` does, and several times as fast."""
 
 
 def _canonical(value: object) -> bytes:
-    """Return what `ENCODE` returns, in UTF-8.
-
-    Most of what is digested is text, which pydantic's encoder writes in the same form eight times as fast. Its numbers
-    and its order of keys are different.
-    """
-    if isinstance(value, dict) and all(type(key) is str for key in value):
-        return b"{%b}" % b",".join(b"%b:%b" % (_canonical(key), _canonical(value[key])) for key in sorted(value))
+    """Return what `ENCODE` returns, in UTF-8, but quickly: pydantic's encoder lacks only the order of keys."""
+    try:
+        if type(value) in PLAIN:
+            return to_json(value)
+        if isinstance(value, dict) and set(map(type, value)) <= {str}:
+            return b"{%b}" % b",".join([to_json(key) + b":" + _canonical(value[key]) for key in sorted(value)])
+    except PydanticSerializationError:  # a lone surrogate, which UTF-8 cannot encode
+        pass
     if isinstance(value, list | tuple):
         return b"[%b]" % b",".join(map(_canonical, value))
-    if type(value) is str:
-        with suppress(PydanticSerializationError):  # a lone surrogate, which UTF-8 cannot encode
-            return to_json(value)
     return ENCODE(value).encode("utf-8", "surrogatepass")
 
 

@@ -9,7 +9,6 @@ pydantic_core.ValidationError: rating 11.0 is outside 1.0..10.0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
@@ -204,13 +203,6 @@ class Judgment(Record):
         answer = f"{self.prompt_id}#{self.index}"
         return _key(answer, self.turn, self.order, self.repeat, self.answer_sha or "", self.judge)
 
-    @classmethod
-    def key_in(cls, fields: Mapping[str, Any]) -> str:
-        """Return the key of a judgment that is still parsed JSON; of an invalid one, a key that no task has."""
-        answer = f"{fields.get('prompt_id')}#{fields.get('index', 0)}"
-        turn, order, repeat = fields.get("turn"), fields.get("order"), fields.get("repeat", 0)
-        return _key(answer, turn, order, repeat, fields.get("answer_sha") or "", str(fields.get("judge")))
-
 
 JuryRule = Literal["mean", "majority", "median", "cyclic"]
 """How several judges' verdicts on one question become one; cyclic: one of them is asked. `harness.judging.jury` defines
@@ -246,6 +238,8 @@ class JudgeSpec(Record):
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
     token_limit: TokenLimit = Field(default="max_tokens", exclude_if=lambda name: name == "max_tokens")
+    logprobs_as: Literal["flag", "count"] = Field(default="flag", exclude_if=lambda form: form == "flag")
+    """How log-probabilities are asked for: `logprobs: true, top_logprobs: 5`, or `logprobs: 5` (Together)."""
     reasoning_room: int = Field(default=0, ge=0, exclude_if=is_empty)
     """Tokens that a judge that reasons may spend on it, in addition to the benchmark's own limit for the reply."""
     price_in: float | None = Field(default=None, ge=0)

@@ -9,8 +9,11 @@ or judge is one file and one line in its package.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
@@ -509,8 +512,20 @@ Group = Literal["backends", "suites", "facts", "judges", "judge_configs", "rewar
 
 def installed(group: Group) -> dict[str, EntryPoint]:
     """Return name -> entry point of `fusion_harness.<group>`, sorted by name, without importing any."""
-    points = entry_points(group=f"fusion_harness.{group}")
+    points = _selection(_package_folders())(group=f"fusion_harness.{group}")
     return {point.name: point for point in sorted(points, key=lambda point: point.name)}
+
+
+def _package_folders() -> tuple[tuple[str, int], ...]:
+    """Return the folders that Python imports from, each with the time of its last change in nanoseconds."""
+    folders = (os.path.realpath(name) for name in sys.path)
+    return tuple((folder, os.stat(folder).st_mtime_ns) for folder in folders if os.path.isdir(folder))
+
+
+@lru_cache(maxsize=1)  # it reads a file of every installed package, and a run asks for plugins 30 times
+def _selection(folders: tuple[tuple[str, int], ...]) -> Callable[..., Iterable[EntryPoint]]:
+    """Return the `select` of all entry points. Installing a package changes `folders`, and so they are read again."""
+    return entry_points().select
 
 
 def load_plugin(group: Group, name: str) -> Any:

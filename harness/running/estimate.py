@@ -1,12 +1,13 @@
 """What a run will ask and cost: calls, those already done or cached, dollars.
 
-It reads the suites' data, the run's own rows and the reply cache. It asks nothing and writes nothing.
+It reads the suites' data, the run's own rows and the reply cache. It asks nothing and writes nothing. A run that
+begins has its stores open already, so that their rows are read once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
@@ -14,9 +15,10 @@ from pydantic import JsonValue
 from ..judging.cache import kept
 from ..judging.calls import Call, Calling
 from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
-from ..records import Answer, JudgeSpec, JudgeTask, Judgment, Prompt
+from ..records import Answer, JudgeSpec, JudgeTask, Prompt
 from ..records.errors import ConfigError
 from ..records.protocols import Judge
+from ..store.runs import JudgmentRows
 from .pipeline import SuiteRun, suite_runs
 from .plan import Plan
 
@@ -63,12 +65,40 @@ class Estimate:
         return fields if self.by_judge else {name: value for name, value in fields.items() if name != "by_judge"}
 
 
-def estimate(plan: Plan, *, exact: bool = True) -> list[Estimate]:
-    """Return one estimate per suite. Without `exact`, tokens are 4 characters each, which loads no tokenizer.
+def dry_run(plan: Plan) -> list[Estimate]:
+    """Return one estimate per suite, with exact counts of tokens, and leave the runs' folders alone.
 
     Raise ConfigError if `--max-cost` is given and a judge has no price or no limit on its replies.
     """
-    return [_estimate_suite(plan, run, exact=exact) for run in suite_runs(plan)]
+    check_budget(plan)
+    runs = suite_runs(plan)
+    for run in runs:
+        run.store.judgments.index()
+        run.store.anchors.index()
+    return estimate(plan, runs, exact=True)
+
+
+def estimate(plan: Plan, runs: Sequence[SuiteRun], *, exact: bool = False) -> list[Estimate]:
+    """Return one estimate per run of the plan, whose judgments are indexed.
+
+    Without `exact`, tokens are 4 characters each, which loads no tokenizer.
+    """
+    return [_estimate_suite(plan, run, exact=exact) for run in runs]
+
+
+def check_budget(plan: Plan) -> None:
+    """Raise ConfigError if `--max-cost` is given and a judge has no price or no limit on its replies."""
+    if plan.calls.budget.limit is None:
+        return
+    for run in suite_runs(plan):
+        calling = _calling(run)
+        for prompt in run.plan.prompts:
+            for task in _tasks(run, prompt, None):
+                for judge, repeat in run.plan.asked(prompt):
+                    judge_calls = calling[judge.spec.name]
+                    call = None if judge_calls is None else judge_calls.first_call(run.put_to(task, judge, repeat))
+                    if call is not None:
+                        _check_price(judge.spec, call)
 
 
 @dataclass
@@ -90,17 +120,19 @@ class _Totals:
     keys: dict[bytes, float] = field(default_factory=dict)
     """Calls that are not done -> dollars."""
 
-    def add(self, task: JudgeTask, asked: Iterable[tuple[Judge, int]], done: Collection[str]) -> None:
-        """Count the calls of one task, per judge and repeat; the repeats of a call cost the same."""
+    def add(self, task: JudgeTask, asked: Iterable[tuple[Judge, int]], rows: JudgmentRows) -> None:
+        """Count the calls of one task, per judge and repeat; the repeats of a call cost the same.
+
+        `rows`: where its verdicts are.
+        """
         sha = task.answer.sha
         dollars_by_judge: dict[str, float] = {}
         for judge, repeat in asked:
             name, calling, call = judge.spec.name, self.calling[judge.spec.name], None
-            is_done = task.key_for(name, repeat, sha) in done
+            is_done = rows.succeeded(task.key_for(name, repeat, sha))
             if calling is not None and not (is_done and name in dollars_by_judge):
                 call = calling.first_call(task if task.anchor else self.run.put_to(task, judge, repeat))
             if name not in dollars_by_judge:
-                _check_budget(self.plan, judge.spec, call)
                 dollars_by_judge[name] = self._dollars(judge, task, call)
             self.calls += 1
             self.cost += dollars_by_judge[name]
@@ -161,20 +193,17 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
 
 def _totals(plan: Plan, run: SuiteRun, meters: dict[str, TokenMeter]) -> _Totals:
     answers = {row.key: row for row in run.store.answers.read() if row.error is None}
-    done, anchors_done = (
-        {Judgment.key_in(fields) for fields in rows.fields() if fields.get("verdict") is not None}
-        for rows in (run.store.judgments, run.store.anchors)
-    )
-    calling: dict[str, Calling | None] = {
-        judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges
-    }
-    totals = _Totals(plan, run, meters, calling)
+    totals = _Totals(plan, run, meters, _calling(run))
     for prompt, index in run.draws():
         for task in _tasks(run, prompt, answers.get(f"{prompt.id}#{index}")):
-            totals.add(task, run.plan.asked(prompt), done)
+            totals.add(task, run.plan.asked(prompt), run.store.judgments)
     for task in run.plan.anchor_tasks:
-        totals.add(task, [(run.judge_of(task), task.repeat)], anchors_done)
+        totals.add(task, [(run.judge_of(task), task.repeat)], run.store.anchors)
     return totals
+
+
+def _calling(run: SuiteRun) -> dict[str, Calling | None]:
+    return {judge.spec.name: judge if isinstance(judge, Calling) else None for judge in run.plan.judges}
 
 
 def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterable[JudgeTask]:
@@ -193,9 +222,7 @@ def _tasks(run: SuiteRun, prompt: Prompt, answer: Answer | None) -> Iterable[Jud
     return run.plan.suite.tasks(prompt, guess)
 
 
-def _check_budget(plan: Plan, spec: JudgeSpec, call: Call | None) -> None:
-    if plan.calls.budget.limit is None or call is None:
-        return
+def _check_price(spec: JudgeSpec, call: Call) -> None:
     if not priced(spec):
         raise ConfigError(
             f"--max-cost needs the price of judge {spec.name!r}: give price_in and price_out, US dollars per "

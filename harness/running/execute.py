@@ -21,6 +21,7 @@ from ..store import RunStore, archive_run, make_folder, read_card, run_dir
 from ..store.provenance import provenance
 from ..store.runs import keep_beside
 from .card import numbers_card, score_card
+from .estimate import check_budget
 from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
 from .plan import Plan, manifest_model
 from .same_model import check_same_model, compare, record
@@ -32,8 +33,10 @@ log = logging.getLogger(__name__)
 def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
     """Open and lock every suite's store, and create the folder for logs; close all stores afterwards.
 
-    `fresh` archives earlier runs. Raise ConfigError if another process uses one of the folders.
+    `fresh` archives earlier runs. Raise ConfigError if another process uses one of the folders, or if a budget cannot
+    be kept.
     """
+    check_budget(plan)
     stores: list[RunStore] = []
     try:
         runs = suite_runs(plan)

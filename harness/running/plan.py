@@ -245,12 +245,13 @@ def suite_plan(
     if baseline is not None:
         protocol["baseline_answers"] = baseline.sha
     manifest = _manifest(spec, suite, protocol, identity)
+    changes = spec.sampling.changes
     run_id = digest(manifest)[:12]
     return SuitePlan(
         suite=suite,
         judges=judges,
         prompts=chosen,
-        sampling=lambda prompt: spec.sampling.applied(suite.sampling(prompt)),
+        sampling=(lambda prompt: spec.sampling.applied(suite.sampling(prompt))) if changes else suite.sampling,
         folder=run_dir(
             spec.results,
             model=spec.model.slug,

@@ -212,7 +212,9 @@ def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
 
 
 def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Split | None, tuple[Level, ...]]:
-    nested = [_labels([key[: depth + 1] for key in keys]) for depth in range(len(LEVELS))]
+    nested = [_labels([key[0] for key in keys])]
+    for depth in range(1, len(LEVELS)):
+        nested.append(_labels(zip(nested[-1].tolist(), [key[depth] for key in keys], strict=True)))
     kept, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):
         if labels.max() > kept[-1].max():
@@ -226,7 +228,7 @@ def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Spli
     return (variance_split(values, kept, removed=removed) if len(kept) > 1 else None), tuple(names)
 
 
-def _labels(keys: Sequence[object]) -> IntArray:
+def _labels(keys: Iterable[object]) -> IntArray:
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
 from pydantic import JsonValue, ValidationError
-from pydantic_core import from_json
 
 from ..records import Answer, Failure, Judgment, QuestionScores, ScoreCard
 from ..records.documents import SUITE_COPY, parse_json, read_json_object
@@ -86,7 +85,11 @@ class JsonlRows(Generic[Row]):
             why = "it is a link; remove it" if error.errno == errno.ELOOP else error.strerror
             raise StoreError(f"cannot open {self.path}: {why}") from error
         self._end = self._cut_torn_line()
-        for offset, row in self._scan():
+        self.index()
+
+    def index(self) -> None:
+        """Note the key of every row, also without opening for appending; a torn last line is skipped."""
+        for offset, row in self._scan() if self.path.exists() else ():
             self._note(row, offset)
 
     def close(self) -> None:
@@ -128,12 +131,11 @@ class JsonlRows(Generic[Row]):
                     try:
                         yield offset, self._type.model_validate_json(line)
                     except ValidationError as error:
-                        raise self._invalid(number, one_line(error)) from error
+                        raise ConfigError(
+                            f"{self.path}, line {number} is not a valid {self._type.__name__}: {one_line(error)}; "
+                            "remove that line, or use --fresh"
+                        ) from error
                 offset += len(line)
-
-    def _invalid(self, number: int, problem: str) -> ConfigError:
-        where = f"{self.path}, line {number}"
-        return ConfigError(f"{where} is not a valid {self._type.__name__}: {problem}; remove that line, or use --fresh")
 
     def _note(self, row: Row, offset: int) -> str:
         key = row.key
@@ -200,22 +202,6 @@ class JsonlRows(Generic[Row]):
     def every(self) -> Iterator[Row]:
         """Yield all rows, including replaced ones; none if there is no file."""
         return (row for _, row in self._scan()) if self.path.exists() else iter(())
-
-    def fields(self) -> Iterator[dict[str, JsonValue]]:
-        """Yield all rows, including replaced ones, as they are in the file: a row is parsed, but not validated.
-
-        A fraction of the time of `every`, for what is counted before the rows are indexed.
-        """
-        with self.path.open("rb") if self.path.exists() else io.BytesIO() as file:
-            for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n") and line.strip():
-                    try:
-                        row = from_json(line, cache_strings="keys")
-                    except ValueError as error:
-                        raise self._invalid(number, str(error)) from None
-                    if not isinstance(row, dict):
-                        raise self._invalid(number, "it is not a JSON object")
-                    yield row
 
     def read(self) -> list[Row]:
         """Return the last row of every key, without opening for appending; a torn last line is skipped."""
@@ -389,29 +375,36 @@ class RunStore:
         return path
 
 
-def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
+def find_run(name: str, results: Path, suites: Collection[str] = (), data: JsonValue = None) -> Path:
     """Return the folder of the run, which contains a card.
 
-    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. Raise ConfigError if no run
-    or several runs match.
+    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. `data`: what their protocol
+    states of the questions; if there is no run on the suites, one on the same questions will do. Raise ConfigError if
+    no run or several runs match.
     """
     path = Path(name)
     if path.name == "card.json" and path.is_file():
         return path.parent
     if (path / "card.json").is_file():
         return path
-    folders = []
+    folders, twins = [], []
     for file in find_cards(results):
         try:
             card = read_card(file)
         except ConfigError as error:
             log.warning("%s", error)  # the card of another run is not the reason to stop
             continue
-        if name in (card.model, file.parents[2].name) and (not suites or card.suite in suites):
+        if name not in (card.model, file.parents[2].name):
+            continue
+        if not suites or card.suite in suites:
             folders.append(file.parent)
+        elif data is not None and card.protocol.get("data") == data:
+            twins.append(file.parent)
+    folders = folders or twins
     if len(folders) == 1:
         return folders[0]
     kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+    kind += "" if data is None else ", or of the same questions,"
     if not folders:
         raise ConfigError(f"no run{kind} named {name!r}: give its folder, its card.json, or a model under {results}")
     listed = ", ".join(str(folder) for folder in folders[:8])

@@ -109,13 +109,13 @@ def verdicts_by_slot(judgments: Sequence[Judgment], answers: Iterable[Answer], *
     named = any(judgment.answer_sha is not None for judgment in judgments)  # else no digest is needed
     current = {key: answer.sha for key, answer in latest_answers(answers).items()} if named else {}
     last = {judgment.key: judgment for judgment in judgments}
-    verdicts: dict[Slot, list[Verdict]] = defaultdict(list)
+    verdicts: dict[tuple[str, int, int | None, Order | None], list[Verdict]] = defaultdict(list)
     for _, judgment in sorted(last.items()):  # the order of arrival must not move the last digit of a mean
         stale = judgment.answer_sha not in (None, current.get((judgment.prompt_id, judgment.index)))
         if judgment.verdict is not None and not stale:
             order = judgment.order if ordered else None
-            verdicts[Slot(judgment.prompt_id, judgment.index, judgment.turn, order)].append(judgment.verdict)
-    return verdicts
+            verdicts[judgment.prompt_id, judgment.index, judgment.turn, order].append(judgment.verdict)
+    return {Slot(*fields): slot_verdicts for fields, slot_verdicts in verdicts.items()}
 
 
 def verdict_weight(verdict: Verdict) -> float:

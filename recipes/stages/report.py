@@ -85,7 +85,7 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     write_atomic(folder / "variants.md", markdown(board))
     suites = read_suites(recipe)
     methods = _write_methods(recipe, board, suites, folder)
-    sweeps = sweep_reports(recipe, read_all_measured(recipe))
+    sweeps = sweep_reports(recipe, read_all_measured(recipe), suites)
     if sweeps:
         _write_sweeps(recipe, sweeps, folder)
     sections = [*methods, *map(sweep_section, sweeps)]

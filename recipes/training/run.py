@@ -27,7 +27,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from pydantic import JsonValue
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -47,14 +47,15 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, S
 from harness.store import dump_json, write_atomic
 
 from ..likelihood import PairLogps
-from ..records import PreferencePair, messages, rows_in
+from ..records import PreferencePair, rows_in
 from ..spec import WEIGHTED
 from ..suites import run_suites
 from .attention import FLEX, prefer_flex
 from .checkpoint import SavedAs, adapted, changed_share, free_memory, load_model, write_fusion, write_weights
 from .losses import fused_reference
+from .muon import MuonWithAdamW
 from .rows import Rows, completions
-from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
+from .settings import LOG, MUON, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
 from .trainer import WRPOConfig, WRPOTrainer, weights_digest, with_reference
 from .weighted import WeightedTrainer, weighted_reference
@@ -221,7 +222,16 @@ def check_finite(name: str, step: int, loss: float) -> None:
 
 
 class CheckedTrainer(Trainer):
-    """Any trainer, stopped when the loss is not finite."""
+    """Any trainer, stopped when the loss is not finite, and with the optimizer `muon` if that is wanted."""
+
+    with_muon = False
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if not self.with_muon or self.optimizer is not None:
+            return super().create_optimizer(model)
+        trained = self.model if model is None else model
+        self.optimizer = MuonWithAdamW(trained, self.args, self.get_decay_parameter_names(trained))
+        return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -342,6 +352,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         if job.method == "infifpo":
             rows = _fused(job, rows, config)
         trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
+    trainer.with_muon = job.settings.trainer.get("optim") == MUON
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -382,7 +393,7 @@ def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) ->
     config, tokenizer = common["args"], common["processing_class"]
     choose_loss(config, job.settings, tokenizer, teacher_tokenizer)
     config.dataset_kwargs = {"skip_prepare_dataset": True}
-    prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
+    prompts = [pair.messages for pair in _kept_pairs(job)]
     examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
     return CheckedDistillTrainer(teacher_model=teacher, **split(examples, job.held_out), **common)
 

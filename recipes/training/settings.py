@@ -123,6 +123,8 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 """Keys that do not affect the weights: changing one does not invalidate a finished step."""
 
+MUON = "muon"
+"""Value of `optim` that transformers does not have (`training.muon`)."""
 CHECKPOINTS = "checkpoints"
 """Subfolder for the trainer's intermediate checkpoints."""
 LOG = "training_log.jsonl"
@@ -430,6 +432,9 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
     """
     import torch
 
+    wanted = {key: value for key, value in keys.trainer.items() if (key, value) != ("optim", MUON)}
+    if len(wanted) < len(keys.trainer) and wanted.get("optim_args"):
+        raise ConfigError(f"optim_args = {wanted['optim_args']!r} has no effect: optim {MUON!r} takes none; remove it")
     device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
     defaults: dict[str, Any] = {
         "output_dir": folder,
@@ -448,11 +453,11 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "ddp_find_unused_parameters": False,
     }
     if method in (*PAIRED, *WEIGHTED):
-        return _config_class(method)(**{**defaults, **keys.trainer})
+        return _config_class(method)(**{**defaults, **wanted})
     defaults["max_length"] = keys.rendering.get("max_length")
     # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
     defaults["dataset_kwargs"] = {"skip_prepare_dataset": not keys.trainer.get("packing", False)}
-    return _config_class(method)(**{**defaults, **keys.trainer})
+    return _config_class(method)(**{**defaults, **wanted})
 
 
 def model_config(keys: TrainingSettings) -> Any:

@@ -271,3 +271,10 @@ def test_a_reader_that_leaves_early_is_no_error(results: Path, words: tuple[str,
 def test_models_of_a_summary_without_a_suite_come_last(results: Path) -> None:
     assert summary_table(summary(())).rows == []
     assert rich_tables([]) == []
+
+
+def test_suites_are_listed_with_the_benchmark_that_each_is(harness: Callable[..., Done]) -> None:
+    lines = [line.split() for line in harness("ls", "suites").out.splitlines()]
+
+    assert lines[0] == ["suite", "benchmark", "headline", "questions", "package"]
+    assert ["mt_bench", "MT-Bench", "mt_bench", "80", "llm-fusion-harness"] in lines

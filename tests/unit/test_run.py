@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from harness.records import JudgeSpec, ModelRef, Score, ScoreCard
 from harness.records.results import what_is_missing
 from harness.records.settings import RunSpec, SamplingOverride
-from harness.running.estimate import estimate
+from harness.running.estimate import dry_run
 from harness.running.execute import execute, opened
 from harness.running.plan import Plan, limited, suite_plan
 from harness.store import find_cards, read_card
@@ -87,7 +87,7 @@ def test_the_manifest_holds_no_path_of_the_machine(tmp_path: Path) -> None:
 
 
 def test_the_estimate_counts_calls_and_prices_them(tmp_path: Path) -> None:
-    (found,) = estimate(made(tmp_path))
+    (found,) = dry_run(made(tmp_path))
 
     assert (found.prompts, found.generation_calls, found.judge_calls) == (20, 20, 20)
     # 1,501 answer + 14 template characters at 4 a token, 4 tokens round each of the three texts, at $1/M; and 400 reply
