@@ -20,6 +20,8 @@ from typing import Protocol, Self
 
 from pydantic import JsonValue
 
+from harness.backends.llamacpp import LlamaCppBackend
+from harness.backends.served import ServedBackend
 from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
@@ -50,6 +52,7 @@ from harness.records.keys import JUDGE_KEY, api_key
 from harness.records.protocols import ServeOptions
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec, checked
+from harness.store.gguf import names_gguf
 
 from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
@@ -281,6 +284,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         concurrency=spec.concurrency,
         rpm=spec.rpm,
         tpm=spec.tpm,
+        caller=f"judge {spec.name}",
         timeout=spec.timeout,
         patience=Patience.of(spec.patience),
     )
@@ -308,7 +312,8 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
         **template.extra,
     }
     if template.top_logprobs is not None:
-        body |= {"logprobs": True, "top_logprobs": template.top_logprobs}
+        tops = template.top_logprobs
+        body |= {"logprobs": tops} if spec.logprobs_as == "count" else {"logprobs": True, "top_logprobs": tops}
     body |= spec.params
     for limit in ("max_tokens", "max_completion_tokens"):
         tokens = body.get(limit)
@@ -317,8 +322,13 @@ def request_body(spec: JudgeSpec, template: JudgeTemplate, messages: list[Messag
     return {name: value for name, value in body.items() if value is not None}
 
 
+GGUF_CONTEXT = 16_384
+"""Tokens of a request and its reply, at most, for a judge of a GGUF file: two answers and a verdict of Arena-Hard have
+to fit, whose limit is 4,096 tokens each; the room that a candidate gets would be too small."""
+
+
 class LocalJudge(LlmJudge):
-    """`fusion_harness.judges` entry point "local": a checkpoint that our own vLLM backend serves.
+    """`fusion_harness.judges` entry point "local": a checkpoint that vLLM serves here, or a GGUF file by llama.cpp.
 
     The server is started on entry and stopped on exit; it is watched, restarted and identified like the candidate's.
     Without its own devices it waits until the candidate's server has stopped. Raise ConfigError or CheckpointError if
@@ -332,7 +342,12 @@ class LocalJudge(LlmJudge):
             raise ConfigError(f"judge {spec.name!r} needs `model`: a folder, or hf:ORG/NAME@REVISION")
         self._ref = ModelRef.parse(spec.model)
         serving = checked(ServeSpec, spec.serve, f"judge {spec.name!r}: serve")
-        self._backend = VllmBackend(self._ref, ServeOptions(log_dir=Path("logs"), **serving.model_dump()))
+        options = ServeOptions(log_dir=Path("logs"), **serving.model_dump())
+        self._backend: ServedBackend
+        if names_gguf(self._ref):
+            self._backend = LlamaCppBackend(self._ref, options, context=GGUF_CONTEXT)
+        else:
+            self._backend = VllmBackend(self._ref, options)
         self.beside = serving.devices is not None
         free = {"price_in": spec.price_in or 0.0, "price_out": spec.price_out or 0.0}
         named = spec.model_copy(update={"model": self._ref.short, **free})  # keeps local paths out of the cards

@@ -22,7 +22,7 @@ from harness.records.protocols import ServeOptions
 from harness.records.settings import checked
 from harness.store import make_folder
 
-from .records import PromptRow
+from .records import PromptRow, prompt_text
 from .rewards.scorer import Outcome, RewardItem
 from .rewards.scoring import RewardCache, cache_path, reward_key, reward_settings, scorer_of
 from .spec import RewardSpec
@@ -82,13 +82,10 @@ class BestOfBackend(TurnEnsemble):
     def _row(self, talk: TeamTalk) -> PromptRow:
         """Return the turn as rewards take it: earlier turns are part of the text, as a reward sees one message."""
         prompt = talk.draw.prompt
-        lines = []
-        for question, answer in zip(prompt.turns, talk.turns, strict=False):
-            lines += [f"User: {question}", f"Assistant: {answer.turns[0]}"]
-        question = prompt.turns[len(talk.turns)]
-        text = "\n\n".join([*lines, f"User: {question}"]) if lines else question
-        reference = prompt.reference[len(talk.turns) : len(talk.turns) + 1]
-        return PromptRow(prompt=prompt.model_copy(update={"turns": (text,), "reference": reference}), part="test")
+        turn = len(talk.answered)
+        asked = prompt.model_copy(update={"turns": prompt.turns[: turn + 1], "answered": talk.answered})
+        changes = {"turns": (prompt_text(asked),), "answered": (), "reference": prompt.reference[turn : turn + 1]}
+        return PromptRow(prompt=prompt.model_copy(update=changes), part="test")
 
     def _score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """Return an outcome per item. Runs in a thread, because rewards have event loops of their own."""

@@ -22,7 +22,7 @@ from harness.store import JsonlRows
 
 from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
 from .prompts import PromptError, load_rows, part_sizes, prompt_in
-from .records import PARTS, Part, PromptRow, rows_in
+from .records import PARTS, Part, PromptRow, prompt_text, rows_in
 from .spec import PromptsSpec
 
 SAMPLE = 500
@@ -131,7 +131,7 @@ class Estimator:
 
     def rate(
         self,
-        kind: Literal["generation", "reward", "training"],
+        kind: Literal["generation", "reading", "reward", "training"],
         configured: float | None,
         folders: Sequence[Path],
         measured: Callable[[Counts], float],
@@ -165,7 +165,7 @@ class Estimator:
             rows = list(rows_in(self.recipe.prompts / PROMPTS, PromptRow))
             counts = Counter(row.part for row in rows)
             parts: dict[Part, int] = {part: counts[part] for part in PARTS}
-            return Prompts(parts, self.mean_tokens([row.prompt.turns[0] for row in rows]), "the stage `prompts`")
+            return Prompts(parts, self.mean_tokens([prompt_text(row.prompt) for row in rows]), "the stage `prompts`")
         if (pairs := self.recipe.spec.pairs).dataset is not None:
             return self._own_pairs(pairs.dataset, pairs.split)
         if not spec.dataset.startswith("hf:"):
@@ -301,7 +301,8 @@ def _texts(spec: PromptsSpec) -> list[str]:
     texts = []
     for row in load_rows(spec.dataset, spec.split):
         try:
-            texts.append(prompt_in(row, spec.column)[1])
+            talk = prompt_in(row, spec.column)
+            texts.append("\n\n".join((*talk.turns, *talk.answered)))
         except PromptError:
             continue
     if not texts:

@@ -30,7 +30,7 @@ from .prompts import part_sizes
 from .spec import RecipeSpec, SuitesSpec, launch_path
 from .suites import named_suites
 from .template_checks import check_other_templates, check_target_template
-from .training.settings import TrainingSettings, renamed
+from .training.settings import MUON, TrainingSettings, renamed
 
 OUTPUT_TERMS = {
     "mrl": "allows research only, and that includes models trained on its answers",
@@ -160,6 +160,9 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
 
     trainings = check_training(spec, trains_here=check.here)
     _check_launch(spec, check)
+    for where, settings in trainings.items():
+        if settings.trainer.get("optim") == MUON:
+            _check_whole_matrices(partial(_section, spec, where), spec)
     location = _target(spec, check)
     if location is None:
         return
@@ -241,6 +244,16 @@ def _check_launch(spec: RecipeSpec, check: Preflight) -> None:
         check.of_machine(
             f"launch: {spec.launch} starts {processes} processes, but this machine has {devices} devices; copy the "
             "configuration and change num_processes"
+        )
+
+
+def _check_whole_matrices(place: Place, spec: RecipeSpec) -> None:
+    """Raise ConfigError if training would shard the matrices that Muon needs whole."""
+    kind = "NO" if spec.launch is None else str(read_yaml(launch_path(spec.launch)).get("distributed_type", "NO"))
+    if kind in ("FSDP", "DEEPSPEED"):
+        raise ConfigError(
+            f"{place('optim')} = {MUON!r} needs whole matrices, but launch = {spec.launch!r} shards them; use "
+            "`launch: ddp`, or another optimizer"
         )
 
 
@@ -356,7 +369,7 @@ def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> No
     keys = {
         key: settings.trainer[key] for key in ("optim", "optim_args", "optim_target_modules") if key in settings.trainer
     }
-    if "optim" not in keys or "8bit" in str(keys["optim"]):
+    if "optim" not in keys or keys["optim"] == MUON or "8bit" in str(keys["optim"]):
         return
     try:
         Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)
@@ -376,7 +389,8 @@ def _check_disk(
     left = [folder for folder in folders if not (folder / DONE).exists()]
     most = max((checkpoint_bytes(size, settings) for settings in trainings.values()), default=0)
     present = sum(path.stat().st_size for folder in left for path in folder.rglob("*") if path.is_file())
-    needed = len(left) * size * BFLOAT16 + most - present
+    saved = FLOAT32 if recipe.spec.save_dtype == "float32" else BFLOAT16
+    needed = len(left) * size * saved + most - present
     free = _free(recipe.out)
     if needed > free:
         check.of_machine(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.records import Prompt, digest
 from harness.records.errors import ConfigError, DataError, one_line
@@ -24,7 +24,7 @@ from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store.provenance import install_command
 from harness.suites.editions import read_json_lines
 
-from .records import Dropped, Part, PromptRow
+from .records import Dropped, Part, PromptRow, messages
 from .spec import PromptsSpec
 
 Row = Mapping[str, Any]
@@ -82,27 +82,42 @@ def is_missing_file(dataset: str) -> bool:
     return Path(dataset).suffix in FILES and not HUB.fullmatch(dataset) and not Path(dataset).expanduser().is_file()
 
 
-def prompt_in(row: Row, column: str) -> tuple[str | None, str]:
-    """Return (system message or None, user message) of a row's column: a text, a message or a conversation.
+class Conversation(NamedTuple):
+    """What a row asks: the user's last turn, after earlier turns with their answers."""
 
-    Raise PromptError if there is no prompt, or if the conversation has several user turns, because later ones cannot
-    be asked without the answers between them.
+    system: str | None
+    turns: tuple[str, ...]
+    answered: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """16 hex characters over everything in it."""
+        return digest(list(self) if self.answered else [self.system, self.turns[0]])[:16]
+
+
+def prompt_in(row: Row, column: str) -> Conversation:
+    """Return the prompt in a row's column: a text, a message or a conversation, whose last answer is left out.
+
+    Raise PromptError if there is no prompt, or if a turn of the user has no answer before the next one.
     """
     value = row.get(column)
     if isinstance(value, str):
-        return None, _words(value)
-    messages = [value] if isinstance(value, Mapping) else value
-    if not isinstance(messages, Iterable):
+        return Conversation(None, (_words(value),))
+    listed = [value] if isinstance(value, Mapping) else value
+    if not isinstance(listed, Iterable):
         raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
-    turns = [_message(message, column) for message in messages]
-    system = turns.pop(0)[1] if turns and turns[0][0] == "system" else None
+    talk = [_message(message, column) for message in listed]
+    system = talk.pop(0)[1] if talk and talk[0][0] == "system" else None
     if system and system.strip():
         _words(system)
-    if [role for role, _ in turns].count("user") > 1:
-        raise PromptError("several_turns", f"{len(turns)} messages")
-    if not turns or turns[0][0] != "user":
+    if not talk or talk[0][0] != "user":
         raise PromptError("no_prompt", f"{column} does not start with a user message")
-    return system, _words(turns[0][1])
+    while talk[-1][0] == "assistant":
+        talk.pop()
+    if [role for role, _ in talk] != ["user", *["assistant", "user"] * (len(talk) // 2)]:
+        raise PromptError("several_turns", f"{len(talk)} messages that are not question, answer, question, ...")
+    texts = [_words(text) for _, text in talk]
+    return Conversation(system, tuple(texts[::2]), tuple(texts[1::2]))
 
 
 def _message(message: object, column: str) -> tuple[str, str]:
@@ -258,20 +273,21 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
                 known = ", ".join(sorted(row)) or "none"
                 raise ConfigError(f"{spec.dataset}, row {number} has no column {column!r}; it has: {known}")
         try:
-            system, words = prompt_in(row, spec.column)
+            talk = prompt_in(row, spec.column)
         except PromptError as error:
             kept.dropped.append(Dropped(id=f"row-{number}", reason=error.reason, detail=error.detail))
             continue
         category = row.get("category")
         prompt = Prompt(
-            id=_id(row, spec, number) or digest([system, words])[:16],
-            turns=(words,),
+            id=_id(row, spec, number) or talk.digest,
+            turns=talk.turns,
             category=category if isinstance(category, str) and category else "all",
-            system=system,
+            system=talk.system,
+            answered=talk.answered,
         )
         first = taken.setdefault(prompt.id, prompt)
         if first is not prompt:
-            if (first.turns, first.system) != (prompt.turns, prompt.system):
+            if messages(first) != messages(prompt):
                 raise ConfigError(f"{spec.dataset}, row {number}: the id {prompt.id!r} belongs to another prompt")
             kept.drop(prompt, "duplicate", prompt.id)
             continue
@@ -281,14 +297,15 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
 
 def duplicates() -> Callable[[Prompt], tuple[str, str] | None]:
     """Return a filter for `Kept.sift` that drops repeated prompts, also if only case, white space or width differ."""
-    exact: dict[tuple[str | None, str], str] = {}
-    plain: dict[tuple[str | None, str], str] = {}
+    exact: dict[tuple[str | None, ...], str] = {}
+    plain: dict[tuple[str | None, ...], str] = {}
 
     def why(prompt: Prompt) -> tuple[str, str] | None:
-        first = exact.setdefault((prompt.system, prompt.turns[0]), prompt.id)
+        texts = [message["content"] for message in messages(prompt) if message["role"] != "system"]
+        first = exact.setdefault((prompt.system, *texts), prompt.id)
         if first != prompt.id:
             return "duplicate", first
-        first = plain.setdefault((prompt.system, normalised(prompt.turns[0])), prompt.id)
+        first = plain.setdefault((prompt.system, *map(normalised, texts)), prompt.id)
         return None if first == prompt.id else ("near_duplicate", first)
 
     return why

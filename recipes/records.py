@@ -19,7 +19,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 
 class PromptRow(Record):
-    """One line of `prompts.jsonl`. The prompt has one turn."""
+    """One line of `prompts.jsonl`. The last turn of the prompt is to be answered; earlier ones have answers."""
 
     prompt: Prompt
     part: Part
@@ -90,8 +90,9 @@ class PreferencePair(Record):
     @property
     def messages(self) -> list[dict[str, str]]:
         """The conversation to answer."""
-        *system, question = messages(self.prompt)
-        return [*system, *self.history, question]
+        talk = messages(self.prompt)
+        start = 0 if self.prompt.system is None else 1
+        return [*talk[:start], *self.history, *talk[start:]]
 
 
 def rows_in(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
@@ -105,6 +106,21 @@ Messages = list[dict[str, str]]
 
 
 def messages(prompt: Prompt) -> Messages:
-    """Return the conversation to answer. A recipe's prompts have one turn."""
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
-    return [*system, {"role": "user", "content": prompt.turns[0]}]
+    """Return the conversation to answer, which ends with the user's last turn."""
+    talk = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
+    for turn, answer in zip(prompt.turns, prompt.answered, strict=False):
+        talk += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+    return [*talk, {"role": "user", "content": prompt.turns[-1]}]
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """Return the conversation as one text, without its system message: a single turn as it is.
+
+    >>> prompt_text(Prompt(id="p", category="all", turns=("Hi", "And now?"), answered=("Hello.",)))
+    'User: Hi\\n\\nAssistant: Hello.\\n\\nUser: And now?'
+    """
+    if not prompt.answered:
+        return prompt.turns[-1]
+    names = {"user": "User", "assistant": "Assistant"}
+    talk = [message for message in messages(prompt) if message["role"] in names]
+    return "\n\n".join(f"{names[message['role']]}: {message['content']}" for message in talk)

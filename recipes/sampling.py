@@ -41,7 +41,7 @@ from .devices import Gpus, replica_devices
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
 from .layout import Counts
 from .prompts import PromptError, Row, prompt_in
-from .records import Part, PromptRow, rows_in
+from .records import Part, PromptRow, prompt_text, rows_in
 
 log = logging.getLogger(__name__)
 
@@ -370,13 +370,12 @@ def generation_time(
     known: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
 ) -> DeviceTime:
     """Return the time to generate tokens with a source or `target`. `measured`: folders of steps that sampled it."""
-    configured, devices = known.recipe.spec.rates.generation, devices_of(serve)
+    assumed, devices = known.recipe.spec.rates.of("generation", model), devices_of(serve)
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
         return number(counts, "session_completion_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
-    assumed = configured.get(model) if isinstance(configured, dict) else configured
     return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
 
 
@@ -417,7 +416,7 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
     unknown format or no row matches a prompt.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
-    by_text = {_one_spaced(prompt.turns[-1]): prompt for prompt in prompts}
+    by_text = {_one_spaced(prompt_text(prompt)): prompt for prompt in prompts}
     counted: dict[str, int] = {}
     unknown = 0
     file = JsonlRows(path, Answer)
@@ -446,9 +445,10 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
 
 def _question(row: Row) -> str:
     try:
-        return prompt_in(row, "prompt")[1]
+        talk = prompt_in(row, "prompt")
     except PromptError:
         return ""
+    return prompt_text(Prompt(id="", category="all", turns=talk.turns, answered=talk.answered))
 
 
 def _texts(row: Row, where: str) -> list[Thoughts]:

@@ -29,6 +29,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 """Endpoints accept at most 2, and so does vLLM's API."""
 Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
+SaveDtype = Literal["float32", "bfloat16", "float16"]
 WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
 """Methods trained on the answers of all sources by `training.weighted`; they need no pairs of the target's answers."""
 PAIRED: tuple[Method, ...] = ("preference", "infifpo")
@@ -322,6 +323,9 @@ class RatesSpec(Record):
     """Mean tokens per answer. The default is a guess: WRPO's beta of 0.01 suits answers of about this length."""
     generation: float | dict[str, float] | None = None
     """Generated tokens per second and device: one number for all models, or one per source (and `target`)."""
+    reading: float | dict[str, float] | None = Field(default=None, exclude_if=is_empty)
+    """Tokens per second and device that a source reads to give their log-probabilities (method infifpo): one number, or
+    one per source. None: until it is measured, as fast as generation, which is an upper bound of the time."""
     reward: float | None = Field(default=None, gt=0)
     """Tokens per second and device that the reward model reads."""
     training: float | None = Field(default=None, gt=0)
@@ -330,6 +334,11 @@ class RatesSpec(Record):
     """US dollars per GPU-hour."""
     start_minutes: float = Field(default=5.0, ge=0, exclude_if=lambda minutes: minutes == 5.0)
     """Minutes until a model is loaded and works. The default is a guess for models of tens of GB on a local disk."""
+
+    def of(self, kind: Literal["generation", "reading"], model: str) -> float | None:
+        """Return the rate that the recipe states for a source or `target`, or None."""
+        stated = self.generation if kind == "generation" else self.reading
+        return stated.get(model) if isinstance(stated, dict) else stated
 
 
 class EvaluateEverySpec(SuitesSpec):
@@ -379,6 +388,11 @@ class RecipeSpec(Record):
     """Train by `accelerate launch` with this configuration: a file, or the name of a shipped one (ddp, fsdp2, zero3).
 
     None: train in this process.
+    """
+    save_dtype: SaveDtype | None = Field(default=None, exclude_if=is_empty)
+    """Precision of the checkpoints. None: the target's. In training, weights are float32 unless `dtype` says otherwise.
+
+    At 16 bits, updates far below the precision of their weights are lost: a warning says so if most are.
     """
     devices: int | None = Field(default=None, ge=1, exclude_if=is_empty)
     """GPUs that the steps share. None: all that the machine shows, and none for --dry-run."""
@@ -535,9 +549,9 @@ def _check_names(spec: RecipeSpec, where: str) -> None:
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
         if name not in (*known, "all", "best"):
             raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")
-    generation = spec.rates.generation
-    if isinstance(generation, dict) and (odd := sorted(set(generation) - {*names, "target"})):
-        raise ConfigError(f"{where}: rates.generation names {odd[0]!r}; models are target, {', '.join(names)}")
+    for key, stated in (("generation", spec.rates.generation), ("reading", spec.rates.reading)):
+        if isinstance(stated, dict) and (odd := sorted(set(stated) - {*names, "target"})):
+            raise ConfigError(f"{where}: rates.{key} names {odd[0]!r}; models are target, {', '.join(names)}")
 
 
 def _check_variants(spec: RecipeSpec, where: str) -> None:

@@ -226,11 +226,13 @@ def _board(recipe: Recipe, *, shown: bool) -> JsonValue:
 def _show_sweeps(recipe: Recipe) -> None:
     from harness.cli.console import print_tables
 
-    from .report.data import read_all_measured
+    from .report.data import read_all_measured, read_suites
     from .report.sweeps import sweep_grids, sweep_reports
     from .report.tables import rich_grid
 
-    for sweep in sweep_reports(recipe, read_all_measured(recipe)) if recipe.spec.sweeps else ():
+    if not recipe.spec.sweeps:
+        return
+    for sweep in sweep_reports(recipe, read_all_measured(recipe), read_suites(recipe)):
         print_tables(*map(rich_grid, sweep_grids(sweep)), more=f"{recipe.report / 'variants.html'} has them")
         for sentence in sweep.sentences:
             typer.echo(sentence)

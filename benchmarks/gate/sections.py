@@ -21,6 +21,7 @@ from harness.stats.paired import correlation, detectable, paired_difference, rat
 from harness.suites.scoring import QuestionSums, common
 
 from .audits import audit_lines
+from .best import best_lines
 from .default_gate import (
     DEFAULT_HEAD,
     DROPS,
@@ -40,7 +41,7 @@ from .story import story
 from .subset import SUBSET_HEAD, subset_rows
 
 SEEDS = 5
-LEFT = ("suite", "metric", "with", "check", "unit")
+LEFT = ("suite", "metric", "with", "check", "unit", "limited")
 SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
 LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
@@ -232,5 +233,6 @@ SECTIONS = {
     "subsets": Section("Judged on some of the questions, adjusted", subsets),
     "direct": Section("Head to head, or over a third model", direct),
     "story": Section("A regression of three points, by design of the gate", story),
+    "best": Section("Which of several may be the best", best_lines),
     "audits": Section("Audits by an expensive judge, and a cyclic jury", audit_lines),
 }

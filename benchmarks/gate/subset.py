@@ -1,10 +1,17 @@
-"""What the adjusted estimate gains if a candidate was judged on some of the questions, on published judgments."""
+"""What the adjusted estimate gains if runs were judged on some of the questions, on published judgments.
+
+Either the candidate alone has a limit, or both runs have the same part of the questions, or each has a part of its own.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import product
+from typing import Literal
 
-from harness.stats.combined import adjusted_difference
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.stats.combined import AdjustedDifference, JudgedPart, adjusted_difference, difference_of_parts
 from harness.stats.intervals import FloatArray
 from harness.suites.scoring import common
 
@@ -13,52 +20,85 @@ from .published import Published
 SIZES = {"mt_bench": (40,), "alpaca_eval": (100, 200), "arena_hard": (100, 200)}
 LOWEST = 5.0
 """Percent. Below, a hundred questions contain two or three wins, too few for any interval, adjusted or not."""
+Limited = Literal["one run", "both, the same part", "both, parts of their own"]
+LIMITED: tuple[Limited, ...] = ("one run", "both, the same part", "both, parts of their own")
 SUBSET_HEAD = (
-    *("suite", "judged", "of", "variance, adjusted / plain", "95 % interval covers the full set's difference"),
+    *(
+        "suite",
+        "limited",
+        "judged",
+        "of",
+        "variance, adjusted / plain",
+        "95 % interval covers the full set's difference",
+    ),
     *("covers the difference over all such questions", "draws"),
 )
 
 
 def subset_rows(part: Published, trials: int) -> list[list[str]]:
-    """Return one row per number of questions, over random pairs of models.
+    """Return one row per design and number of questions, over random pairs of models.
 
     Variance and first coverage are about the difference on all of the suite's questions. For the second, the full set
-    is itself a random half of them, and the truth is the difference on the whole.
+    is itself drawn with replacement from the suite's questions, and the truth is the difference on these.
     """
     models = [sums for sums in common(list(part.models.values())) if sums.scale == 1.0 or (sums.value or 0.0) > LOWEST]
     scores = np.array([_linear(sums.above, sums.below, sums.scale) for sums in models])
     rng, total = np.random.default_rng(0), scores.shape[1]
     rows = []
-    for count in SIZES[part.suite]:
+    for limited, count in product(LIMITED, SIZES[part.suite]):
         errors: list[tuple[float, float]] = []
         covered, covered_all = 0, 0
         for _ in range(trials):
             candidate, baseline = rng.choice(len(scores), 2, replace=False)
-            rest = np.delete(scores, [candidate, baseline], axis=0).T
-            at = rng.choice(total, count, replace=False)
             true = float(scores[candidate].mean() - scores[baseline].mean())
-            estimate = adjusted_difference(scores[candidate, at], at, scores[baseline], rest)
-            assert estimate is not None, "the sizes are large enough"
-            errors.append((estimate.value - true, float((scores[candidate, at] - scores[baseline, at]).mean()) - true))
+            at, at_baseline = _parts(limited, total, count, rng)
+            estimate = _adjusted(scores, (candidate, baseline), (at, at_baseline))
+            errors.append((estimate.value - true, _plain(scores, (candidate, baseline), (at, at_baseline)) - true))
             low, high = estimate.interval_set()
             covered += low <= true <= high
-            covered_all += _covers_all(scores, candidate, baseline, count, rng)
+            drawn = scores[:, rng.integers(total, size=total)]
+            low, high = (
+                _adjusted(drawn, (candidate, baseline), _parts(limited, total, count, rng)).estimate().interval()
+            )
+            covered_all += low <= true <= high
         ratio = np.var([error for error, _ in errors]) / np.var([error for _, error in errors])
         shares = [f"{100 * count_covered / trials:.1f} %" for count_covered in (covered, covered_all)]
-        rows.append([part.suite, str(count), str(total), f"{ratio:.2f}", *shares, str(trials)])
+        rows.append([part.suite, limited, str(count), str(total), f"{ratio:.2f}", *shares, str(trials)])
     return rows
 
 
-def _covers_all(scores: FloatArray, candidate: int, baseline: int, count: int, rng: np.random.Generator) -> bool:
-    """Return whether the gate's interval covers, if the suite were drawn with replacement from its own questions."""
-    total = scores.shape[1]
-    drawn = scores[:, rng.integers(total, size=total)]
+Positions = NDArray[np.int64]
+
+
+def _parts(limited: Limited, total: int, count: int, rng: np.random.Generator) -> tuple[Positions, Positions]:
+    """Return the questions of candidate and baseline."""
     at = rng.choice(total, count, replace=False)
-    rest = np.delete(drawn, [candidate, baseline], axis=0).T
-    estimate = adjusted_difference(drawn[candidate, at], at, drawn[baseline], rest)
+    if limited == "both, the same part":
+        return at, at
+    return at, np.arange(total) if limited == "one run" else rng.choice(total, count, replace=False)
+
+
+def _adjusted(scores: FloatArray, pair: tuple[int, int], parts: tuple[Positions, Positions]) -> AdjustedDifference:
+    (candidate, baseline), (at, at_baseline) = pair, parts
+    rest = np.delete(scores, pair, axis=0).T
+    if len(at_baseline) == scores.shape[1]:
+        estimate = adjusted_difference(scores[candidate, at], at, scores[baseline], rest)
+    else:
+        judged, reference = (
+            JudgedPart(scores[candidate, at], at),
+            JudgedPart(scores[baseline, at_baseline], at_baseline),
+        )
+        estimate = difference_of_parts(judged, reference, rest)
     assert estimate is not None, "the sizes are large enough"
-    low, high = estimate.estimate().interval()
-    return bool(low <= scores[candidate].mean() - scores[baseline].mean() <= high)
+    return estimate
+
+
+def _plain(scores: FloatArray, pair: tuple[int, int], parts: tuple[Positions, Positions]) -> float:
+    """Return the difference on the common questions; with fewer than two, that of the two means."""
+    shared = np.intersect1d(*parts)
+    if len(shared) < 2:
+        return float(scores[pair[0], parts[0]].mean() - scores[pair[1], parts[1]].mean())
+    return float((scores[pair[0], shared] - scores[pair[1], shared]).mean())
 
 
 def _linear(above: FloatArray, below: FloatArray, scale: float) -> FloatArray:

@@ -25,8 +25,6 @@ from .games import Sums, play, truth
 from .methods import (
     bca_interval,
     jackknife,
-    mcnemar,
-    newcombe_paired,
     ratio_replicates,
     wilson,
 )
@@ -108,15 +106,17 @@ def paired_coverage(sets: int, questions: int, *, resamples: int = 2000, seed: i
 
 
 def binary_coverage(sets: int, questions: int, *, seed: int = 3) -> list[Share]:
-    """Wilson for a share, Newcombe for a paired difference of shares; a game won is a success."""
+    """Wilson for a share, and the product's paired difference of shares; a game won is a success."""
     first, second, true = _binary(sets, questions, (0.3, -0.1), seed)
-    hits = [0, 0]
+    hits, ones = [0, 0], np.ones(questions)
     for one, other in zip(first, second, strict=True):
         low, high = wilson(int(one.sum()), questions)
         hits[0] += low <= true[0] <= high
-        low, high = newcombe_paired(*_cells(one, other))
+        estimate = paired_difference((one, ones), (other, ones), bounds=(0.0, 1.0))
+        assert estimate is not None
+        low, high = estimate.interval()
         hits[1] += low <= true[0] - true[1] <= high
-    names = ("share, Wilson", "paired difference of shares, Newcombe")
+    names = ("share, Wilson", "paired difference of shares, t")
     return [Share(name, questions, count, sets) for name, count in zip(names, hits, strict=True)]
 
 
@@ -131,12 +131,6 @@ def _binary(sets: int, questions: int, levels: tuple[float, float], seed: int) -
     return data[:, :, 0], data[:, :, 1], (float(many[:, 0].mean()), float(many[:, 1].mean()))
 
 
-def _cells(one: FloatArray, other: FloatArray) -> tuple[int, int, int, int]:
-    both, first = int((one * other).sum()), int((one * (1 - other)).sum())
-    second = int(((1 - one) * other).sum())
-    return both, first, second, len(one) - both - first - second
-
-
 def false_alarms(sets: int, questions: int, *, flips: int = 999, seed: int = 4) -> list[Share]:
     """How often two equal models are told apart at 5 %."""
     data = play(np.random.default_rng(seed), sets, questions, NULL)
@@ -148,14 +142,12 @@ def false_alarms(sets: int, questions: int, *, flips: int = 999, seed: int = 4) 
         student += estimate.p_two_sided() <= 0.05
         swapped += swap_test(first, second, flips=flips, seed=one) <= 0.05
     wins, others, _ = _binary(sets, questions, (0.2, 0.2), seed)
-    cells = [_cells(one, other) for one, other in zip(wins, others, strict=True)]
-    exact = sum(mcnemar(b, c) <= 0.05 for _, b, c, _ in cells)
-    middle = sum(mcnemar(b, c, mid_p=True) <= 0.05 for _, b, c, _ in cells)
+    ones = np.ones(questions)
+    exact = sum(swap_test((one, ones), (other, ones)) <= 0.05 for one, other in zip(wins, others, strict=True))
     counts = {
         "paired t": student,
-        "sign-flip permutation": swapped,
-        "McNemar, exact": exact,
-        "McNemar, mid-p": middle,
+        "permutation": swapped,
+        "permutation of right or wrong answers (McNemar's exact test)": exact,
     }
     return [Share(name, questions, count, sets) for name, count in counts.items()]
 

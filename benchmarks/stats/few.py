@@ -68,7 +68,24 @@ def _published_lines(parts: Sequence[Published], sets: int) -> Iterator[str]:
     for name, first, second in (row for part in parts for row in model_pairs(part)):
         cells = [paired_cell(first, second, size, sets) for size in SIZES]
         yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
+    yield f"\n## Few questions: paired differences of right and wrong answers, {sets} data sets\n"
+    yield f"| questions drawn from |{heads} wider at 50 |\n| --- |{rule}"
+    for name, first, second in (row for part in parts for row in right_or_wrong_pairs(part)):
+        cells = [paired_cell(first, second, size, sets) for size in SIZES]
+        yield f"| {name} | " + " | ".join(cell.text() for cell in cells) + f" | {cells[3].wider_text()} |"
     yield ""
+
+
+def right_or_wrong_pairs(part: Published) -> Iterator[tuple[str, QuestionSums, QuestionSums]]:
+    """Return the pairs of `model_pairs` of a benchmark of preferences with a question won or lost, as 1 or 0."""
+    if part.models and next(iter(part.models.values())).scale != 1.0:
+        won = {name: _won(sums) for name, sums in part.models.items()}
+        yield from model_pairs(replace(part, models=won))
+
+
+def _won(sums: QuestionSums) -> QuestionSums:
+    above = (sums.above / sums.below > 0.5).astype(np.float64)
+    return replace(sums, scale=1.0, above=above, below=np.ones(len(above)), bounds=(0.0, 1.0))
 
 
 def single_models(part: Published) -> Iterator[tuple[str, QuestionSums]]:

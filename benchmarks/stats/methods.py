@@ -1,5 +1,5 @@
-"""Methods that the product does not use, measured beside those it does: bootstrap of many models, BCa intervals,
-intervals of shares, McNemar's test.
+"""Methods that the product does not use, measured beside those it does: bootstrap of many models, BCa intervals, and
+intervals of shares.
 
 BCa: Efron 1987, JASA 82:171; Efron and Tibshirani 1993, chapter 14. With z0 = Phi^-1(share of replicates below the
 estimate) and a = sum(l^3) / (6 (sum l^2)^1.5), l being the jackknife's mean less its values, the ends are the
@@ -65,20 +65,6 @@ def bca_interval(estimate: float, replicates: FloatArray, left_out: FloatArray) 
     return Interval(low=float(low), high=float(high), se=plain.se)
 
 
-def mcnemar(only_first: int, only_second: int, *, mid_p: bool = False) -> float:
-    """Two-sided exact p that wins on discordant pairs are even: b ~ Binomial(b + c, 1/2) (McNemar 1947).
-
-    `mid_p` counts the observed outcome half: closer to the nominal rate, no longer guaranteed (Fagerland, Lydersen and
-    Laake 2013, doi 10.1186/1471-2288-13-91).
-    """
-    total, least = only_first + only_second, min(only_first, only_second)
-    if total == 0:
-        return 1.0
-    tail = float(special.bdtr(least, total, 0.5))
-    at = float(special.bdtr(least, total, 0.5) - (special.bdtr(least - 1, total, 0.5) if least else 0.0))
-    return min(1.0, 2 * (tail - at / 2 if mid_p else tail))
-
-
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Interval of a share, in [0, 1] (Wilson 1927): the shares that a score test does not reject.
 
@@ -92,35 +78,3 @@ def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
     return max(0.0, low), min(1.0, high)
-
-
-def newcombe_paired(
-    both: int, only_first: int, only_second: int, neither: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval of (share of first) - (share of second) on the same n questions, in [-1, 1].
-
-    Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson intervals of both shares, squared and added with
-    their correlation phi, which is continuity-corrected where positive. Raise ValueError for n = 0.
-    """
-    n = both + only_first + only_second + neither
-    if n == 0:
-        raise ValueError("no question was seen with both")
-    first, second = (both + only_first) / n, (both + only_second) / n
-    low1, high1 = wilson(both + only_first, n, level)
-    low2, high2 = wilson(both + only_second, n, level)
-    phi = _phi(both, only_first, only_second, neither)
-    down1, up1, down2, up2 = first - low1, high1 - first, second - low2, high2 - second
-    below = math.sqrt(max(0.0, down1**2 - 2 * phi * down1 * up2 + up2**2))
-    above = math.sqrt(max(0.0, up1**2 - 2 * phi * up1 * down2 + down2**2))
-    return max(-1.0, first - second - below), min(1.0, first - second + above)
-
-
-def _phi(a: int, b: int, c: int, d: int) -> float:
-    """Correlation of the two outcomes, as method 10 has it; 0 where a margin is empty."""
-    margins = (a + b) * (c + d) * (a + c) * (b + d)
-    if margins == 0:
-        return 0.0
-    top = float(a * d - b * c)
-    if top > 0:
-        top = max(top - (a + b + c + d) / 2, 0.0)
-    return top / math.sqrt(margins)

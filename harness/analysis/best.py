@@ -17,7 +17,7 @@ from ..records import Prompt, Record
 from ..records.errors import ConfigError
 from ..records.facts import higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
-from ..stats.best import compare_with_best
+from ..stats.best import BestBounds, compare_with_best
 from ..stats.intervals import FloatArray
 from ..stats.paired import least_se, terms
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
@@ -114,22 +114,21 @@ def best_of(
         raise NotRankedError(
             f"{card.suite}: it is unknown whether more or less {metric} is better, so nothing is the best"
         )
-    sign, least, notes = 1.0 if better else -1.0, None, []
+    sign, notes = 1.0 if better else -1.0, []
     if refits:
         values = np.array([refits[0].values[0], *(pair.values[1] for pair in refits)])
         replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
         covariance = np.cov(replicates).astype(np.float64)
-        df, questions = 0, refits[0].n
+        questions, bounds = refits[0].n, compare_with_best(sign * values, covariance, 0, seed=seed)
     elif sums:
-        values, covariance = _estimates(sums)
-        df, questions, least = len(sums[0].ids) - 1, len(sums[0].ids), _least(sums, values)
+        values, bounds = best_of_sums(sums, sign=sign, seed=seed)
+        questions = len(sums[0].ids)
         if metric != card.headline:
             notes.append(f"by {metric}: {card.headline} cannot be refitted for these runs together")
     else:
         values, covariance = _independent(runs)
-        df, questions = 0, 0
+        questions, bounds = 0, compare_with_best(sign * values, covariance, 0, seed=seed)
         notes.append("by the cards' own errors, as if the questions were different: not all runs have their rows")
-    bounds = compare_with_best(sign * values, covariance, df, least=least, seed=seed)
     rows = [
         BestRow(
             model=run.name,
@@ -183,6 +182,15 @@ def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[Que
     return shared if shared and len(shared[0].ids) >= 2 else None
 
 
+def best_of_sums(
+    sums: Sequence[QuestionSums], *, sign: float = 1.0, seed: int = 0
+) -> tuple[FloatArray, list[BestBounds]]:
+    """Return the values (models,) and bounds of models with the same questions; `sign` -1 if less is better."""
+    values, covariance = _estimates(sums)
+    bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums, values), seed=seed)
+    return values, bounds
+
+
 def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
     """Return the values (models,) and their covariance, both over the same questions."""
     values = np.array([part.scale * float(part.above.sum() / part.below.sum()) for part in sums])
@@ -194,10 +202,11 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
 
 def _least(sums: Sequence[QuestionSums], values: FloatArray) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
-    first = sums[0]
-    if first.bounds is None:
+    known = [part.bounds for part in sums if part.bounds is not None]
+    if len(known) < len(sums):
         return None
-    bounds, questions = first.bounds, len(first.ids)
+    first, questions = sums[0], len(sums[0].ids)
+    bounds = min(low for low, _ in known), max(high for _, high in known)
     gaps = (values[:, None] - values) / first.scale
     return first.scale * np.array([[least_se(questions, float(gap), bounds) for gap in row] for row in gaps])
 

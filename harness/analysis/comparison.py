@@ -3,7 +3,8 @@
 The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
 A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, *direct* if
 the two answers were judged against each other (`games.py`), and *unpaired* if only the two cards exist. If one run has
-only some of the other's questions, a sum over them is also *adjusted* for the questions that were not judged.
+only some of the other's questions, or both have a limit, a sum over them is also *adjusted* for the questions that were
+not judged.
 
 >>> differing_protocols({"judge": "gpt-4", "seed": 1}, {"judge": "gpt-4.1", "seed": 1})
 ["judge: 'gpt-4' and 'gpt-4.1'"]
@@ -22,15 +23,16 @@ from pydantic import Field, JsonValue
 from ..records import Prompt, Record, Score, ScoreCard
 from ..records.facts import facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
-from ..stats.combined import adjusted_difference
+from ..stats.combined import AdjustedDifference, JudgedPart, adjusted_difference, difference_of_parts
 from ..stats.intervals import FloatArray, percentile_interval
 from ..stats.paired import (
     ClusteredEstimate,
+    Terms,
     correlation,
     detectable,
     holm,
     required_n,
-    swap_test,
+    swap_tests,
     terms,
     two_sided_p,
 )
@@ -41,6 +43,7 @@ from ..suites.scoring import (
     question_sums,
     rules_of,
     run_sums,
+    shared_bounds,
     sums_difference,
 )
 from .changes import AnswerShift, Flip, Orders, flips, order_doubts, shifts
@@ -72,7 +75,8 @@ class Difference(Record):
     df: int
     """Degrees of freedom of `se`; 0: normal."""
     p: float
-    """Two-sided: exact permutation (paired, direct), t (adjusted, pooled, within), normal (refitted, unpaired)."""
+    """Two-sided: exact permutation, of right and wrong answers McNemar's (paired, direct); t (adjusted, pooled,
+    within); normal (refitted, unpaired)."""
     p_adjusted: float | None = None
     """Holm-adjusted over `tests`; None if there is only one."""
     tests: int | None = Field(default=None, exclude_if=lambda tests: tests is None)
@@ -82,7 +86,7 @@ class Difference(Record):
     needed: int | None
     """Questions needed to detect a true difference of this size; None if the difference is 0, or `n` unknown (0)."""
     n: int
-    """Common questions."""
+    """Common questions; of an adjusted difference, those of the run that has fewer."""
     correlation: float | None = None
     """Correlation of the two models' question scores: what pairing gains."""
     method: Method
@@ -99,7 +103,7 @@ class Difference(Record):
 
 
 class Adjustment(Record):
-    """A difference adjusted for the questions on which only one of the two was judged, beside the plain one.
+    """A difference adjusted for the questions on which one of the two or both were not judged, beside the plain one.
 
     The questions that were judged must be a random sample, as those of `--limit` are.
     """
@@ -108,12 +112,14 @@ class Adjustment(Record):
     """Over questions of the kind, like the plain one: it may decide."""
     n: int
     of: int
-    """Questions judged for both, and for the run that has more."""
+    """Questions judged for both, and those that the difference is about: of the run that has more, or of `models`."""
+    judged: tuple[int, int] | None = Field(default=None, exclude_if=lambda counts: counts is None)
+    """Questions of the two, if both have a limit and neither has all of the other's questions and more."""
     set_low: float
     set_high: float
     """95 %, of the difference on just these `of` questions: what judging the rest would show."""
     models: tuple[str, ...]
-    """Other models whose scores predict the missing ones, besides the run that has more questions."""
+    """Other models whose scores predict the missing ones, besides those of the run that has more questions."""
 
 
 class Comparison(Record):
@@ -138,7 +144,7 @@ class Comparison(Record):
     """Differences between the protocols, if the runs were compared anyway (--force)."""
     notes: tuple[str, ...] = ()
     adjusted: tuple[Adjustment, ...] = Field(default=(), exclude_if=lambda rows: not rows)
-    """For sums over all questions, if one run has only some of the other's questions."""
+    """For sums over all questions, if one run has only some of the other's questions, or both have a limit."""
 
     def difference(self, metric: str, category: str | None = None) -> Difference | None:
         return next((row for row in self.differences if (row.metric, row.category) == (metric, category)), None)
@@ -195,6 +201,8 @@ def compare(
         cheap = _paired_sums(replace(first, audit=None), replace(second, audit=None), categories)
         main = cheap[0] if cheap else None
     doubts = order_doubts(first, second, main)
+    adjustments = _adjustments(first, second, covariates, seed)
+    notes = _notes(first, second, categories, fits) if not own else _own_notes(first, second, main)
     return Comparison(
         suite=first.card.suite,
         suite_version=first.card.suite_version,
@@ -209,8 +217,8 @@ def compare(
         shifts=shifts(first.answers, second.answers),
         orders=doubts,
         forced=tuple(differing(first.card, second.card)),
-        notes=_notes(first, second, categories, fits) if not own else _own_notes(first, second, main),
-        adjusted=_adjustments(first, second, covariates, seed),
+        notes=(*notes, *_plain_notes(first, second, adjustments)),
+        adjusted=adjustments,
     )
 
 
@@ -219,27 +227,42 @@ SumsOf = Callable[..., QuestionSums]
 
 
 def headline_difference(
-    first: RunRows,
-    second: RunRows,
+    first: RunRows, second: RunRows, *, prompts: Sequence[Prompt] | None = None, suite: object = None
+) -> Difference | None:
+    """Return the difference of the headline as `compare` does, and nothing else."""
+    return headline_differences([(first, second)], prompts=prompts, suite=suite)[0]
+
+
+def headline_differences(
+    pairs: Sequence[tuple[RunRows, RunRows]],
     *,
     prompts: Sequence[Prompt] | None = None,
     suite: object = None,
-    seed: int = 0,
     sums_of: SumsOf = run_sums,
-) -> Difference | None:
-    """Return the difference of the headline as `compare` does, and nothing else: for tables of many pairs."""
+) -> list[Difference | None]:
+    """Return `headline_difference` of each pair of one suite's runs; what pairs have in common is computed once."""
+    rows: list[Difference | None] = []
+    sums: dict[int, tuple[QuestionSums, QuestionSums]] = {}
+    for at, (first, second) in enumerate(pairs):
+        fits = _fits(first, second, prompts, suite)
+        rows.append(refitted(fits) if fits is not None and fits.metric == first.card.headline else None)
+        if rows[at] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
+            sums[at] = shared
+    for at, row in zip(sums, paired_rows(list(sums.values())), strict=True):
+        rows[at] = row
+    for at, (first, second) in enumerate(pairs):
+        row = rows[at] or unpaired(first.card, second.card, first.card.headline)
+        rows[at] = None if row is None else _directed(row, first.card)
+    return rows
+
+
+def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[QuestionSums, QuestionSums] | None:
+    """Return both runs' sums of the headline over common questions; None if it is no sum, or with under two of them."""
     headline = first.card.headline
-    fits = _fits(first, second, prompts, suite)
-    row = refitted(fits) if fits is not None and fits.metric == headline else None
-    if row is None:
-        pairs = _paired_sums(first, second, None, sums_of)
-        sums = next((pair for pair in pairs if pair[0].metric == headline), None)
-        if not pairs:
-            sums = _own_sums(first, second).get((headline, None))
-        row = None if sums is None else paired(*sums, None, seed)
-    if row is None:
-        row = unpaired(first.card, second.card, headline)
-    return None if row is None else _directed(row, first.card)
+    if pairs := _paired_sums(first, second, None, sums_of, metric=headline):
+        return pairs[0]
+    own_sums = _own_sums(first, second).get((headline, None))
+    return None if own_sums is None or _paired_sums(first, second, None, sums_of) else own_sums
 
 
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
@@ -256,22 +279,45 @@ def is_part(first: RunRows, second: RunRows) -> bool:
     return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
 
 
+def are_parts(first: RunRows, second: RunRows) -> bool:
+    """Return whether both runs have a limit, and neither has all of the other's questions and more."""
+    return _limit(first) is not None and _limit(second) is not None and not is_part(first, second)
+
+
 def _limit(run: RunRows) -> JsonValue:
     return run.card.protocol.get("limit")
 
 
 def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
     # an audit is itself an estimate of the questions that the expensive judge did not see
-    if not is_part(first, second) or first.audit is not None or second.audit is not None:
+    if first.audit is not None or second.audit is not None:
         return ()
+    adjust = adjustment if is_part(first, second) else adjustment_of_parts if are_parts(first, second) else None
     rows = []
-    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+    for rule in rules_of(first.card.suite, first.card.headline, first.judgments) if adjust is not None else ():
         if rule.category is None:  # the categories of the missing questions may be unknown
             sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *covariates)]
-            rows.append(adjustment(sums, [run.name for run in covariates], seed=seed))
+            rows.append(adjust(sums, [run.name for run in covariates], seed=seed))
     return tuple(
         row.model_copy(update={"difference": _directed(row.difference, first.card)}) for row in rows if row is not None
     )
+
+
+def _plain_notes(first: RunRows, second: RunRows, adjustments: Sequence[Adjustment]) -> list[str]:
+    """Return a sentence if the headline is not adjusted although questions are missing, and other metrics may be."""
+    headline = first.card.headline
+    if (first.audit is not None or second.audit is not None) and are_parts(first, second):
+        return [
+            "audited scores are not adjusted for questions beyond the limit: an audit corrects the cheap judge's "
+            "score as a whole, so it has no score of a single question to predict others from"
+        ]
+    if not adjustments or any(row.difference.metric == headline for row in adjustments):
+        return []
+    title = facts_of(first.card.suite).metric(headline).title
+    return [
+        f"the {title} is of the questions that both have, not adjusted for the others: it is fitted to all "
+        "verdicts at once, so it has no score of a single question to predict others from"
+    ]
 
 
 def _directed(row: Difference, card: ScoreCard) -> Difference:
@@ -315,11 +361,21 @@ def _unmatched(first: RunRows, second: RunRows, categories: Mapping[str, str] | 
 
 
 def _paired_sums(
-    first: RunRows, second: RunRows, categories: Mapping[str, str] | None, sums_of: SumsOf = run_sums
+    first: RunRows,
+    second: RunRows,
+    categories: Mapping[str, str] | None,
+    sums_of: SumsOf = run_sums,
+    *,
+    metric: str | None = None,
 ) -> list[tuple[QuestionSums, QuestionSums]]:
-    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions."""
+    """Return both runs' sums over common questions per ratio metric, for metrics with at least two common questions.
+
+    `metric`: only this one.
+    """
     pairs = []
     for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
+        if metric not in (None, rule.metric):
+            continue
         # a rule for one category cannot select its questions without the suite's data
         if rule.category is not None and categories is None:
             continue
@@ -413,17 +469,54 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
     """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
-    first_terms, second_terms = (first.above, first.below), (second.above, second.below)
-    estimate = sums_difference(second, first)
-    if estimate is None or first.value is None or second.value is None:
-        return None
-    p = swap_test(second_terms, first_terms, seed=seed)
-    low, high = estimate.interval()
-    if first.bounds is not None:
-        widest = first.scale * (first.bounds[1] - first.bounds[0])
-        low, high = max(low, -widest), min(high, widest)
-    row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
-    return row.model_copy(update={"category": category, "correlation": correlation(first.scores(), second.scores())})
+    row = paired_rows([(first, second)], seed)[0]
+    return None if row is None else row.model_copy(update={"category": category})
+
+
+def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 0) -> list[Difference | None]:
+    """Return the paired difference of each pair over all of its questions; None if there is no error estimate."""
+    estimates = [sums_difference(second, first) for first, second in pairs]
+    rows: list[Difference | None] = []
+    for (first, second), estimate, p in zip(pairs, estimates, _swap_ps(pairs, seed), strict=True):
+        if estimate is None or p is None or first.value is None or second.value is None:
+            rows.append(None)
+            continue
+        low, high = estimate.interval()
+        if (bounds := shared_bounds(first, second)) is not None:
+            widest = first.scale * (bounds[1] - bounds[0])
+            low, high = max(low, -widest), min(high, widest)
+        row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
+        rows.append(row.model_copy(update={"correlation": correlation(first.scores(), second.scores())}))
+    return rows
+
+
+def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> list[float | None]:
+    """Return the permutation p of each pair; None with under two questions.
+
+    Pairs with the same number of questions share their swaps, and a model's products with them if its questions are
+    the same, too.
+    """
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for at, (first, _) in enumerate(pairs):
+        groups[len(first.ids)].append(at)
+    p_values: list[float | None] = [None] * len(pairs)
+    for count, group in groups.items():
+        if count < 2:
+            continue
+        models: dict[tuple[bytes, bytes], int] = {}
+        columns: list[Terms] = []
+        positions = []
+        for first, second in (pairs[at] for at in group):
+            for sums in (second, first):
+                key = sums.above.tobytes(), sums.below.tobytes()
+                if key not in models:
+                    models[key] = len(columns)
+                    columns.append((sums.above, sums.below))
+                positions.append(models[key])
+        tested = swap_tests(columns, list(zip(positions[::2], positions[1::2], strict=True)), seed=seed)
+        for at, p in zip(group, tested, strict=True):
+            p_values[at] = p
+    return p_values
 
 
 def refitted(refits: Refits) -> Difference:
@@ -458,28 +551,66 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     estimate = adjusted_difference(_linear(part), judged, _linear(whole), models, seed=seed)
     if estimate is None:
         return None
-    whole_value = whole.value or 0.0
-    value, (low, high) = sign * estimate.value, sorted(sign * end for end in estimate.interval_set())
-    means = (whole_value, whole_value + value) if sign > 0 else (whole_value - value, whole_value)
-    clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
-    row = _difference(first.metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
+    row = _adjusted_row(first.metric, estimate, sign)
+    low, high = sorted(sign * end for end in estimate.interval_set())
+    names_known = tuple(name for name, _ in known)
+    return Adjustment(difference=row, n=estimate.n, of=estimate.of, set_low=low, set_high=high, models=names_known)
+
+
+def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int = 0) -> Adjustment | None:
+    """Return the second model minus the first, both judged on parts of the questions, adjusted for all of them.
+
+    `sums`: the two, then the models `names`. All questions are those of the model that has most; of the models, those
+    with 90 % of them are used. None without models, or if too few questions were judged.
+    """
+    first, second, *covariates = sums
+    ids = max((row.ids for row in covariates), key=len, default=())
+    at = {prompt_id: position for position, prompt_id in enumerate(ids)}
+    known = [(name, row) for name, row in zip(names, covariates, strict=True) if ids and _share_of(row, at) >= FEW]
+    if not known:
+        return None
+    parts = [row.of(ids) for row in (first, second)]
+    positions = [np.array([at[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in parts]
+    if not all(map(len, positions)):
+        return None
+    reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
+    models = np.column_stack([_column(row, ids) for _, row in known])
+    estimate = difference_of_parts(judged, reference, models, seed=seed)
+    if estimate is None:
+        return None
+    low, high = estimate.interval_set()
     return Adjustment(
-        # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
-        difference=row.model_copy(update={"needed": None}),
-        n=estimate.n,
+        difference=_adjusted_row(first.metric, estimate, 1.0),
+        n=len(set(parts[0].ids) & set(parts[1].ids)),
         of=estimate.of,
+        judged=(len(parts[0].ids), len(parts[1].ids)),
         set_low=low,
         set_high=high,
         models=tuple(name for name, _ in known),
     )
 
 
+def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
+    """Return the difference; `sign` -1 if the reference is the second model."""
+    value, known = sign * estimate.value, estimate.reference
+    means = (known, known + value) if sign > 0 else (known - value, known)
+    clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
+    row = _difference(metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
+    # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
+    return row.model_copy(update={"needed": None})
+
+
 def adjustment_line(row: Adjustment, plain: Difference) -> str:
     """Return the adjusted estimate beside the plain one, as a sentence."""
     sharper = row.difference
     by = "the other run's" if not row.models else f"those of the other run and {len(row.models)} more"
+    judged = f"{row.n}"
+    if row.judged is not None:
+        by = f"those of {len(row.models)} complete run{'s' if len(row.models) > 1 else ''}"
+    if row.judged is not None and set(row.judged) != {row.n}:
+        judged = f"{row.judged[0]} and {row.judged[1]} ({row.n} for both)"
     return (
-        f"{row.n} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
+        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
         f"[{sharper.ci_low:+.2f}, {sharper.ci_high:+.2f}], and on just these {row.of} questions "
         f"[{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {plain.value:+.2f} "
         + ("" if plain.ci_low is None else f"[{plain.ci_low:+.2f}, {plain.ci_high:+.2f}]")

@@ -27,7 +27,7 @@ from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
-from .comparison import Comparison, Population, adjusted, compare, differing, is_part
+from .comparison import Comparison, Population, adjusted, are_parts, compare, differing, is_part
 from .naming import told_apart, weights_of
 from .population import on_these
 
@@ -101,10 +101,11 @@ def compare_models(
 def refuse_different(first: RunRows, second: RunRows, names: tuple[str, str], *, force: bool) -> None:
     """Raise ConfigError with all differences if two runs are not comparable, unless `force`.
 
-    A run with a limit is comparable with one that has all of its questions and more.
+    A run with a limit is comparable with one that has all of its questions and more, and with another limited one.
     """
     differences = differing(first.card, second.card)
-    if differences and not force and not (is_part(first, second) and same_but_limit(first.card, second.card)):
+    limited_only = is_part(first, second) or (are_parts(first, second) and first.audit is None and second.audit is None)
+    if differences and not force and not (limited_only and same_but_limit(first.card, second.card)):
         raise ConfigError(
             f"{first.card.suite}: {names[0]} and {names[1]} were not measured the same way: {'; '.join(differences)}. "
             "So a difference would not be due to the models alone. --force compares them anyway"
@@ -121,17 +122,24 @@ def same_but_limit(first: ScoreCard, second: ScoreCard) -> bool:
 
 
 def covariate_runs(first: RunRows, second: RunRows, results: Path) -> list[RunRows]:
-    """Return complete runs of other models by the same protocol, if one of the two has only some of the questions.
+    """Return complete runs of other models by the same protocol, if one of the two or both have some of the questions.
 
     At most `MOST_COVARIATES`, by name: their mean hardly changes with more.
     """
-    if not is_part(first, second):
+    if not is_part(first, second) and not are_parts(first, second):
         return []
     whole = max(first, second, key=lambda run: len(run.answers)).card
+    limits = {None} if are_parts(first, second) else {None, str(whole.protocol.get("limit"))}
     runs: dict[str, StoredRun] = {}
     for file in find_cards(results):
         card = read_card(file)
-        if card.complete and card.model not in (first.card.model, second.card.model) and not differing(card, whole):
+        limit = card.protocol.get("limit")
+        if (
+            card.complete
+            and card.model not in (first.card.model, second.card.model)
+            and (None if limit is None else str(limit)) in limits
+            and same_but_limit(card, whole)
+        ):
             runs.setdefault(card.model, StoredRun(card, file.parent))
     return [run_rows(runs[model]) for model in sorted(runs)[:MOST_COVARIATES]]
 

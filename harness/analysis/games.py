@@ -1,4 +1,5 @@
-"""Games of one model against another (`compare --head-to-head`) as differences, and where they are stored.
+"""Games of one model against another (`compare --head-to-head`) as differences, where they are stored, and whose row
+of a leaderboard they belong to.
 
 The difference is the win rate minus 50: above 0 the model beats its opponent. A game is a pair of results, so swapping
 the two models' answers per question is the exact test, as it is for a paired difference.
@@ -6,12 +7,14 @@ the two models' answers per question is the exact test, as it is for a paired di
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..records import Answer
+from ..records import Answer, Record, ScoreCard
 from ..records.asking import answers_digest
+from ..records.errors import ConfigError
 from ..records.facts import QuestionRule
 from ..records.judge_choice import GAMES
 from ..records.protocols import RunRows
@@ -19,10 +22,34 @@ from ..store import find_cards, read_card
 from ..store.runs import read_rows
 from ..suites.scoring import run_sums
 from .comparison import Comparison, Difference, paired
-from .finished_runs import StoredRun
+from .finished_runs import StoredRun, run_rows
+from .leaderboard import Table, run_id
+
+log = logging.getLogger(__name__)
 
 RULE = QuestionRule("win_rate", 50.0, weighted=False)
 """A game's points, of which each model has half on average: the difference of the halves is the win rate minus 50."""
+
+
+class BoardGames(Record):
+    """Direct games of two rows of a table: one stored run of games."""
+
+    run: str
+    """Run id of the row whose win rate this is."""
+    other: str
+    """Run id of its opponent's row."""
+    win_rate: float
+    """Percent of the games' points."""
+    ci_low: float
+    ci_high: float
+    """95 %."""
+    p: float
+    """Two-sided, exact, for a win rate of 50."""
+    won: int
+    tied: int
+    lost: int
+    """Questions."""
+    judge: str
 
 
 def suite_of_games(suite: str) -> str | None:
@@ -76,6 +103,64 @@ def stored_games(
     return [run for run in games if any(_is_of(run, by_key) for by_key in shas)]
 
 
+def board_games(
+    tables: Sequence[Table], readable_cards: Sequence[tuple[Path, ScoreCard]]
+) -> dict[str, tuple[BoardGames, ...]]:
+    """Return `Table.anchor` -> stored games whose answers are those of two of its rows, with whatever judge.
+
+    Games and rows with unreadable files, and games of fewer than two questions, are left out.
+    """
+    folders = {run_id(card): path.parent for path, card in readable_cards}
+    stored = [(card, path.parent) for path, card in readable_cards if suite_of_games(card.suite) is not None]
+    games_of_tables = {}
+    for table in tables:
+        key = table.suite, table.suite_version
+        played = [(card, folder) for card, folder in stored if (suite_of_games(card.suite), card.suite_version) == key]
+        answers = {row.run_id: _readable_answers(folders[row.run_id]) for row in table.rows} if played else {}
+        games = [_of_rows(StoredRun(card, folder), answers) for card, folder in played]
+        if any(games):
+            games_of_tables[table.anchor] = tuple(game for game in games if game is not None)
+    return games_of_tables
+
+
+def _readable_answers(folder: Path) -> list[Answer]:
+    try:
+        return read_rows(folder)[0]
+    except ConfigError as error:
+        log.debug("%s: without direct games: %s", folder, error)
+        return []
+
+
+def _of_rows(stored: StoredRun, answers: Mapping[str, Sequence[Answer]]) -> BoardGames | None:
+    """Return a run of games with the rows that played it; `answers`: run id -> the row's answers."""
+    try:
+        run = run_rows(stored)
+    except ConfigError as error:
+        log.debug("%s: direct games left out: %s", stored.folder, error)
+        return None
+    digest = run.card.protocol.get("baseline_answers")
+    opponent = next((row for row, rows in answers.items() if rows and answers_digest(rows) == digest), None)
+    shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}
+    played = next((row for row in answers if row != opponent and _are_of(run.answers, shas[row])), None)
+    difference, score = games_difference(run), run.card.scores[run.card.headline]
+    if opponent is None or played is None or difference is None or score.value is None or score.ci_low is None:
+        return None
+    counts = {
+        word: int(run.card.scores[f"n_{word}"].value or 0) if f"n_{word}" in run.card.scores else 0
+        for word in ("won", "tied", "lost")
+    }
+    return BoardGames(
+        run=played,
+        other=opponent,
+        win_rate=score.value,
+        ci_low=score.ci_low,
+        ci_high=score.ci_high or 100.0,
+        p=difference.p,
+        judge=run.card.judge,
+        **counts,
+    )
+
+
 def _answers_of(runs: Sequence[StoredRun], suite: str | None) -> list[list[Answer]]:
     return [read_rows(run.folder)[0] for run in runs if run.card.suite == suite and run.folder is not None]
 
@@ -84,3 +169,9 @@ def _is_of(run: StoredRun, shas: Mapping[str, str]) -> bool:
     """Return whether all answers that were played are these ones."""
     played = [] if run.folder is None else read_rows(run.folder)[0]
     return all(shas.get(answer.key) == answer.sha for answer in played if answer.error is None)
+
+
+def _are_of(played: Sequence[Answer], shas: Mapping[str, str]) -> bool:
+    """Return whether there are answers, and all of them are these ones."""
+    whole = [answer for answer in played if answer.error is None]
+    return bool(whole) and all(shas.get(answer.key) == answer.sha for answer in whole)

@@ -491,7 +491,8 @@ def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[st
         sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
     same = scores.get("position_consistency")
     if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN_TOSS):
-        cause = "the order decides" if same.value <= COIN_TOSS else "too few comparisons to tell it from a coin"
+        decides = same.value <= COIN_TOSS and (same.ci_high is None or same.ci_high <= COIN_TOSS)
+        cause = "the order decides" if decides else "not shown to be steadier than a coin"
         sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
     first_shown = _beyond(scores.get("points_of_first_shown"), COIN_TOSS)
     if first_shown is not None and abs(first_shown[1] - COIN_TOSS) > POSITION_BIAS:

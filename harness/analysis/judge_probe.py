@@ -9,7 +9,7 @@ passes is not thereby good: `harness judge calibrate` measures that.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..judging.calls import CallOptions
 from ..judging.jury import judge_identities, judge_protocol
 from ..records import Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Prompt, Sampling, SuiteScores, digest
 from ..records.documents import parse_yaml, read_text
+from ..records.errors import one_line
 from ..records.protocols import Checking, Judge
 from ..running.pipeline import ProgressCallback, SuiteRun, evaluate
 from ..running.plan import SuitePlan, connect_judges, load_judge
@@ -219,6 +220,15 @@ def probe_results(judgments: Sequence[Judgment]) -> list[ProbeResult]:
         ProbeResult(probe, sum(outcome.values()), len(outcome), len(questions) - len(outcome))
         for probe, outcome in zip(PROBES, outcomes, strict=True)
     ]
+
+
+def lost_calls(judgments: Sequence[Judgment]) -> str | None:
+    """Return a sentence about the calls without a verdict, with the first one's problem; None if there are none."""
+    problems = [row.error for row in judgments if row.error is not None]
+    if not problems:
+        return None
+    counts = ", ".join(f"{reason} {count}" for reason, count in Counter(each.reason for each in problems).most_common())
+    return f"{len(problems)} of {len(judgments)} calls gave no verdict ({counts}), e.g. {one_line(problems[0].message)}"
 
 
 def _wins(pair: Mapping[str, float]) -> bool:

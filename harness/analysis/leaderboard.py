@@ -21,26 +21,15 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, JsonValue
 
-from ..judging.jury import audit_rows, scored
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.asking import is_empty
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, higher_is_better
-from ..records.protocols import RunRows
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
 from ..store import read_card
 from ..store.checkpoint import Fusion
-from ..store.runs import QUESTIONS, read_question_scores, read_rows
-from ..suites.scoring import (
-    QuestionSums,
-    common,
-    is_complete,
-    own_question_sums,
-    rules_of,
-    run_sums,
-    sums_difference,
-)
+from ..suites.scoring import QuestionSums, common, is_complete, sums_difference
 from .comparison import ALPHA
 from .naming import row_names
 
@@ -185,40 +174,6 @@ def readable(paths: Iterable[Path]) -> tuple[list[tuple[Path, ScoreCard]], list[
         except ConfigError as error:
             broken.append(str(error))
     return readable_cards, broken
-
-
-def read_questions(readable_cards: Iterable[tuple[Path, ScoreCard]]) -> dict[str, QuestionSums]:
-    """Return run id -> terms per question, for runs whose rows exist and reproduce the card's score."""
-    sums = {run_id(card): _sums(path.parent, card) for path, card in readable_cards}
-    return {key: terms for key, terms in sums.items() if terms is not None}
-
-
-def _sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
-    if (folder / QUESTIONS).exists():
-        return _own_sums(folder, card)
-    if not (folder / "judgments.jsonl").exists():
-        return None
-    try:
-        answers, judgments = read_rows(folder)
-    except ConfigError:
-        return None  # a damaged file makes a comparison unpaired; `harness run` tells how to repair it
-    rule = rules_of(card.suite, card.headline, judgments)[0]
-    audit = audit_rows(judgments, card.protocol)
-    run = RunRows(card.model, card, tuple(answers), scored(judgments, card.protocol), audit=audit)
-    sums = run_sums(rule, run)
-    stated = card.scores[rule.metric].value if rule.metric in card.scores else None
-    # rows added after the card, or a rule that needs categories: the card's number is authoritative
-    if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
-        return None
-    return sums
-
-
-def _own_sums(folder: Path, card: ScoreCard) -> QuestionSums | None:
-    """Return the headline's terms of a benchmark that scored by itself; None if it is not a mean over questions."""
-    try:
-        return own_question_sums(card, read_question_scores(folder)).get(card.headline)
-    except ConfigError:
-        return None
 
 
 def rank(

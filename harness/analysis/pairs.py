@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..records.facts import QuestionRule, facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..store.official import is_available_offline
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
-from .comparison import Difference, adjusted, compare, headline_difference
+from .comparison import Difference, SumsOf, adjusted, compare, headline_difference, headline_differences
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
 from .leaderboard import HeadlineDifference, Table, against, run_id
 
@@ -59,6 +59,7 @@ class PairedRuns:
         self._suites: dict[tuple[str, str], Loaded] = {}
         self._sums: dict[tuple[str, QuestionRule], QuestionSums] = {}
         self._known: dict[tuple[str, str, str], HeadlineDifference] = {}
+        self._questions: dict[tuple[str, str], QuestionSums | None] = {}
         self._kept = KEPT
 
     def difference(self, card: ScoreCard, above: ScoreCard) -> HeadlineDifference | None:
@@ -88,25 +89,32 @@ class PairedRuns:
         rows = {run_id(card): _without_replies(run) for card in cards if (run := self._read(card)) is not None}
         self._rows.clear()
         rows = {run_id(card): _ranked_by(rows[run_id(card)], card) for card in cards if run_id(card) in rows}
+        for key, run in rows.items():
+            self._questions[key, run.card.headline] = _headline_sums(run, self._sums_of)
         loaded = self._suite(cards[0]) if cards else Loaded(None, None)
         suite = loaded.suite
         if isinstance(suite, RefitsPairs) and loaded.prompts:
             suite = _SharedRefits(suite, loaded.prompts, list(rows.values()))
+        both = {
+            (card, other): (rows[other], rows[card])
+            for card, other in combinations([run_id(card) for card in cards], 2)
+            if card in rows and other in rows
+        }
+        differences = headline_differences(
+            list(both.values()), prompts=loaded.prompts, suite=suite, sums_of=self._sums_of
+        )
+        stated = dict(zip(both, map(_stated, differences), strict=True))
         pairs = []
         for card, other in combinations(cards, 2):
-            first, second = rows.get(run_id(other)), rows.get(run_id(card))
-            if first is None or second is None:
-                step, scores = against(card, other, {}), None
-            else:
-                step = _stated(
-                    headline_difference(first, second, prompts=loaded.prompts, suite=suite, sums_of=self._sums_of)
-                )
-                scores = self._question_scores(first, second)
-            if step is not None:
-                pair = BoardPair(run=run_id(card), other=run_id(other), difference=step)
-                self._known[run_id(card), run_id(other), card.headline] = step
-                self._known[run_id(other), run_id(card), card.headline] = _reversed(step)
-                pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
+            runs = run_id(card), run_id(other)
+            step = stated[runs] if runs in both else against(card, other, {})
+            if step is None:
+                continue
+            self._known[(*runs, card.headline)] = step
+            self._known[(*runs[::-1], card.headline)] = _reversed(step)
+            pair = BoardPair(run=runs[0], other=runs[1], difference=step)
+            scores = self._question_scores(*both[runs]) if runs in both else None
+            pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
         self._sums.clear()
         self._kept = KEPT
         return pairs
@@ -120,6 +128,21 @@ class PairedRuns:
             headed = [card.model_copy(update={"headline": table.headline}) for card in ranked]
             pairs[table.anchor] = tuple(self.all_pairs(headed))
         return pairs
+
+    def question_sums(self, cards: Iterable[ScoreCard]) -> dict[str, QuestionSums]:
+        """Return run id -> the headline's terms per question, of runs whose rows reproduce the card's score.
+
+        The rows of `all_pairs` are not read again.
+        """
+        sums = {}
+        for card in cards:
+            key = run_id(card), card.headline
+            if key not in self._questions:
+                run = self._read(card)
+                self._questions[key] = None if run is None else _headline_sums(run)
+            if (known := self._questions[key]) is not None:
+                sums[run_id(card)] = known
+        return sums
 
     def _sums_of(
         self, rule: QuestionRule, run: RunRows, *, categories: Mapping[str, str] | None = None
@@ -228,6 +251,22 @@ class _SharedRefits:
         return self._refits[key]
 
 
+def _headline_sums(run: RunRows, sums_of: SumsOf = run_sums) -> QuestionSums | None:
+    """Return the terms of the headline, or of the rate behind it; None unless they are the card's own number."""
+    card = run.card
+    if run.questions:  # None: not a mean over questions
+        return own_question_sums(card, run.questions).get(card.headline)
+    if not run.judgments:
+        return None
+    rule = rules_of(card.suite, card.headline, run.judgments)[0]
+    sums = sums_of(rule, run)
+    stated = card.scores[rule.metric].value if rule.metric in card.scores else None
+    # rows added after the card, or a rule that needs categories: the card's number is authoritative
+    if sums.value is None or stated is None or abs(sums.value - stated) > 1e-6 * rule.scale:
+        return None
+    return sums
+
+
 def _stated(row: Difference | None) -> HeadlineDifference | None:
     if row is None or row.ci_low is None or row.ci_high is None:
         return None
@@ -251,7 +290,7 @@ def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[st
 
 
 def _without_replies(rows: RunRows) -> RunRows:
-    judgments = tuple(row.model_copy(update={"reply": ""}) for row in rows.judgments)
+    judgments = tuple(row.model_copy(update={"reply": ""}) if row.reply else row for row in rows.judgments)
     return replace(rows, judgments=judgments)
 
 

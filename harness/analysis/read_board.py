@@ -14,7 +14,8 @@ from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..store import find_cards
 from ..store.checkpoint import read_fusion
-from .leaderboard import RankOptions, Table, rank, read_questions, readable, run_id
+from .games import BoardGames, board_games
+from .leaderboard import RankOptions, Table, rank, readable, run_id
 from .pairs import BoardPair, PairedRuns
 from .reported import ReportedTable, load_reported, reported_beside
 
@@ -28,7 +29,7 @@ class BoardOptions:
     paired: bool = True
     """Question by question, if a run's rows exist; False: read nothing but cards."""
     pairs: bool = False
-    """Also compare every two rows of a table, for a page on which a reader chooses two."""
+    """Also compare every two rows of a table and find their direct games, for a page on which a reader chooses two."""
     suites: tuple[str, ...] = ()
     """Empty: all."""
     matching: str = ""
@@ -51,6 +52,8 @@ class Board:
     """One sentence per card that could not be read."""
     pairs: Mapping[str, tuple[BoardPair, ...]] = field(default_factory=dict)
     """`Table.anchor` -> every two rows that can be compared; empty unless asked for."""
+    games: Mapping[str, tuple[BoardGames, ...]] = field(default_factory=dict)
+    """`Table.anchor` -> direct games between two of its rows; empty unless pairs were asked for."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """Run id -> MODEL/SUITE@VERSION/ID, the run's folder below `runs`."""
 
@@ -70,15 +73,17 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
     rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
-    questions, fusion = read_questions(chosen) if options.paired else {}, read_fusion(results)
+    fusion = read_fusion(results)
     pairs: dict[str, tuple[BoardPair, ...]] = {}
     if options.pairs:
-        ranked = rank(cards, questions, fusion, replace(rules, difference=lambda card, above: None))
+        ranked = rank(cards, options=replace(rules, difference=lambda card, above: None))
         pairs = runs.of_tables(ranked, cards)
+    questions = runs.question_sums(cards) if options.paired else {}
     tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
     beside = reported_beside(cards, load_reported()) if options.reported else []
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
-    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, folders)
+    games = board_games(tables, readable_cards) if options.pairs and options.paired else {}
+    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, games, folders)
 
 
 def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:

@@ -55,12 +55,13 @@ class TeamTalk:
     failure: Failure | None = None
 
     def asks(self, turn: int) -> bool:
-        return self.failure is None and turn < len(self.draw.prompt.turns)
+        """Return whether this turn is still to be answered; answers that the prompt fixes are not asked for."""
+        return self.failure is None and len(self.draw.prompt.answered) <= turn < len(self.draw.prompt.turns)
 
     def request(self, system: str | None = None, *, sampling: Sampling | None = None, index: int | None = None) -> Draw:
         """Return the request for the next turn. `system` is added to the prompt's own system message."""
         prompt = self.draw.prompt
-        texts = tuple(answer.turns[0] for answer in self.turns)
+        texts = self.answered
         parts = [text for text in (prompt.system, system) if text is not None]
         changes = {
             "turns": prompt.turns[: len(texts) + 1],
@@ -69,6 +70,11 @@ class TeamTalk:
         }
         chosen = self.draw.sampling if sampling is None else sampling
         return Draw(prompt.model_copy(update=changes), chosen, self.draw.index if index is None else index)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The answers so far, those that the prompt fixes included."""
+        return (*self.draw.prompt.answered, *(answer.turns[0] for answer in self.turns))
 
     def settle(self, answer: Answer) -> None:
         """Take the answer to the next turn, or its failure."""

@@ -56,7 +56,9 @@ class LlamaCppCompletions(ChatCompletions):
 class LlamaCppBackend(ServedBackend):
     name = "llamacpp"
 
-    def __init__(self, model: ModelRef, options: ServeOptions) -> None:
+    def __init__(self, model: ModelRef, options: ServeOptions, *, context: int = CONTEXT) -> None:
+        """`context`: tokens of a request and its answer, at most, unless the options or the model say otherwise."""
+        self.usual_context = context
         self.program = shutil.which(PROGRAM)
         if self.program is None and importlib.util.find_spec("xllamacpp") is None:
             raise ConfigError(
@@ -76,7 +78,7 @@ class LlamaCppBackend(ServedBackend):
     @property
     def context(self) -> int:
         """Return the tokens of a request and its answer together, at most."""
-        return self.options.max_model_len or min(self.checkpoint.max_position or CONTEXT, CONTEXT)
+        return self.options.max_model_len or min(self.checkpoint.max_position or self.usual_context, self.usual_context)
 
     def engine(self) -> dict[str, JsonValue]:
         return {**engine_settings(self.options, ()), "max_model_len": self.context}

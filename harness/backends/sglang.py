@@ -24,7 +24,7 @@ from .chat import ContextWindow, Dialogue, changed, engine_settings
 from .loadable import check_loadable
 from .served import ServedBackend, has_argument, refuse_ours
 from .server import ServerCommand
-from .thinking import SPECIAL_MARKS, installed_sglang_parsers, parser_in_use, sglang_parser_for
+from .thinking import installed_sglang_parsers, lost_mark, parser_in_use, sglang_parser_for
 
 FLAGS = {
     "tensor_parallel": "--tensor-parallel-size",
@@ -73,11 +73,11 @@ class SglangBackend(ServedBackend):
 
     def _reasoning_parser(self) -> str | None:
         """Return the parser in use. Raise CheckpointError if reasoning and answer could not be told apart without."""
-        wanted, template = self.options.reasoning, self.checkpoint.template or ""
+        wanted = self.options.reasoning
         chosen = sglang_parser_for(self.checkpoint) if wanted == "auto" else None
         known = installed_sglang_parsers()
         parser = parser_in_use(wanted, self.label, server="SGLang", known=known, chosen=chosen)
-        mark = next((mark for mark in SPECIAL_MARKS if mark in template), None)
+        mark = lost_mark(self.checkpoint)
         if parser is None and mark is not None:
             raise CheckpointError(
                 f"{self.label!r} marks its reasoning with {mark!r}, which SGLang leaves out of its replies unless a "

@@ -12,6 +12,7 @@ A reply becomes what a reader sees and the reasoning before it, whichever way th
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -36,7 +37,7 @@ SPECIAL_MARKS = {
     "[THINK]": "mistral",
     "<|START_THINKING|>": "cohere_command3",
 }
-"""Marks that are control tokens, which servers leave out of a text, -> the parser that reads them as token ids."""
+"""Marks that are control tokens, which servers leave out of a text unless the parser asks for them -> that parser."""
 TAGGED = {"<seed:think>": "seed_oss", "<mm:think>": "minimax_m3"}
 BY_TYPE = {
     "glm4": "glm45",
@@ -46,9 +47,12 @@ BY_TYPE = {
     "ernie4": "ernie45",
     "nemotron": "nemotron_v3",
     "olmo3": "olmo3",
+    "step3p5": "step3p5",
     "step3": "step3",
     "kimi_k2": "kimi_k2",
     "mimo": "mimo",
+    "deepseek_v41": "deepseek_v41",
+    "deepseek_v4": "deepseek_v4",
     "deepseek_v3": "deepseek_v3",
 }
 """Beginning of a `model_type` -> parser, for templates with `</think>`. Names: vllm/reasoning/__init__.py (0.32)."""
@@ -64,10 +68,30 @@ SGLANG_NAMES = {
     "hunyuan_a13b": "hunyuan",
     "nemotron_v3": "nemotron_3",
     "step3": "step3",
+    "step3p5": "step3p5",
     "kimi_k2": "kimi_k2",
     "mimo": "mimo",
+    "deepseek_v4": "deepseek-v4",
+    "deepseek_v41": "deepseek-v41",
+    "minimax_m3": "minimax-m3",
+    "granite_thinking_parser": "granite_thinking_parser",
 }
-"""vLLM's parser -> SGLang's of the same marks (`DetectorMap` of sglang/srt/parser/reasoning_parser.py)."""
+"""vLLM's parser -> SGLang's of the same marks (`DetectorMap` of sglang/srt/parser/reasoning_parser.py, whose names
+are listed in reasoning_parser_names.py; read there in November 2026)."""
+BOTH = ("<think>", "</think>")
+NEEDED = {
+    "deepseek_r1": BOTH,
+    "deepseek_v3": BOTH,
+    "ernie45": BOTH,
+    "minimax_m3": ("<mm:think>", "</mm:think>"),
+    "mistral": ("[TOOL_CALLS]",),
+    "olmo3": ("</", "\u0120</", "think", ">"),  # its vocabulary has no token for a whole mark
+}
+"""vLLM's parser (0.32) -> tokens without which it does not start. The others read the text."""
+TEXT_ALONE = frozenset({"deepseek_r1", "deepseek_v3", "ernie45", "granite", "hunyuan_a13b", "step3"})
+"""Parsers that read the text as it is shown to users, without special tokens; the others ask for these, too (0.32)."""
+PARSER_PACKAGES = {"cohere_command3": ("cohere_melody", "cohere-melody>=0.14.0")}
+"""vLLM's parser -> the package that it imports, and its requirement for pip (vllm/parser/cohere_command.py)."""
 GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """transformers' own tags around an answer; jinja2 does not know them."""
 BLANKS = "\\s\u010a\u0120\u2581"
@@ -83,7 +107,8 @@ def choose_parser(template: str, model_type: str) -> str | None:
     if "</think>" not in template and "<think>" not in (opened_block(template) or ""):
         return None
     for beginning, parser in BY_TYPE.items():
-        if model_type.startswith(beginning):
+        # DeepSeek-R1 has the type of V3, whose parser divides nothing unless a request says `thinking`
+        if model_type.startswith(beginning) and (parser != "deepseek_v3" or re.search(r"\bthinking\b", template)):
             return parser
     return "qwen3" if "enable_thinking" in template else "deepseek_r1"
 
@@ -92,23 +117,47 @@ def chosen_for(checkpoint: Checkpoint) -> str | None:
     """Return the vLLM reasoning parser for a checkpoint, installed or not; None if it has no marks of reasoning."""
     if checkpoint.template is None:
         return None
+    return choose_parser(checkpoint.template, model_type(checkpoint))
+
+
+def model_type(checkpoint: Checkpoint) -> str:
+    """Return the `model_type` of the checkpoint's config.json, or ""."""
     config = read_object((checkpoint.base or checkpoint.path) / "config.json") or {}
-    return choose_parser(checkpoint.template, str(config.get("model_type", "")))
+    return str(config.get("model_type", ""))
 
 
 def parser_for(checkpoint: Checkpoint) -> str | None:
     """Return the parser that the installed vLLM can use for this checkpoint; None if it needs none or has none.
 
-    Parsers of `<think>` look their marks up in the vocabulary, and fail without them.
+    Some parsers do not start without their marks in the vocabulary, and some never see marks that are special tokens.
     """
-    parser, folder = chosen_for(checkpoint), checkpoint.base or checkpoint.path
-    known = installed_parsers()
+    parser, known = chosen_for(checkpoint), installed_parsers()
+    if parser == "openai_gptoss" and model_type(checkpoint) != "gpt_oss":
+        return None  # vLLM reads channels for models of that type alone; for others its parser fails at each reply
+    if parser in TEXT_ALONE and is_special_token(checkpoint, "</think>"):
+        parser = "qwen3"  # reads the same marks, and asks for special tokens
     if parser is None or (known and parser not in known):
         return None
-    needs_token = parser not in SPECIAL_MARKS.values() and parser not in TAGGED.values()
-    if needs_token and not any(_has_token(source, "</think>") for source in (checkpoint.path, folder)):
-        return None
-    return parser
+    folders = {checkpoint.path, checkpoint.base or checkpoint.path}
+    needed = NEEDED.get(parser, ("</think>",) if parser not in {*SPECIAL_MARKS.values(), *TAGGED.values()} else ())
+    return parser if all(any(_has_token(folder, token) for folder in folders) for token in needed) else None
+
+
+def lost_mark(checkpoint: Checkpoint) -> str | None:
+    """Return the mark of a checkpoint's reasoning that a server without a parser leaves out of its replies, if any."""
+    template = checkpoint.template or ""
+    special = next((mark for mark in SPECIAL_MARKS if mark in template), None)
+    if special is None and chosen_for(checkpoint) is not None and is_special_token(checkpoint, "</think>"):
+        return "</think>"
+    return special
+
+
+def is_special_token(checkpoint: Checkpoint, token: str) -> bool:
+    """Return whether a token of the vocabulary is a special one, which servers leave out of texts."""
+    entry = re.compile(rb'"content":\s*"' + re.escape(token).encode() + rb'"[^{}]*"special":\s*true')
+    folders = (checkpoint.path, checkpoint.base or checkpoint.path)
+    files = (folder / name for folder in folders for name in ("tokenizer.json", "tokenizer_config.json"))
+    return any(entry.search(file.read_bytes()) is not None for file in files if file.is_file())
 
 
 def sglang_parser_for(checkpoint: Checkpoint) -> str | None:
@@ -142,7 +191,9 @@ def parser_in_use(wanted: str, label: str, *, server: str, known: Collection[str
 
 def _has_token(folder: Path, token: str) -> bool:
     files = (folder / name for name in ("tokenizer.json", "tokenizer_config.json", "added_tokens.json"))
-    return any(f'"{token}"'.encode() in file.read_bytes() for file in files if file.is_file())
+    spellings = {json.dumps(token).encode(), json.dumps(token, ensure_ascii=False).encode()}
+    texts = (file.read_bytes() for file in files if file.is_file())
+    return any(spelling in text for text in texts for spelling in spellings)
 
 
 def installed_parsers() -> frozenset[str]:

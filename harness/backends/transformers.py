@@ -24,7 +24,7 @@ from .chat import ContextWindow, Dialogue, changed, engine_settings, refuse_unkn
 from .loadable import check_loadable
 from .served import ServedBackend
 from .server import ServerCommand
-from .thinking import SPECIAL_MARKS
+from .thinking import lost_mark
 
 NEEDS = ("transformers", "torch", "fastapi", "uvicorn", "openai", "pydantic")
 """What `transformers serve` imports (transformers[serving], is_serve_available)."""
@@ -50,7 +50,7 @@ class TransformersBackend(ServedBackend):
                 f"{str(self.checkpoint.path)!r} is a PEFT adapter; backend 'transformers' cannot serve one: "
                 "use --backend vllm, or merge it into its base"
             )
-        mark = next((mark for mark in SPECIAL_MARKS if mark in (self.checkpoint.template or "")), None)
+        mark = lost_mark(self.checkpoint)
         if mark is not None:
             raise CheckpointError(
                 f"{model.label!r} marks its reasoning with {mark!r}, which the server of backend 'transformers' leaves "

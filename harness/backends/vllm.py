@@ -27,7 +27,7 @@ from .loadable import check_loadable
 from .memory import GIB, available_memory, kv_cache_space
 from .served import FastChatCompletions, ServedBackend, has_argument, refuse_ours
 from .server import ServerCommand
-from .thinking import installed_parsers, parser_for, parser_in_use
+from .thinking import PARSER_PACKAGES, installed_parsers, lost_mark, parser_for, parser_in_use
 
 log = logging.getLogger(__name__)
 UNDERSTOOD_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vllm/config/lora.py, MaxLoRARanks
@@ -87,9 +87,24 @@ class VllmBackend(ServedBackend):
         self.parser = self._reasoning_parser()
 
     def _reasoning_parser(self) -> str | None:
+        """Return the parser in use. Raise CheckpointError or ConfigError if the replies could not be divided."""
         wanted = self.options.reasoning
         chosen = parser_for(self.checkpoint) if wanted == "auto" else None
-        return parser_in_use(wanted, self.label, server="vLLM", known=installed_parsers(), chosen=chosen)
+        parser = parser_in_use(wanted, self.label, server="vLLM", known=installed_parsers(), chosen=chosen)
+        package, requirement = PARSER_PACKAGES.get(parser or "", ("", ""))
+        if package and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{self.label!r} needs vLLM's reasoning parser {parser!r}, which needs a package: "
+                f"pip install '{requirement}'"
+            )
+        mark = lost_mark(self.checkpoint) if parser is None and wanted == "auto" else None
+        if mark is not None:
+            raise CheckpointError(
+                f"{self.label!r} marks its reasoning with {mark!r}, which vLLM leaves out of its replies, and it "
+                "has no parser that reads it here; give one with --reasoning PARSER, or --reasoning off if the model "
+                "does not reason"
+            )
+        return parser
 
     async def __aenter__(self) -> Self:
         if not has_argument(self.options.engine_args, OTHER_WEIGHTS):

@@ -173,7 +173,7 @@ def _asked(
 
 
 def _show(calibrations: list[Calibration], flags: CalibrateFlags) -> None:
-    """Print one calibration in full, or several as one table."""
+    """Print one calibration in full, or several as one table per suite."""
     if not calibrations:
         return
     if flags.as_json:
@@ -181,7 +181,7 @@ def _show(calibrations: list[Calibration], flags: CalibrateFlags) -> None:
         print(json.dumps(reports[0] if len(reports) == 1 else {"calibrations": reports}, indent=2))
         return
     first, several = calibrations[0], len(calibrations) > 1
-    tables = [side_by_side(calibrations)] if several else grids(first)
+    tables = side_by_side(calibrations) if several else grids(first)
     sentences = [SEVERAL] if several else remarks(first)
     print_report(tables, sentences, markdown=flags.markdown)
 

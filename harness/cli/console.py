@@ -270,7 +270,10 @@ def print_cost(cards: Sequence[ScoreCard]) -> None:
         if "judgment_calls" not in card.usage:
             continue
         worth, paid, calls = (card.usage.get(f"judgment_{name}") for name in ("cost", "paid", "calls"))
-        print(f"{card.suite}: {calls} judge calls, {_shown(paid)} paid; the verdicts are worth {_shown(worth)}")
+        if worth is None and paid is None:
+            print(f"{card.suite}: {calls} judge calls, of unknown price")
+        else:
+            print(f"{card.suite}: {calls} judge calls, {_shown(paid)} paid; the verdicts are worth {_shown(worth)}")
 
 
 def _shown(amount: object) -> str:

@@ -246,7 +246,9 @@ def show_several(report: CandidatesReport, *, as_json: bool) -> None:
 @gate_app.command("promote")
 @command
 def promote_command(flags: PromoteFlags) -> None:
-    """Make runs the baseline of their suites in results/baselines.yaml: who, when, why.
+    """Make runs the default baseline.
+
+    Writes to results/baselines.yaml, per suite, who did so, when and why.
 
     Example: harness gate promote new-model --why "release 1.2"
     """
@@ -267,7 +269,9 @@ def promote_command(flags: PromoteFlags) -> None:
 @gate_app.command("slopes")
 @command
 def slopes_command(flags: SlopesFlags) -> None:
-    """How do two suites' headlines move together over your models? For `slopes` of a pooled check.
+    """Fit how two suites move together.
+
+    Over the models of the results folder, for `slopes` of a pooled check.
 
     Example: harness gate slopes --results results
     """
@@ -285,7 +289,9 @@ def slopes_command(flags: SlopesFlags) -> None:
 @gate_app.command("power")
 @command
 def power(flags: PowerFlags) -> None:
-    """How often would the gate be wrong? Put known drops into real paired judgments and count its verdicts.
+    """Count how often the gate errs.
+
+    Puts known drops into real paired judgments and counts the gate's verdicts.
 
     Example: harness gate power --baseline old-model
     """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +19,12 @@ from ..judging.anchors import anchor_set
 from ..judging.calibrated import measured_agreement
 from ..judging.cost import price
 from ..judging.injection import KINDS, Injections, count_injections
-from ..pages.text import rich_table
+from ..pages.text import plain, rich_table
 from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..records.facts import all_facts
-from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
+from ..records.judge_choice import find_judge, is_local, judge_files, judge_presets, judge_templates, usable_judge
 from ..records.providers import providers
 from ..running.pipeline import current_judgments
 from ..running.plan import limited, suite_of_card
@@ -116,8 +119,12 @@ def template(flags: TemplateFlags) -> None:
     """
     templates = {**judge_templates(), **judge_presets()}
     if flags.name is None:
+        width = max(map(len, templates)) + 2
         for name, path in templates.items():
-            print(f"{name:34} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}")
+            # a file begins with comments, whose first two sentences say what it is for
+            comment = path.read_text("utf-8").partition("\nname:")[0].replace("#", " ")
+            sentences = re.split(r"(?<=\.)\s+(?=[A-Z])", " ".join(comment.split()))[:2]
+            print(f"{name:{width}}" + f"\n{'':{width}}".join(textwrap.wrap(" ".join(sentences), 99 - width)))
         return
     if flags.name not in templates:
         near = did_you_mean(flags.name, templates)
@@ -176,7 +183,7 @@ def probe(flags: ProbeFlags) -> None:
 
     Example: harness judge probe --judge openai:gpt-5.4
     """
-    from ..analysis.judge_probe import FOLDER, loaded_for_probe, probe_judge, probe_manifest, probe_results
+    from ..analysis.judge_probe import FOLDER, loaded_for_probe, lost_calls, probe_judge, probe_manifest, probe_results
 
     set_up_logging(verbose=flags.verbose)
     own_judges = read_config(None).judges
@@ -187,19 +194,23 @@ def probe(flags: ProbeFlags) -> None:
     try:
         with progress(STDERR, {("probe", "judgments"): 96}) as on_progress:
             until_stopped(probe_judge(judge, store, cache=not flags.no_cache, on_progress=on_progress))
-        results = probe_results(list(store.judgments.all()))
+        judgments = list(store.judgments.all())
     finally:
         store.close()
+    results, lost = probe_results(judgments), lost_calls(judgments)
     if flags.as_json:
-        print(json.dumps({"judge": spec.name, "probes": [result.as_dict() for result in results]}, indent=2))
+        report = {"judge": spec.name, "probes": [result.as_dict() for result in results]}
+        print(json.dumps(report | ({} if lost is None else {"failures": lost}), indent=2))
     else:
         print_tables(probe_table(spec.name, results))
+        if lost is not None:
+            stdout_console().print(plain(lost), markup=False, highlight=False)
     raise typer.Exit(0 if all(result.passed for result in results) else 1)
 
 
 def probe_table(judge: str, results: Sequence[ProbeResult]) -> FittedTable:
-    """Return one line per probe: what is expected, what came, and whether that passes."""
-    head = ("probe", "expected", "right", "without a verdict", "passes from", "result")
+    """Return one line per probe: what is expected, in how many questions it came, and whether that passes."""
+    head = ("probe", "expected", "right", "no verdict", "needed", "result")
     rows = [
         (
             result.probe.name,
@@ -211,7 +222,7 @@ def probe_table(judge: str, results: Sequence[ProbeResult]) -> FittedTable:
         )
         for result in results
     ]
-    order = ("probe", "result", "right", "passes from", "without a verdict")
+    order = ("probe", "result", "right", "needed", "no verdict")
     return rich_table(f"Judge {judge}", head, rows, ("probe", "expected", "result"), order, 3)
 
 
@@ -238,7 +249,7 @@ def list_judges(flags: ListFlags) -> None:
             spec.name,
             spec.kind,
             _prices_text(spec, sizes.values()),
-            "" if spec.retired is None else spec.retired.isoformat(),
+            _shutdown_text(spec.retired, date.today()),
             agreements.get(spec.name, ""),
         )
         for spec in specs
@@ -254,9 +265,13 @@ def list_judges(flags: ListFlags) -> None:
     )
 
 
+def _shutdown_text(day: date | None, today: date) -> str:
+    return "" if day is None else f"gone, {day}" if day <= today else str(day)
+
+
 def _prices_text(spec: JudgeSpec, sizes: Iterable[tuple[int, int]]) -> str:
     """Return what judging costs for each number of tokens, sent and received; an empty text without a price."""
-    if spec.price_in == spec.price_out == 0:
+    if spec.price_in == spec.price_out == 0 or (spec.model is None and not is_local(spec)):
         return "free"
     amounts = (price(spec, *tokens) for tokens in sizes)
     return " / ".join(f"{amount:.2f}" for amount in amounts if amount is not None)

@@ -283,6 +283,7 @@ def page_facts(board: Board, flags: LeaderboardFlags) -> PageFacts:
         version=str(__version__),
         viewer=flags.viewer,
         pairs=board.pairs,
+        games=board.games,
         folders=board.folders,
     )
 

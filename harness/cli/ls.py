@@ -16,17 +16,17 @@ from .options import JsonFlags, ResultsFlags, command
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
 
 
-RUNS = "runs"
+RUNS, SUITES = "runs", "suites"
 
 
 class LsFlags(ResultsFlags, JsonFlags):
     group: Annotated[str, typer.Argument(help="runs, backends, suites, judges, rewards or checks.")]
-    wide: Annotated[bool, typer.Option("--wide", help="Of runs: show all columns.")] = False
+    wide: Annotated[bool, typer.Option("--wide", help="Of runs and suites: show all columns.")] = False
 
 
 @command
 def ls(flags: LsFlags) -> None:
-    """List runs, finished or not; or installed plug-ins: name, object, package.
+    """List runs, finished or not; or what is installed: suites, judges, backends, rewards, checks.
 
     Examples: harness ls runs; harness ls suites
     """
@@ -36,6 +36,9 @@ def ls(flags: LsFlags) -> None:
     if flags.group not in GROUPS:
         known = (RUNS, *GROUPS)
         raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, known)}; known: {', '.join(known)}")
+    if flags.group == SUITES and not flags.as_json:
+        show_suites(flags)
+        return
     rows = [
         {"name": name, "object": point.value, "package": point.dist.name if point.dist else ""}
         for name, point in installed(GROUPS[flags.group]).items()
@@ -49,8 +52,28 @@ def ls(flags: LsFlags) -> None:
         print(f"configured: {', '.join(judge_files())} (harness judge list)")
 
 
+def show_suites(flags: LsFlags) -> None:
+    """Print the suites with the benchmark that each one is, its headline and its size."""
+    from ..pages.terminal import hidden_line
+    from ..pages.text import rich_table
+    from ..records.facts import facts_of
+
+    head = ("suite", "benchmark", "headline", "questions", "package")
+    cells = []
+    for name, point in installed(GROUPS[SUITES]).items():
+        facts = facts_of(name)
+        title = facts.title or name
+        cells.append([name, title, facts.headline or "-", str(facts.questions or "-"), point.dist.name if point.dist else ""])
+    table = rich_table("", head, cells, ("suite", "benchmark", "headline", "package"), (*head[:4],), 3)
+    console = stdout_console(wide=flags.wide)
+    console.print(table)
+    if sentence := hidden_line([table], console.width):
+        print(sentence)
+
+
 def show_runs(flags: LsFlags) -> None:
     """Print the runs of the results folder, the latest last."""
+    from ..pages.terminal import hidden_line
     from ..pages.text import rich_table
     from ..running.listing import list_runs
 
@@ -67,7 +90,10 @@ def show_runs(flags: LsFlags) -> None:
         for run in runs
     ]
     order = ("state", "suite", "model", "score", "changed", "answers", "judgments")
-    table = rich_table("", head, cells, ("model", "suite", "state"), order, 3)
-    stdout_console(wide=flags.wide).print(table)
+    table = rich_table("", head, cells, ("model", "suite", "state"), order, 4)
+    console = stdout_console(wide=flags.wide)
+    console.print(table)
+    if sentence := hidden_line([table], console.width):
+        print(sentence)
     open_runs = sum(run.state != "finished" for run in runs)
     print(f"{len(runs)} runs, {open_runs} not finished" + ("; the same `harness run` resumes one" if open_runs else ""))

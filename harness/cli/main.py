@@ -28,6 +28,7 @@ from ..records.errors import (
 from ..records.keys import masked
 from ..records.protocols import installed
 from ..store.provenance import VERSION
+from .completion import bash_words
 from .options import SETTINGS, PanelCommand
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -159,7 +160,8 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u2192 rather than nothing
     try:
-        code = app(prog_name="harness", standalone_mode=False) or 0
+        with bash_words():
+            code = app(prog_name="harness", standalone_mode=False) or 0
         sys.stdout.flush()  # now, as a full disk or a closed pipe could not be reported while Python ends
     except BaseException as error:
         code = exit_code_of(error)

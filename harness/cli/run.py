@@ -83,8 +83,8 @@ class ServeFlags(Flags):
         bool | None, serving("--trust-remote-code", help="Run the Python code that the checkpoint contains.")
     ] = None
     concurrency: Annotated[int | None, serving(help="Prompts in flight.")] = None
-    rpm: Annotated[float | None, serving(help="Requests per minute to endpoint:, at most.")] = None
-    tpm: Annotated[float | None, serving(help="Tokens per minute to endpoint:, at most.")] = None
+    rpm: Annotated[float | None, serving(help="Most requests per minute to endpoint:.")] = None
+    tpm: Annotated[float | None, serving(help="Most tokens per minute to endpoint:.")] = None
     patience: Annotated[
         float | None,
         serving(
@@ -104,9 +104,9 @@ class SamplingFlags(Flags):
     max_completion_tokens: Annotated[
         int | None, answering(help="As --max-tokens, for servers that want this name.")
     ] = None
-    top_k: Annotated[int | None, answering(help="Most tokens to choose among.")] = None
+    top_k: Annotated[int | None, answering(help="How many of the likeliest tokens to choose among.")] = None
     min_p: Annotated[float | None, answering(help="Smallest share of the likeliest token's probability.")] = None
-    presence_penalty: Annotated[float | None, answering(help="Penalty of tokens that occurred.")] = None
+    presence_penalty: Annotated[float | None, answering(help="Penalty on tokens that have occurred.")] = None
     frequency_penalty: Annotated[float | None, answering(help="Penalty per occurrence of a token.")] = None
     repetition_penalty: Annotated[float | None, answering(help="Factor against repetition; 1: none.")] = None
     stop: Annotated[list[str] | None, answering(help="Text that ends an answer; repeatable.")] = None
@@ -126,7 +126,9 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
             "after the other."
         ),
     ] = None
-    parallel_models: Annotated[int, typer.Option(help="Models of A,B,C at a time, each on GPUs of its own.", min=1)] = 1
+    parallel_models: Annotated[
+        int, typer.Option(help="How many of A,B,C run at a time, each on GPUs of its own.", min=1)
+    ] = 1
     name: Annotated[str | None, typer.Option(help="Name in tables and results; default: from --model.")] = None
     suite: Annotated[
         str | None, typer.Option(help="all, or a comma list of suites (harness ls suites) or FILE.yaml.")
@@ -143,11 +145,15 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     jury: Annotated[
         str | None,
-        typer.Option(help="How a jury decides: mean (default), majority, median; cyclic: by one in turn."),
+        typer.Option(
+            help="How a jury decides: mean (default), majority, median; cyclic: one judge per answer, in turn."
+        ),
     ] = None
     audit: Annotated[
         str | None,
-        typer.Option(help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge of N questions; scores are on its scale."),
+        typer.Option(
+            help="JUDGE:N or SUITE=JUDGE:N,...: an expensive judge judges N questions, too; scores are on its scale."
+        ),
     ] = None
     baseline: Annotated[
         str | None,
@@ -165,7 +171,9 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
     strict_reference: Annotated[
         bool | None,
-        typer.Option("--strict-reference", help="Fill judges' prompts and read their replies as the original tools."),
+        typer.Option(
+            "--strict-reference", help="Fill judges' prompts and read their replies as the original tools do."
+        ),
     ] = None
     limit: Annotated[int | None, typer.Option(help="Prompts per suite, stratified by category.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of sampling and of --limit.")] = None
@@ -180,7 +188,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     fresh: Annotated[bool, typer.Option("--fresh", help="Archive the earlier run and start over.")] = False
     same_model: Annotated[
         bool | None,
-        typer.Option("--assume-same", help="Resume although an endpoint: states another model than before."),
+        typer.Option("--assume-same", help="Resume even if endpoint: states another model than before."),
     ] = None
     log_to: Annotated[str | None, typer.Option(help="Also log scores to wandb, mlflow, trackio (comma list).")] = None
     serve: ServeFlags = ServeFlags()

@@ -32,7 +32,7 @@ class ScoreFlags(MirrorFlags, JsonFlags):
         bool, typer.Option("--strict-reference", help="Score all that the reference scores, broken rows included.")
     ] = False
     fold_order: Annotated[str, typer.Option(help="AlpacaEval's folds: published or stable.")] = "published"
-    intervals: Annotated[bool, typer.Option(help="Bootstrap our intervals.")] = True
+    intervals: Annotated[bool, typer.Option(help="Add our intervals, which the original tools lack.")] = True
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0
     baseline: Annotated[str | None, typer.Option(help="Arena-Hard: the baseline's name, if not the official.")] = None
     style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None

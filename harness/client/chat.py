@@ -105,6 +105,7 @@ class ChatClient:
         concurrency: int = 64,
         rpm: float | None = None,
         tpm: float | None = None,
+        caller: str | None = None,
         timeout: float = 300.0,
         attempts: int = 6,
         first_wait: float = 0.5,
@@ -112,6 +113,7 @@ class ChatClient:
     ) -> None:
         """`timeout`: seconds one try may take, its whole reply included.
 
+        Clients of one endpoint with the same `caller` share their places, too; without, each brings its own.
         `patience` None is for a server of our own: nothing is learned about it, and every call fails by itself after
         `attempts`.
         """
@@ -120,7 +122,7 @@ class ChatClient:
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._access = access
-        self._terms = Terms(concurrency, rpm, tpm, patience)
+        self._terms = Terms(concurrency, rpm, tpm, caller, patience)
         self._places = asyncio.Semaphore(concurrency)
         self._limit = aiohttp.ClientTimeout(total=timeout, sock_connect=min(30.0, timeout))
         self._timeout = timeout

@@ -147,6 +147,8 @@ class Terms:
     concurrency: int
     rpm: float | None = None
     tpm: float | None = None
+    caller: str | None = None
+    """Who asks: the terms of one caller that joins several times count once, as a judge of models side by side does."""
     patience: Patience | None = USUAL_PATIENCE
     """None: a server of our own, which its backend watches, so no limits are learned and no call is given up here."""
 
@@ -192,11 +194,15 @@ class Endpoint:
         return not self._terms
 
     def _agree(self) -> None:
-        """Combine the clients' terms: the sum of their places, the smallest limits, the longest patience."""
+        """Combine the clients' terms: the sum of the callers' places, the smallest limits, the longest patience."""
         terms = self._terms
+        places: dict[object, int] = {}
+        for number, client in enumerate(terms):
+            caller = number if client.caller is None else client.caller
+            places[caller] = max(client.concurrency, places.get(caller, 0))
         patience = [client.patience for client in terms if client.patience is not None]
         self.breaker.patience = reduce(Patience.longest, patience) if patience else None
-        self.flow.agree(_open_files_for(sum(client.concurrency for client in terms)), adaptive=bool(patience))
+        self.flow.agree(_open_files_for(sum(places.values())), adaptive=bool(patience))
         rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
         tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)

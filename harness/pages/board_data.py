@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from ..analysis.leaderboard import BoardRow, Table
+from ..analysis.games import BoardGames
+from ..analysis.leaderboard import Table
 from ..analysis.pairs import BoardPair
 from ..records import Score
 from ..records.facts import facts_of
@@ -19,6 +20,7 @@ from .charts import axes
 from .text import visible
 
 NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}
+NO_GAMES: Mapping[str, Sequence[BoardGames]] = {}
 NO_FOLDERS: Mapping[str, str] = {}
 
 
@@ -35,13 +37,16 @@ class PageFacts:
     """Address of a `harness view`, or of its exported pages on a web server; empty: runs are named, not linked."""
     pairs: Mapping[str, Sequence[BoardPair]] = field(default_factory=lambda: NO_PAIRS)
     """`Table.anchor` -> pairs of its rows."""
+    games: Mapping[str, Sequence[BoardGames]] = field(default_factory=lambda: NO_GAMES)
+    """`Table.anchor` -> direct games of its rows."""
     folders: Mapping[str, str] = field(default_factory=lambda: NO_FOLDERS)
     """Run id -> MODEL/SUITE@VERSION/ID."""
 
-    def run_address(self, row: BoardRow) -> str:
-        """Return the run's page in the viewer; empty without a viewer."""
-        folder = self.folders.get(row.run_id, "")
-        return f"{self.viewer.rstrip('/')}/run/{quote(folder, safe='/@')}" if self.viewer and folder else ""
+    def links(self, table: Table) -> dict[str, str]:
+        """Return run id -> the run's page in the viewer; empty without a viewer."""
+        folders = {row.run_id: self.folders[row.run_id] for row in table.rows if self.folders.get(row.run_id)}
+        start = self.viewer.rstrip("/")
+        return {run: f"{start}/run/{quote(folder, safe='/@')}" for run, folder in folders.items() if start}
 
 
 def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:
@@ -52,6 +57,11 @@ def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:
 def _table(table: Table, facts: PageFacts) -> JsonValue:
     position = {row.run_id: at for at, row in enumerate(table.rows)}
     across = axes(table)
+    games = [
+        _games(position, game)
+        for game in facts.games.get(table.anchor, ())
+        if game.run in position and game.other in position
+    ]
     return {
         "suite": visible(table.suite),
         "metric": visible(table.headline),
@@ -75,12 +85,20 @@ def _table(table: Table, facts: PageFacts) -> JsonValue:
             for pair in facts.pairs.get(table.anchor, ())
             if pair.run in position and pair.other in position
         ],
+        **({"games": games} if games else {}),
     }
 
 
 def _score(score: Score) -> JsonValue:
     """Return [value, low, high], with null for what is unknown."""
     return [None if value is None else round(value, 6) for value in (score.value, score.ci_low, score.ci_high)]
+
+
+def _games(position: Mapping[str, int], game: BoardGames) -> JsonValue:
+    """Return [row, other row, win rate, low, high, p, won, tied, lost, judge]; rounded as in `_pair`."""
+    numbers = [round(value, 2) + 0.0 for value in (game.win_rate, game.ci_low, game.ci_high)]
+    places = [position[game.run], position[game.other]]
+    return [*places, *numbers, float(f"{game.p:.8g}"), game.won, game.tied, game.lost, visible(game.judge)]
 
 
 def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:

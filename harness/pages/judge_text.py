@@ -164,26 +164,36 @@ def grids(calibration: Calibration) -> list[CalibrationGrid]:
     return tables
 
 
-COMPARED = ("agreement_people", "agreement_retired", "position_consistency", "length_log_odds")
+COMPARED = {
+    "agreement_people": "people",
+    "agreement_retired": "retired judge",
+    "position_consistency": "both orders",
+    "length_log_odds": "longer",
+}
+"""Measure -> its column beside other judges', short enough that all of them fit 100 columns."""
 SEVERAL = (
-    "Intervals are at 95 %. Log-odds: how strongly the judge prefers the longer answer, 0 not at all. $: list price of "
-    "1,000 verdicts over all suites. `harness judge calibrate` with one --judge shows the rest."
+    "people, retired judge: agreement with all their votes and verdicts; both orders: the same verdict in both; "
+    "longer: log-odds that it prefers the longer answer, 0 for no preference; $/1,000: list price of 1,000 verdicts "
+    "over all suites; failed: calls without a verdict. Intervals are at 95 %. One --judge alone shows the rest."
 )
 
 
-def side_by_side(calibrations: Sequence[Calibration]) -> CalibrationGrid:
-    """Return one table of several judges: a row per suite and judge, in the order given."""
-    head = ("suite", "judge", *(MEANING[name] for name in COMPARED), "$ per 1,000 verdicts", "without a verdict")
-    rows = []
+def side_by_side(calibrations: Sequence[Calibration]) -> list[CalibrationGrid]:
+    """Return one table per suite: a row per judge, in the order given."""
+    head = ("judge", *COMPARED.values(), "$/1,000", "failed")
+    tables = []
     for suite in dict.fromkeys(suite for calibration in calibrations for suite in calibration.suites):
+        rows = []
         for calibration in calibrations:
             part = calibration.suites.get(suite)
             if part is None:
                 continue
-            shown_scores = (shown(part.scores[name]) if name in part.scores else "-" for name in COMPARED)
+            shown_scores = [shown(part.scores[name]) if name in part.scores else "-" for name in COMPARED]
+            shown_scores[-1] = shown_scores[-1].partition(" [")[0]  # its interval would push another column out
             failed = str(sum(part.failures.values()))
-            rows.append((suite, str(calibration.judge["name"]), *shown_scores, _per_thousand(calibration), failed))
-    return CalibrationGrid("Judges compared", head, tuple(rows))
+            rows.append((str(calibration.judge["name"]), *shown_scores, _per_thousand(calibration), failed))
+        tables.append(CalibrationGrid(f"{suite}: judges compared", head, tuple(rows)))
+    return tables
 
 
 def _per_thousand(calibration: Calibration) -> str:

@@ -214,7 +214,7 @@ PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-5.4"}
 
 NO_JUDGE = (
     "no judge is configured: set OPENAI_API_KEY for the default judge, or give --judge PROVIDER:MODEL or --judge "
-    "endpoint:MODEL@URL (also HARNESS_JUDGE, or `judge:` in harness.yaml), or try --edition pocket, which needs none"
+    "endpoint:MODEL@URL (also HARNESS_JUDGE, or `judge:` in harness.yaml)"
 )
 
 
@@ -235,7 +235,8 @@ def choose_judges(
         only = load_function(own)(argument) if own and argument else None
         name = only or names.get(suite, names.get(plugin_name(suite), names.get("*", fallback)))
         if name is None:
-            raise ConfigError(f"{suite}: {NO_JUDGE}")
+            pocket = "" if facts_of(plugin_name(suite)).by_argument else ", or try --edition pocket, which needs none"
+            raise ConfigError(f"{suite}: {NO_JUDGE}{pocket}")
         if suite in chosen:
             raise ConfigError(f"suite {suite!r} is named twice with different arguments; give one per run")
         chosen[suite] = find_jury(name, own_judges)
@@ -276,7 +277,9 @@ def choose_baselines(suites: tuple[str, ...], choice: str) -> dict[str, str]:
 
 
 def usable_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
-    """Return the judge of a name, as `find_judge`. Raise ConfigError too if its provider has shut it down."""
+    """Return the judge of a name, as `find_judge`. Raise ConfigError too for a jury, or a judge that was shut down."""
+    if len(split_jury(name, own_judges)) > 1:
+        raise ConfigError(f"{name!r} is a jury; one judge is wanted here")
     spec = find_judge(name, own_judges)
     refuse_shut_down(spec, date.today())
     return spec

@@ -238,6 +238,8 @@ class JudgeSpec(Record):
     params: dict[str, JsonValue] = {}
     """Request parameters that replace the template's (`null` leaves one out), e.g. max_completion_tokens."""
     token_limit: TokenLimit = Field(default="max_tokens", exclude_if=lambda name: name == "max_tokens")
+    logprobs_as: Literal["flag", "count"] = Field(default="flag", exclude_if=lambda form: form == "flag")
+    """How log-probabilities are asked for: `logprobs: true, top_logprobs: 5`, or `logprobs: 5` (Together)."""
     reasoning_room: int = Field(default=0, ge=0, exclude_if=is_empty)
     """Tokens that a judge that reasons may spend on it, in addition to the benchmark's own limit for the reply."""
     price_in: float | None = Field(default=None, ge=0)

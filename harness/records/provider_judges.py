@@ -57,6 +57,7 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
         access=access,
         params=params,
         token_limit=limit,
+        logprobs_as="count" if entry.logprobs == "count" else "flag",
         reasoning_room=room,
     )
     return spec if elsewhere else with_provider_facts(spec)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -46,7 +47,8 @@ class Provider(Record):
     hosts: tuple[str, ...]
     key_header: str = "Authorization"
     prices: str | None = None
-    logprobs: bool = True
+    logprobs: bool | Literal["count"] = True
+    read: str
     quirks: tuple[Quirk, ...] = ()
     shutdown_source: str = ""
     shutdowns: dict[date, tuple[str, ...]] = {}

@@ -188,20 +188,28 @@ def _placeholder(prompt: Prompt, model: str, words: int = 300) -> Answer:
 
 
 def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | None:
-    """Return the first draw of a run or file, by prompt id; None if the text names a model that is to be asked."""
+    """Return the first draw of a run or file, by prompt id; None if the text names a model that is to be asked.
+
+    `run:NAME` is a run, even if there is a file or folder of that name.
+    """
     if text.startswith(("endpoint:", "hf:")):
         return None
-    path = Path(text).expanduser()
-    if path.is_file() and path.name != "card.json":
+    is_run = text.startswith("run:")
+    path = Path(text.removeprefix("run:")).expanduser()
+    if not is_run and path.is_file() and path.name != "card.json":
         from ..suites.baseline_files import read_answer_file  # deferred: it needs numpy, which the help does not
 
         return read_answer_file(path, suite.prompts())
-    if (path / "config.json").is_file():
+    if not is_run and (path / "config.json").is_file():
         return None
-    folder = find_run(text, results, (suite.name,))
+    data = suite.protocol().get("data")
+    folder = find_run(text.removeprefix("run:"), results, (suite.name,), data)
     card = read_card(folder / "card.json")
-    if card.suite != suite.name or card.protocol.get("data") != suite.protocol().get("data"):
-        raise ConfigError(f"--baseline {text!r}: {folder} is a run of {card.suite}, or of other questions")
+    if card.protocol.get("data") != data or (data is None and card.suite != suite.name):
+        raise ConfigError(
+            f"--baseline {text!r}: {folder} is a run of {card.suite} on other questions: their ids, texts, references, "
+            "categories or system prompts differ"
+        )
     rows = [row for row in read_rows(folder)[0] if row.error is None and row.index == 0]
     return {row.prompt_id: row.model_copy(update={"model": card.model}) for row in rows}
 

@@ -18,7 +18,7 @@ from ..records.errors import ConfigError, one_line
 from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
 from ..records.provider_judges import shutdown_warning, unlisted_model_warning
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
-from ..store.gguf import is_gguf
+from ..store.gguf import names_gguf
 
 GROUPS: dict[str, type[Record]] = {"serve": ServeSpec, "sampling": SamplingOverride}
 """Keys of harness.yaml that are groups of settings."""
@@ -116,7 +116,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     values = _without_none({name: getattr(settings, name) for name in shared})
     if model.scheme == "endpoint" or model.is_ensemble:
         values.setdefault("backend", model.scheme)
-    elif model.scheme == "path" and settings.backend is None and _is_gguf(model.name):
+    elif settings.backend is None and names_gguf(model):
         values["backend"] = "llamacpp"
     if isinstance(settings.anchors, str):
         values["anchors"] = [settings.anchors]
@@ -124,14 +124,6 @@ def resolve(settings: FileSpec) -> RunSpec:
         values["baseline"] = choose_baselines(suites, settings.baseline)
     chosen = {"model": model, "suites": suites, "judges": judges, "audit": audits}
     return checked(RunSpec, values | chosen, "command line")
-
-
-def _is_gguf(name: str) -> bool:
-    """Return whether a model's path is a GGUF file or a folder of such files; a path without a home is not."""
-    try:
-        return is_gguf(Path(name).expanduser())
-    except (OSError, RuntimeError):
-        return False
 
 
 def _auditors(audits: Mapping[str, AuditSpec], suite: str) -> tuple[JudgeSpec, ...]:

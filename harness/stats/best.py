@@ -20,6 +20,7 @@ is worse than the best, and the set of all others contains the best, however man
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -92,15 +93,25 @@ def _spreads(covariance: FloatArray) -> FloatArray:
 
 def _bars(covariance: FloatArray, spreads: FloatArray, df: float, level: float, seed: int) -> FloatArray:
     """Return d_i of each model, shape (models,)."""
-    rng = np.random.default_rng(seed)
     roots, directions = np.linalg.eigh(covariance)
-    errors = rng.standard_normal((DRAWS, len(covariance))) @ (directions * np.sqrt(np.maximum(roots, 0.0))).T
-    if df > 0:  # one common factor, as all errors are estimated from the same questions
-        errors /= np.sqrt(rng.chisquare(df, size=(DRAWS, 1)) / df)
+    normals, factors = _draws(len(covariance), df, seed)
+    # models in rows, so that a maximum over them runs along the draws
+    errors = (directions * np.sqrt(np.maximum(roots, 0.0))) @ normals * factors
     # a model without an error against any other keeps the quantile of a single comparison
     bars = np.full(len(covariance), t_quantile(level, df))
     for row, spread in enumerate(spreads):
         known = np.isfinite(spread)
         if known.any():
-            bars[row] = np.quantile(((errors[:, known] - errors[:, [row]]) / spread[known]).max(axis=1), level)
+            apart = (errors[known] - errors[row]) / spread[known, None]
+            bars[row] = np.quantile(apart.max(axis=0), level)
     return bars
+
+
+@lru_cache(maxsize=4)
+def _draws(count: int, df: float, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Return standard normals (models, draws) and the factors (draws,) that make them Student's."""
+    rng = np.random.default_rng(seed)
+    normals = np.ascontiguousarray(rng.standard_normal((DRAWS, count)).T)
+    # one common factor, as all errors are estimated from the same questions
+    factors = np.ones(DRAWS) if df <= 0 else 1 / np.sqrt(rng.chisquare(df, size=DRAWS) / df)
+    return normals, factors

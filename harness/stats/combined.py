@@ -15,11 +15,13 @@ model's score of a question is predicted from theirs, and the questions that wer
 
     estimate = mean over all N of the prediction + mean over the n of (score - prediction) - the other model's mean
 
-(the regression estimator: Cochran 1977, chapter 7; cross-fitted as in Wager et al. 2016, PNAS 113:12673).
+(the regression estimator: Cochran 1977, chapter 7; cross-fitted as in Wager et al. 2016, PNAS 113:12673). If neither
+was judged on all N, the further models predict both, and the estimate is the difference of two such means.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,17 +68,18 @@ def disagreement(estimates: Sequence[ClusteredEstimate], slopes: Sequence[float]
 
 @dataclass(frozen=True)
 class AdjustedDifference:
-    """A difference in the score's unit, of a model judged on `n` of `of` questions."""
+    """A difference in the score's unit, of models of which at least one was judged on `n` of `of` questions."""
 
     value: float
+    reference: float
+    """The mean over all `of` questions of the model that is subtracted, known or estimated."""
     se_set: float
     """Of the difference on just these `of` questions: what judging the rest would show."""
     se: float
     """Of the difference over questions of the kind: `se_set` and the spread of `of` questions."""
-    plain_se: float
-    """Of the plain difference over the `n` judged questions, about the same as `se`."""
     df: int
     n: int
+    """Of the model that has fewer."""
     of: int
 
     def estimate(self) -> ClusteredEstimate:
@@ -106,29 +109,92 @@ def adjusted_difference(
         return None
     index = np.asarray(at)
     columns = [reference] if models is None or not models.shape[1] else [reference, models.mean(axis=1)]
-    predictors = _standardised(np.column_stack(columns))
-    fold = np.random.default_rng(seed).permutation(count) % FOLDS
-    residual, prediction = np.empty(count), 0.0
-    everything = predictors.mean(axis=0)
-    for number in range(FOLDS):
-        held_out = fold == number
-        weights = _ridge(predictors[index[~held_out]], judged[~held_out])
-        residual[held_out] = judged[held_out] - predictors[index[held_out]] @ weights
-        prediction += held_out.mean() * float(everything @ weights)
-    df = count - 1 - len(columns)
-    apart = judged - reference[index]
-    unseen = 1 - count / total
-    se_set = float(residual.std(ddof=1 + len(columns))) * (unseen / count) ** 0.5
-    spread = float(apart.std(ddof=1))
+    folds = np.random.default_rng(seed).permutation(count) % FOLDS
+    known = _predicted(judged, index, _standardised(np.column_stack(columns)), folds)
+    se_set = math.sqrt(known.variance * (1 / count - 1 / total))
+    spread = float((judged - reference[index]).var(ddof=1))
     return AdjustedDifference(
-        value=prediction + float(residual.mean() - reference.mean()),
+        value=known.mean - float(reference.mean()),
+        reference=float(reference.mean()),
         se_set=se_set,
-        se=(se_set**2 + spread**2 / total) ** 0.5,
-        plain_se=spread / count**0.5,
-        df=df,
+        se=math.sqrt(se_set**2 + spread / total),
+        df=count - 1 - len(columns),
         n=count,
         of=total,
     )
+
+
+@dataclass(frozen=True)
+class JudgedPart:
+    """A model's scores (n,) of the questions number `at` (n,) of N, which were drawn at random."""
+
+    scores: FloatArray
+    at: NDArray[np.int64]
+
+
+def difference_of_parts(
+    judged: JudgedPart, reference: JudgedPart, models: FloatArray, *, seed: int = 0
+) -> AdjustedDifference | None:
+    """Return judged model minus reference if neither was judged on all N questions, but other models were.
+
+    models (N, k): their mean predicts both. The parts may be the same, overlap or be disjoint: with m questions in
+    both, n and n' in the parts and residuals of covariance c, the two means covary by c (m / (n n') - 1 / N). Fewer
+    than `FEWEST_JUDGED` common questions do not show c; it is then taken as 0, because m is close to n n' / N. None if
+    a part has fewer than `FEWEST_JUDGED` questions.
+    """
+    total, counts = len(models), (len(judged.at), len(reference.at))
+    if min(counts) < FEWEST_JUDGED or min(counts) >= total:
+        return None
+    predictors = _standardised(models.mean(axis=1)[:, None])
+    # a question is in the same fold for both models, so that equal parts are adjusted as their difference would be
+    folds = np.random.default_rng(seed).permutation(total) % FOLDS
+    first, second = (_predicted(part.scores, part.at, predictors, folds[part.at]) for part in (reference, judged))
+    common, at_first, at_second = np.intersect1d(reference.at, judged.at, return_indices=True)
+    variances = first.variance + second.variance
+    covariance = 0.0
+    spread = float((second.predictions - first.predictions).var()) + variances
+    if len(common) >= FEWEST_JUDGED:
+        residuals = first.residuals[at_first], second.residuals[at_second]
+        covariance = float(np.cov(*residuals)[0, 1] * (len(common) - 1) / (len(common) - 2))
+        spread = float((judged.scores[at_second] - reference.scores[at_first]).var(ddof=1))
+    variance = first.variance * (1 / counts[1] - 1 / total) + second.variance * (1 / counts[0] - 1 / total)
+    variance -= 2 * covariance * (len(common) / (counts[0] * counts[1]) - 1 / total)
+    return AdjustedDifference(
+        value=second.mean - first.mean,
+        reference=first.mean,
+        se_set=math.sqrt(max(0.0, variance)),
+        se=math.sqrt(max(0.0, variance) + spread / total),
+        df=min(counts) - 2,
+        n=min(counts),
+        of=total,
+    )
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """What a regression on the predictors of all N questions makes of the n scores that are known."""
+
+    mean: float
+    """Of all N: that of the predictions, corrected by the residuals."""
+    predictions: FloatArray
+    """Shape (N,)."""
+    residuals: FloatArray
+    """Score minus a prediction that did not see it, shape (n,)."""
+    variance: float
+    """Of a residual."""
+
+
+def _predicted(
+    scores: FloatArray, at: NDArray[np.int64], predictors: FloatArray, folds: NDArray[np.int64]
+) -> _Predicted:
+    residuals, predictions = np.empty(len(at)), np.zeros(len(predictors))
+    for number in range(FOLDS):
+        held_out = folds == number
+        weights = _ridge(predictors[at[~held_out]], scores[~held_out])
+        residuals[held_out] = scores[held_out] - predictors[at[held_out]] @ weights
+        predictions += held_out.mean() * (predictors @ weights)
+    mean = float(predictions.mean() + residuals.mean())
+    return _Predicted(mean, predictions, residuals, float(residuals.var(ddof=predictors.shape[1])))
 
 
 def _standardised(columns: FloatArray) -> FloatArray:

@@ -112,14 +112,14 @@ def fit_replicates(
     rows = _ReplicateRows(varying, shared, target[:, None], weight, strength)
     replicates = varying.shape[1]
     coefficients = np.repeat(start[:, None], replicates, axis=1)
-    loss = rows.loss(coefficients)
+    loss, fitted = rows.loss(coefficients)
     for _ in range(STEPS):
-        gradient, curvature = rows.derivatives(coefficients)
+        gradient, curvature = rows.derivatives(fitted)
         step = _solve_quadratic(gradient, curvature, coefficients) - coefficients
         scale = np.ones(replicates)
         for _ in range(20):
             tried = coefficients + scale * step
-            tried_loss = rows.loss(tried)
+            tried_loss, fitted = rows.loss(tried)
             worse = tried_loss > loss + 1e-10 * np.abs(loss)
             if not worse.any():
                 break
@@ -141,29 +141,28 @@ class _ReplicateRows:
     weight: FloatArray
     strength: float
 
-    def logits(self, coefficients: FloatArray) -> FloatArray:
-        logits: FloatArray = self.varying * coefficients[0] + self.shared @ coefficients[1:]
-        return logits
-
-    def loss(self, coefficients: FloatArray) -> FloatArray:
-        """Return the penalised loss of each replicate, shape (replicates,)."""
-        logits = self.logits(coefficients)
+    def loss(self, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return each replicate's penalised loss, (replicates,), and the fitted probabilities, (rows, replicates)."""
+        logits = self.varying * coefficients[0] + self.shared @ coefficients[1:]
+        small = np.exp(-np.abs(logits))  # of the less likely outcome: its odds
         # cross entropy of a soft label: log(1 + exp(z)) - p z
-        entropy = np.maximum(logits, 0) + np.log1p(np.exp(-np.abs(logits))) - self.target * logits
+        entropy = np.maximum(logits, 0) + np.log1p(small) - self.target * logits
         penalty = np.abs(coefficients).sum(axis=0)
         loss: FloatArray = self.strength * np.einsum("ij,ij->j", self.weight, entropy) + penalty
-        return loss
+        fitted: FloatArray = np.where(logits < 0, small, 1.0) / (1.0 + small)
+        return loss, fitted
 
-    def derivatives(self, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def derivatives(self, fitted: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return gradient (3, replicates) and Hessian (3, 3, replicates) of the loss without the penalty."""
         varying, shared = self.varying, self.shared
-        fitted = sigmoid(self.logits(coefficients))
-        residual = self.strength * self.weight * (fitted - self.target)
-        bend = self.strength * self.weight * fitted * (1 - fitted)
+        heavy = self.strength * self.weight
+        residual = heavy * (fitted - self.target)
+        bend = heavy * fitted * (1 - fitted)
+        bent = varying * bend
         gradient = np.concatenate([np.einsum("ij,ij->j", varying, residual)[None], shared.T @ residual])
         hessian = np.empty((3, 3, varying.shape[1]))
-        hessian[0, 0] = np.einsum("ij,ij,ij->j", varying, varying, bend)
-        hessian[0, 1:] = hessian[1:, 0] = shared.T @ (varying * bend)
+        hessian[0, 0] = np.einsum("ij,ij->j", varying, bent)
+        hessian[0, 1:] = hessian[1:, 0] = shared.T @ bent
         for feature in range(2):
             hessian[1 + feature, 1:] = (shared * shared[:, feature : feature + 1]).T @ bend
         return gradient, hessian

@@ -58,6 +58,8 @@ SMALLEST = 1e-12
 Answer = Literal["safe", "worse", "undecided"]
 Bounds = tuple[float, float]
 """The lowest and the highest value that a question's score can have, before scaling."""
+Terms = tuple[FloatArray, FloatArray]
+"""(above, below) of a ratio, each of shape (questions,) or (clusters,)."""
 
 
 @dataclass(frozen=True)
@@ -339,26 +341,58 @@ def _largest_differences(errors: FloatArray, rates: FloatArray) -> NDArray[np.fl
     return largest
 
 
-def swap_test(
-    first: tuple[FloatArray, FloatArray], second: tuple[FloatArray, FloatArray], *, flips: int = FLIPS, seed: int = 0
-) -> float:
+def swap_test(first: Terms, second: Terms, *, flips: int = FLIPS, seed: int = 0) -> float:
     """Return the two-sided permutation p of "the two models are exchangeable", swapping their answers by cluster.
 
     Each is (above, below) of shape (clusters,), already summed within a cluster; the statistic is the difference of the
     two ratios. p = (1 + swaps at least as far from 0 as the observed value) / (flips + 1), so it is never 0 and the
-    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test.
+    test is exact (Phipson and Smyth 2010, arXiv 1603.05766). With below = 1 it is the sign-flip test. If a swap moves
+    the difference by one and the same amount or not at all, as with right and wrong answers, p is that of all swaps,
+    without drawing any: McNemar's exact test (1947, Psychometrika 12:153).
     """
-    seen = abs(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
-    totals = np.array([part.sum() for part in (*first, *second)])
-    change = np.column_stack([second[0] - first[0], second[1] - first[1]])
-    hits = 0
-    for swapped in _swaps(len(change), flips, seed):
-        moved = swapped.astype(np.float64) @ change
-        with np.errstate(invalid="ignore", divide="ignore"):
-            first_ratio = (totals[0] + moved[:, 0]) / (totals[1] + moved[:, 1])
-            second_ratio = (totals[2] - moved[:, 0]) / (totals[3] - moved[:, 1])
-            hits += int(np.sum(~(np.abs(first_ratio - second_ratio) < seen - SMALLEST)))  # NaN counts against us
-    return (1 + hits) / (flips + 1)
+    return swap_tests([first, second], [(0, 1)], flips=flips, seed=seed)[0]
+
+
+def swap_tests(
+    models: Sequence[Terms], pairs: Sequence[tuple[int, int]], *, flips: int = FLIPS, seed: int = 0
+) -> list[float]:
+    """Return `swap_test` for each pair of positions in `models`, which all have the same number of clusters.
+
+    The swaps are multiplied with each model's terms once, not once per pair: a swap moves the difference of two models'
+    products from one model to the other.
+    """
+    p_values = [_exact_p(models[first], models[second]) for first, second in pairs]
+    if None not in p_values:
+        return [p for p in p_values if p is not None]
+    totals = [(above.sum(), below.sum()) for above, below in models]
+    terms_of_models = np.column_stack([part for model in models for part in model])
+    hits = [0] * len(pairs)
+    for swapped in _swaps(len(terms_of_models), flips, seed):
+        products = (swapped.astype(np.float64) @ terms_of_models).T.reshape(len(models), 2, -1)
+        for at, (first, second) in enumerate(pairs):
+            if p_values[at] is not None:
+                continue
+            above, below = products[second] - products[first]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                seen = abs(totals[first][0] / totals[first][1] - totals[second][0] / totals[second][1])
+                ratio = (totals[first][0] + above) / (totals[first][1] + below)
+                ratio -= (totals[second][0] - above) / (totals[second][1] - below)
+                nearer = np.abs(ratio, out=ratio) < seen - SMALLEST
+            hits[at] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
+    drawn = [(1 + count) / (flips + 1) for count in hits]
+    return [share if p is None else p for p, share in zip(p_values, drawn, strict=True)]
+
+
+def _exact_p(first: Terms, second: Terms) -> float | None:
+    """Return the binomial p of all swaps if each moves the difference by one amount or not at all, else None."""
+    apart = first[0] - second[0]
+    moved = np.abs(apart[np.abs(apart) > SMALLEST])
+    if not np.array_equal(first[1], second[1]) or (len(moved) and np.ptp(moved) > SMALLEST):
+        return None
+    from scipy import special
+
+    won, lost = int((apart > SMALLEST).sum()), int((apart < -SMALLEST).sum())
+    return 1.0 if won == lost else min(1.0, 2 * float(special.bdtr(min(won, lost), won + lost, 0.5)))
 
 
 def _swaps(clusters: int, flips: int, seed: int) -> Iterable[NDArray[np.int8]]:

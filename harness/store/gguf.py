@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from ..records import ModelRef
 from ..records.errors import CheckpointError, one_line
 from .checkpoint import FASTCHAT, Checkpoint
 from .files import file_sha256
@@ -33,6 +34,16 @@ def is_gguf(path: Path) -> bool:
         marks = ("config.json", "adapter_config.json")
         return bool(gguf_files(path)) and not any((path / mark).exists() for mark in marks)
     return path.suffix == SUFFIX
+
+
+def names_gguf(model: ModelRef) -> bool:
+    """Return whether a reference is the path of a GGUF file, or of a folder of such files."""
+    if model.scheme != "path":
+        return False
+    try:
+        return is_gguf(Path(model.name).expanduser())
+    except (OSError, RuntimeError):  # a path without a home
+        return False
 
 
 def gguf_files(path: Path) -> tuple[Path, ...]:

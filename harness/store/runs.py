@@ -375,29 +375,36 @@ class RunStore:
         return path
 
 
-def find_run(name: str, results: Path, suites: Collection[str] = ()) -> Path:
+def find_run(name: str, results: Path, suites: Collection[str] = (), data: JsonValue = None) -> Path:
     """Return the folder of the run, which contains a card.
 
-    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. Raise ConfigError if no run
-    or several runs match.
+    `suites`: if `name` is a model, consider only its runs on these suites; empty: on any. `data`: what their protocol
+    states of the questions; if there is no run on the suites, one on the same questions will do. Raise ConfigError if
+    no run or several runs match.
     """
     path = Path(name)
     if path.name == "card.json" and path.is_file():
         return path.parent
     if (path / "card.json").is_file():
         return path
-    folders = []
+    folders, twins = [], []
     for file in find_cards(results):
         try:
             card = read_card(file)
         except ConfigError as error:
             log.warning("%s", error)  # the card of another run is not the reason to stop
             continue
-        if name in (card.model, file.parents[2].name) and (not suites or card.suite in suites):
+        if name not in (card.model, file.parents[2].name):
+            continue
+        if not suites or card.suite in suites:
             folders.append(file.parent)
+        elif data is not None and card.protocol.get("data") == data:
+            twins.append(file.parent)
+    folders = folders or twins
     if len(folders) == 1:
         return folders[0]
     kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+    kind += "" if data is None else ", or of the same questions,"
     if not folders:
         raise ConfigError(f"no run{kind} named {name!r}: give its folder, its card.json, or a model under {results}")
     listed = ", ".join(str(folder) for folder in folders[:8])

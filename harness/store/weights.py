@@ -1,6 +1,6 @@
 """Weight files of a model folder, by their headers: whether they are whole, and whether their names are a model's.
 
->>> wrapped_names(["_orig_mod.model.norm.weight", "_orig_mod.lm_head.weight"])
+>>> wrapper_of(["_orig_mod.model.norm.weight", "_orig_mod.lm_head.weight"]).name
 'torch.compile'
 
 Only safetensors headers and index files are read, so a folder of any size takes milliseconds.
@@ -68,13 +68,8 @@ WRAPPERS = (
 )
 
 
-def wrapped_names(names: Iterable[str], *, adapter: bool = False) -> str | None:
-    """Return the name of the wrapper whose mark the tensor names have, or None. Pure."""
-    wrapper = _wrapper(list(names), adapter=adapter)
-    return None if wrapper is None else wrapper.name
-
-
-def _wrapper(names: Sequence[str], *, adapter: bool) -> Wrapper | None:
+def wrapper_of(names: Sequence[str], *, adapter: bool = False) -> Wrapper | None:
+    """Return the wrapper whose mark the tensor names have, or None. Pure."""
     for wrapper in WRAPPERS:
         if any(wrapper.mark.search(name) for name in names) and not (adapter and not wrapper.in_adapters):
             return wrapper
@@ -107,7 +102,7 @@ def check_names(folder: Path) -> None:
     Loaders skip names they do not know and leave the weights random, so that such a checkpoint would get a score.
     """
     names = tensor_names(folder)
-    wrapper = _wrapper(names, adapter=(folder / "adapter_config.json").is_file())
+    wrapper = wrapper_of(names, adapter=(folder / "adapter_config.json").is_file())
     if wrapper is None:
         return
     marked = [name for name in names if wrapper.mark.search(name)]

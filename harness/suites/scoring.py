@@ -35,6 +35,7 @@ from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_i
 PREFERENCES: Bounds = (0.0, 1.0)
 RATINGS: Bounds = (1.0, 10.0)
 """Bounds of a rating that states no others."""
+RIGHT_OR_WRONG: Bounds = (0.0, 1.0)
 MIN_SCORED = 0.9
 """A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
 
@@ -287,7 +288,14 @@ def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstim
     None with fewer than two questions.
     """
     terms = (first.above, first.below), (second.above, second.below)
-    return paired_difference(*terms, scale=first.scale, bounds=first.bounds)
+    return paired_difference(*terms, scale=first.scale, bounds=shared_bounds(first, second))
+
+
+def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
+    """Return the lowest and highest value that a question's score can have in either; None if unknown for one."""
+    if first.bounds is None or second.bounds is None:
+        return None
+    return min(first.bounds[0], second.bounds[0]), max(first.bounds[1], second.bounds[1])
 
 
 @dataclass(frozen=True)
@@ -362,7 +370,8 @@ def own_question_sums(
     """Return metric -> terms per question of a benchmark that scored by itself, for metrics that are means over them.
 
     Another kind of metric (a perplexity, a corpus-level BLEU) does not equal the mean of its questions' values, so it
-    is left out. `category`: only its questions.
+    is left out. Of a metric whose questions are all 0 or 1, these are the bounds; of others they are unknown.
+    `category`: only its questions.
     """
     scores = card.scores if category is None else card.by_category.get(category, {})
     values: dict[str, list[Unit]] = defaultdict(list)
@@ -370,8 +379,15 @@ def own_question_sums(
         if category is None or row.category == category:
             for metric, value in row.scores.items():
                 values[metric].append(Unit(row.question, value))
-    sums = {metric: sums_of_units(metric, 1.0, metric_units) for metric, metric_units in values.items()}
+    sums = {
+        metric: sums_of_units(metric, 1.0, scored, RIGHT_OR_WRONG if _is_right_or_wrong(scored) else None)
+        for metric, scored in values.items()
+    }
     return {metric: metric_sums for metric, metric_sums in sums.items() if _is_mean(metric_sums, scores.get(metric))}
+
+
+def _is_right_or_wrong(scored: Iterable[Unit]) -> bool:
+    return all(unit.value in RIGHT_OR_WRONG for unit in scored)
 
 
 def _is_mean(sums: QuestionSums, score: Score | None) -> bool:
@@ -387,6 +403,8 @@ def natural(prompt_id: str) -> tuple[int, int, str]:
 
 def common(parts: Sequence[QuestionSums]) -> list[QuestionSums]:
     """Return each part reduced to the questions that all have, in one order."""
+    if all(part.ids == parts[0].ids for part in parts[1:]):
+        return list(parts)
     shared = set(parts[0].ids).intersection(*(part.ids for part in parts[1:]))
     ids = [prompt_id for prompt_id in parts[0].ids if prompt_id in shared]
     return [part.of(ids) for part in parts]

@@ -78,7 +78,8 @@ def read_all_measured(recipe: Recipe) -> list[Measured]:
     for model, seed in models:
         folder = recipe.held_out(model, seed)
         if record_in(folder) is not None:
-            is_fixed = model in recipe.fixed or (model in recipe.spec.merges and len(recipe.merge_seeds(model)) == 1)
+            merge = recipe.spec.merges.get(model)
+            is_fixed = model in recipe.fixed or (merge is not None and merge.seeds == "all")
             rows = read_measured(folder, model, seed, prompts, recipe.spec.evaluate)
             results += [replace(row, is_fixed=is_fixed) for row in rows]
     return results

@@ -9,53 +9,18 @@ source with the highest score there, which flatters the source and not the metho
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-
-from harness.analysis.leaderboard import HeadlineDifference, PairDifference, read_questions, run_id
-from harness.analysis.pairs import PairedRuns
 from harness.analysis.reported import ReportedTable
 from harness.pages.charts import ChartPoint, Drawing, scatter
 from harness.pages.reported import cells, columns
 from harness.pages.text import escape_markdown
-from harness.records import ModelRef, Record, Score, ScoreCard
-from harness.records.facts import higher_is_better
-from harness.stats.paired import holm
-from harness.stats.variance import CrossedMean, crossed_mean
-from harness.suites.scoring import QuestionSums
+from harness.records import Record, Score
 
 from ..layout import Recipe
-from .board import ALPHA, around, score_of
 from .costs import CostRow, cost_grid, front_of
-from .tables import Section, TextGrid, VariantBoard, Verdict, at, markdown_grid, p_text, score_text, signed
-
-TARGET = "target"
-NORMAL = 1.96
-"""Half a 95 % interval in standard errors, for many questions."""
-Cards = Mapping[str, Sequence[ScoreCard]]
-"""Cards of one protocol by model, one per seed."""
-Questions = Mapping[str, QuestionSums]
-"""Terms of the headline by run id."""
-
-
-class Gap(Record):
-    """A model minus a reference on one measure."""
-
-    reference: str
-    value: float
-    ci_low: float | None = None
-    ci_high: float | None = None
-    """95 %, over questions, and over seeds if there are several; None: nothing varies, or no error is known."""
-    p_adjusted: float | None = None
-    verdict: Verdict
-
-    @property
-    def text(self) -> str:
-        if self.ci_low is None or self.ci_high is None:
-            return signed(self.value)
-        return f"{signed(self.value)} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
+from .suite_scores import TARGET, Gap, SuiteComparison, SuiteGroup, Suites, gap_cells, suite_groups
+from .tables import Section, TextGrid, VariantBoard, Verdict, at, markdown_grid, score_text
 
 
 class BoardMeasure(Record):
@@ -85,9 +50,7 @@ class MethodBoard(Record):
     notes: tuple[str, ...] = ()
 
 
-def method_board(
-    recipe: Recipe, board: VariantBoard, costs: Sequence[CostRow], suites: Sequence[tuple[Path, ScoreCard]]
-) -> MethodBoard:
+def method_board(recipe: Recipe, board: VariantBoard, costs: Sequence[CostRow], suites: Suites) -> MethodBoard:
     """Return the board of all models that answered held-out prompts or suites. Swept variants have their own tables."""
     sources = [source.name for source in recipe.spec.sources]
     best = next((name for name in board.baselines if name in sources), None)
@@ -145,161 +108,37 @@ def _reward(board: VariantBoard, best: str | None) -> list[BoardMeasure]:
     ]
 
 
-def _suite_measures(recipe: Recipe, suites: Sequence[tuple[Path, ScoreCard]], best: str | None) -> list[BoardMeasure]:
-    labels = _labels(recipe)
-    groups: dict[tuple[str, str, str], dict[str, list[ScoreCard]]] = {}
-    for _, card in suites:
-        model = labels.get(card.model)
-        if model is not None:
-            group = groups.setdefault((card.suite, card.suite_version, card.protocol_sha), {})
-            group.setdefault(model, []).append(card)
-    compared = _Compared(PairedRuns({run_id(card): path.parent for path, card in suites}).difference, suites)
-    names = [(suite, version) for suite, version, _ in groups]
-    measures = []
-    for (suite, version, sha), cards in sorted(groups.items()):
-        twice = names.count((suite, version)) > 1
-        label = f"{suite} {version}" + (f" ({sha[:8]})" if twice else "")
-        file = f"{suite}-{version}" + (f"-{sha[:8]}" if twice else "")
-        measures.append(_suite_measure(recipe, (label, file), cards, compared, best))
-    return measures
+def _suite_measures(recipe: Recipe, suites: Suites, best: str | None) -> list[BoardMeasure]:
+    compared = SuiteComparison(recipe, suites)
+    swept = {name for sweep in recipe.spec.sweeps for name in sweep.variants}
+    groups = [group.of(name for name in group.cards if name not in swept) for group in suite_groups(recipe, suites)]
+    return [_suite_measure(recipe, group, compared, best) for group in groups if group.cards]
 
 
-def _labels(recipe: Recipe) -> dict[str, str]:
-    """Return the model of every name on the suites' leaderboard; swept variants are left out."""
-    spec = recipe.spec
-    swept = {name for sweep in spec.sweeps for name in sweep.variants}
-    models = [name for name in ("sft", *spec.variants, *spec.merges, *recipe.rivals) if name not in swept]
-    labels = {recipe.label(model, seed): model for model in models for seed in spec.seeds}
-    return labels | {ModelRef.parse(spec.target).label: TARGET}
-
-
-class _Compared:
-    """Scores and differences of models with one card per seed."""
-
-    def __init__(self, pair: PairDifference, suites: Sequence[tuple[Path, ScoreCard]]) -> None:
-        self._pair = pair
-        several = len({run_id(card) for _, card in suites}) > 1
-        self._questions: Questions = read_questions(suites) if several else {}
-
-    def score(self, cards: Sequence[ScoreCard]) -> Score:
-        """Return the mean over seeds; its interval is over questions and seeds, or over questions for one seed."""
-        scores = [card.scores[card.headline] for card in cards]
-        if len(scores) == 1:
-            return scores[0]
-        values = [score.value for score in scores if score.value is not None]
-        if not values:
-            return Score(value=None, n=0, unscored=sum(score.unscored for score in scores))
-        value = sum(values) / len(values)
-        errors = [score.se for score in scores]
-        mean = self._crossed(cards, None) or _pooled(values, errors, scores[0].n)
-        interval, se = (None, None) if mean is None or not mean.varies else (around(mean, value), mean.se)
-        return score_of(value, interval, se, n=sum(row.n for row in scores), lost=sum(row.unscored for row in scores))
-
-    def difference(self, cards: Sequence[ScoreCard], reference: Sequence[ScoreCard]) -> HeadlineDifference | None:
-        """Return the mean over seeds minus the reference, which is one card; None if a value or an error is missing."""
-        if len(reference) != 1:
-            return None
-        single = [self._pair(card, reference[0]) for card in cards]
-        known = [pair for pair in single if pair is not None]
-        if len(single) == 1 or len(known) < len(single):
-            return single[0] if len(single) == 1 else None
-        value = sum(pair.difference for pair in known) / len(known)
-        errors = [(pair.ci_high - pair.ci_low) / 2 / NORMAL for pair in known]
-        differences = [pair.difference for pair in known]
-        mean = self._crossed(cards, reference[0]) or _pooled(differences, errors, cards[0].scores[cards[0].headline].n)
-        if mean is None or not mean.varies:
-            return None
-        low, high = around(mean, value)
-        return HeadlineDifference(difference=value, ci_low=low, ci_high=high, p=mean.p_two_sided(), paired=True)
-
-    def _crossed(self, cards: Sequence[ScoreCard], reference: ScoreCard | None) -> CrossedMean | None:
-        """Return the mean over questions and seeds; None unless all cards have terms of their headline."""
-        tables = [_moves(self._questions.get(run_id(card)), card) for card in cards]
-        base = {} if reference is None else _moves(self._questions.get(run_id(reference)), reference)
-        if base is None or None in tables:
-            return None
-        known = [table for table in tables if table is not None]
-        ids = [key for key in known[0] if all(key in table for table in known) and (reference is None or key in base)]
-        rows = np.array([[table[key] - base.get(key, 0.0) for table in known] for key in ids], dtype=np.float64)
-        return crossed_mean(rows.reshape(len(ids), len(known)))
-
-
-def _pooled(values: Sequence[float], errors: Sequence[float | None], questions: int) -> CrossedMean | None:
-    """Return the mean of one value per seed from their errors alone; None if an error is unknown.
-
-    All seeds answer the same questions, so their errors over questions are not averaged away: the variance is the mean
-    of the squared errors plus that of the seeds' mean, which is never too small. Degrees of freedom: Satterthwaite's.
-    """
-    known = [error for error in errors if error]
-    if len(known) < len(values) or len(values) < 2 or questions < 2:
-        return None
-    by_question = sum(error**2 for error in known) / len(known)
-    by_seed = float(np.var(values, ddof=1)) / len(values)
-    variance = by_question + by_seed
-    df = variance**2 / (by_question**2 / (questions - 1) + by_seed**2 / (len(values) - 1))
-    mean, se = sum(values) / len(values), math.sqrt(variance)
-    return CrossedMean(mean, se, df, questions, math.sqrt(by_question), len(values))
-
-
-def _moves(sums: QuestionSums | None, card: ScoreCard) -> dict[str, float] | None:
-    """Return terms per question whose mean is the headline: a ratio of sums is linearised at its value."""
-    if sums is None or sums.metric != card.headline or sums.value is None:
-        return None
-    ratio = sums.value / sums.scale
-    moves = sums.scale * (sums.above - ratio * sums.below) / float(sums.below.mean()) + sums.value
-    return dict(zip(sums.ids, map(float, moves), strict=True))
-
-
-def _suite_measure(
-    recipe: Recipe, names: tuple[str, str], cards: Cards, compared: _Compared, best: str | None
-) -> BoardMeasure:
-    label, file = names
-    first = next(iter(cards.values()))[0]
-    higher = higher_is_better(first, first.headline)
-    scores = {model: compared.score(rows) for model, rows in cards.items()}
-    values = {source.name: scores[source.name].value for source in recipe.spec.sources if source.name in cards}
+def _suite_measure(recipe: Recipe, group: SuiteGroup, compared: SuiteComparison, best: str | None) -> BoardMeasure:
+    higher = group.higher_is_better
+    scores = {model: compared.score(cards) for model, cards in group.cards.items()}
+    values = {source.name: scores[source.name].value for source in recipe.spec.sources if source.name in scores}
     sources = {name: _sign(higher) * value for name, value in values.items() if value is not None}
     note = ""
     if sources and best not in sources:
         best = max(sources, key=lambda name: sources[name])
-        note = f"{label}: the best source is the one with the best score there, {best}"
-    complete = {model: all(card.complete for card in rows) for model, rows in cards.items()}
-
-    def gaps(reference: str | None) -> dict[str, Gap]:
-        if reference is None or reference not in cards:
-            return {}
-        pairs = {name: compared.difference(rows, cards[reference]) for name, rows in cards.items() if name != reference}
-        known = {name: pair for name, pair in pairs.items() if pair is not None}
-        adjusted = dict(zip(known, holm([pair.p for pair in known.values()]), strict=True))
-        return {
-            name: _gap(reference, pair, adjusted[name], higher, complete[name] and complete[reference])
-            for name, pair in known.items()
-        }
-
+        note = f"{group.name}: the best source is the one with the best score there, {best}"
+    best = best if sources else None
     return BoardMeasure(
-        name=f"{label}, {first.headline}" if first.headline != first.suite else label,
-        file=file,
+        name=group.title,
+        file=group.file,
         higher_is_better=higher,
-        best_source=best if sources else None,
+        best_source=best,
         scores=scores,
-        to_target=gaps(TARGET),
-        to_best_source=gaps(best if sources else None),
+        to_target=compared.gaps(group, TARGET),
+        to_best_source=compared.gaps(group, best),
         note=note,
     )
 
 
 def _sign(higher_is_better: bool | None) -> int:
     return -1 if higher_is_better is False else 1
-
-
-def _gap(reference: str, pair: HeadlineDifference, p: float, higher: bool | None, complete: bool) -> Gap:
-    verdict: Verdict = "not shown"
-    if not complete:
-        verdict = "incomplete"
-    elif p < ALPHA and higher is not None:
-        verdict = "better" if (pair.difference > 0) == higher else "worse"
-    low, high = pair.ci_low, pair.ci_high
-    return Gap(reference=reference, value=pair.difference, ci_low=low, ci_high=high, p_adjusted=p, verdict=verdict)
 
 
 CLAIMS: dict[Verdict, str] = {
@@ -387,14 +226,8 @@ def _difference_grid(board: MethodBoard, measure: BoardMeasure) -> list[TextGrid
     models = [model for model in board.models if any(model in gaps for gaps in references)]
     if not models:
         return []
-    rows = tuple((model, *(cell for gaps in references for cell in _gap_cells(gaps.get(model)))) for model in models)
+    rows = tuple((model, *(cell for gaps in references for cell in gap_cells(gaps.get(model)))) for model in models)
     return [TextGrid(f"Differences on {measure.name}", tuple(head), rows)]
-
-
-def _gap_cells(gap: Gap | None) -> tuple[str, str, str]:
-    if gap is None:
-        return "-", "-", "-"
-    return gap.text, "-" if gap.p_adjusted is None else p_text(gap.p_adjusted), gap.verdict
 
 
 def front_figure(board: MethodBoard, measure: BoardMeasure) -> Drawing | None:

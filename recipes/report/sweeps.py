@@ -7,16 +7,20 @@ every other comparison stricter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+from pydantic import Field
 
 from harness.pages.charts import ROW, WIDTH, ChartPoint, Drawing, axis, curves, whisker, width_of
 from harness.pages.text import escape_markdown
 from harness.records import Record, Score
+from harness.records.asking import is_empty
 
 from ..layout import Recipe
 from ..spec import WEIGHTED, RecipeSpec, SweepSpec, sources_used
 from ..training.settings import variant_settings
 from .board import Measured, variant_board
+from .suite_scores import Gap, SuiteComparison, SuiteGroup, Suites, gap_cells, suite_groups
 from .tables import (
     Section,
     TextGrid,
@@ -41,6 +45,15 @@ CLAIMS: dict[Verdict, str] = {
 SHARED = "SFT and the target's own samples are those of {of}: only what is chosen from the sources' answers changes."
 
 
+class SuiteSweep(Record):
+    """One suite that the variants of a sweep were run on."""
+
+    name: str
+    scores: dict[str, Score]
+    differences: dict[str, Gap]
+    """To the variant that the sweep is of."""
+
+
 class SweepReport(Record):
     """One sweep: `report/sweeps.json` has a list of them."""
 
@@ -52,6 +65,7 @@ class SweepReport(Record):
     sentences: tuple[str, ...]
     note: str = ""
     """What the variants of the sweep share, if that is not all but the value."""
+    suites: tuple[SuiteSweep, ...] = Field(default=(), exclude_if=is_empty)
 
     @property
     def title(self) -> str:
@@ -63,23 +77,46 @@ class SweepReport(Record):
         return f"sweep-{self.of}-{self.key}"
 
 
-def sweep_reports(recipe: Recipe, measured: Sequence[Measured]) -> list[SweepReport]:
-    """Return the sweeps of which the variant itself and at least one other were measured."""
+def sweep_reports(recipe: Recipe, measured: Sequence[Measured], suites: Suites = ()) -> list[SweepReport]:
+    """Return the sweeps of which the variant itself and at least one other were measured, or run on a suite."""
     reports = []
+    groups = suite_groups(recipe, suites)
+    compared = SuiteComparison(recipe, suites) if recipe.spec.sweeps and groups else None
     for sweep in recipe.spec.sweeps:
-        names = {sweep.of, *sweep.variants}
+        names = (sweep.of, *sweep.variants)
         rows = [result for result in measured if result.model in names]
-        known = {result.model for result in rows}
-        if sweep.of in known and len(known) > 1:
-            board = variant_board(recipe.spec.name, rows, baselines=[sweep.of], preference=())
-            values = _ordered({sweep.of: own_value(recipe.spec, sweep), **sweep.variants})
-            values = {name: value for name, value in values.items() if name in known}
-            sentences = tuple(_sentence(sweep, name, values, board) for name in values if name != sweep.of)
-            note = _note(recipe.spec, sweep)
-            reports.append(
-                SweepReport(of=sweep.of, key=sweep.key, values=values, board=board, sentences=sentences, note=note)
+        own_groups = [group for every in groups if _compares(sweep, (group := every.of(names)).cards)]
+        rewarded = {result.model for result in rows}
+        has_rewards = _compares(sweep, rewarded)
+        if not has_rewards and not own_groups:
+            continue
+        known = rewarded.union(*(group.cards for group in own_groups))
+        board = variant_board(recipe.spec.name, rows if has_rewards else [], baselines=[sweep.of], preference=())
+        values = _ordered({sweep.of: own_value(recipe.spec, sweep), **sweep.variants})
+        values = {name: value for name, value in values.items() if name in known}
+        reports.append(
+            SweepReport(
+                of=sweep.of,
+                key=sweep.key,
+                values=values,
+                board=board,
+                sentences=tuple(_sentence(sweep, name, values, board) for name in values if name != sweep.of)
+                if has_rewards
+                else (),
+                note=_note(recipe.spec, sweep),
+                suites=tuple(_suite_sweep(sweep, group, compared) for group in own_groups if compared is not None),
             )
+        )
     return reports
+
+
+def _compares(sweep: SweepSpec, models: Collection[str]) -> bool:
+    return sweep.of in models and len(models) > 1
+
+
+def _suite_sweep(sweep: SweepSpec, group: SuiteGroup, compared: SuiteComparison) -> SuiteSweep:
+    scores = {model: compared.score(cards) for model, cards in group.cards.items()}
+    return SuiteSweep(name=group.title, scores=scores, differences=compared.gaps(group, sweep.of))
 
 
 def own_value(spec: RecipeSpec, sweep: SweepSpec) -> Value | None:
@@ -149,13 +186,26 @@ def sweep_section(report: SweepReport) -> Section:
 
 
 def sweep_grids(report: SweepReport) -> list[TextGrid]:
-    """Return one table per temperature; the variant that the sweep is of has no difference."""
-    head = ("left out" if report.key == "leave_out" else report.key, "reward [95 %]")
-    compared = (f"difference to {report.of} [95 %]", "each seed", "p (Holm)", "verdict")
+    """Return one table per temperature and per suite; the variant that the sweep is of has no difference."""
+    value, difference = "left out" if report.key == "leave_out" else report.key, f"difference to {report.of} [95 %]"
+    head = (value, "reward [95 %]", difference, "each seed", "p (Holm)", "verdict")
+    suite_head = (value, "score [95 %]", difference, "p (Holm)", "verdict")
     return [
-        TextGrid(f"{report.title}, {at(temperature)}", (*head, *compared), tuple(_cells(report, temperature)))
-        for temperature in report.board.temperatures
+        *(
+            TextGrid(f"{report.title}, {at(temperature)}", head, tuple(_cells(report, temperature)))
+            for temperature in report.board.temperatures
+        ),
+        *(
+            TextGrid(f"{report.title}, {suite.name}", suite_head, tuple(_suite_cells(report, suite)))
+            for suite in report.suites
+        ),
     ]
+
+
+def _suite_cells(report: SweepReport, suite: SuiteSweep) -> Iterable[tuple[str, ...]]:
+    for name in report.values:
+        if name in suite.scores:
+            yield (_label(report, name), score_text(suite.scores[name]), *gap_cells(suite.differences.get(name)))
 
 
 def _cells(report: SweepReport, temperature: float) -> Iterable[tuple[str, ...]]:

@@ -136,7 +136,8 @@ class ArmoRMReward:
                 f"the chat template of {self._ref.label!r} writes no assistant turn of Llama 3, which ArmoRM's gate "
                 "needs; use the checkpoint's own template"
             )
-        if turns > 1:  # the gate would read a turn that is part of the text
+        answers = sum(message["role"] == "assistant" for message in messages)
+        if turns > answers:  # the gate would read a turn that is part of a text
             return Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")
         return ids
 

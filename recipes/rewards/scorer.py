@@ -18,7 +18,7 @@ from harness.records import Failure
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, one_line
 from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
-from ..records import PromptRow, messages
+from ..records import PromptRow, messages, prompt_text
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Scorer:
     def score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """Return one outcome per item. Raise IncompleteError if the reward fails or returns something invalid."""
         talks = bool(getattr(self._reward, "conversational", False))
-        prompts = [messages(item.row.prompt) if talks else item.row.prompt.turns[0] for item in items]
+        prompts = [messages(item.row.prompt) if talks else prompt_text(item.row.prompt) for item in items]
         completions = [
             [{"role": "assistant", "content": item.completion}] if talks else item.completion for item in items
         ]

@@ -31,7 +31,7 @@ from harness.store.files import cache_folder
 
 from ..devices import Gpus, replica_devices
 from ..layout import REWARDS, Counts
-from ..records import PromptRow, RewardRow, rows_in
+from ..records import PromptRow, RewardRow, prompt_text, rows_in
 from ..spec import RewardSpec
 from .scorer import Outcome, RewardItem, Scorer
 
@@ -219,7 +219,7 @@ class _Work:
             elif not self._is_done(answer):
                 group = f"{answer.prompt_id}|{answer.sha}"
                 groups.setdefault(group, []).append(answer.key)
-                lengths[group] = len(answer.turns[0]) + len(self._row(answer).prompt.turns[0])
+                lengths[group] = len(answer.turns[0]) + len(prompt_text(self._row(answer).prompt))
         return [groups[group] for group in sorted(groups, key=lambda group: lengths[group])]
 
     def _is_done(self, answer: Answer) -> bool:
@@ -330,7 +330,7 @@ def cache_path() -> Path:
 def reward_key(identity: Mapping[str, JsonValue], item: RewardItem) -> bytes:
     """Return the SHA-256 (32 bytes) of the reward's identity and the scored item."""
     prompt = item.row.prompt
-    question = {"system": prompt.system, "prompt": prompt.turns[0], "columns": item.row.columns}
+    question = {"system": prompt.system, "prompt": prompt_text(prompt), "columns": item.row.columns}
     return bytes.fromhex(digest({"by": dict(identity), "answer": item.completion, **question}))
 
 

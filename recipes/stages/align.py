@@ -22,6 +22,7 @@ from ..sampling import model_name, record_weights
 from ..spec import Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import (
+    FORWARD,
     KEEP,
     do_job,
     evaluation_of,
@@ -32,9 +33,6 @@ from ..training.launch import (
     training_time,
 )
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
-
-FORWARD = 1 / 3
-"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
         settings["answers"] = variant.answers
     if variant.method == "distill":
         settings["teacher"] = model_name(_teacher(recipe, variant))
+    if recipe.spec.save_dtype is not None:
+        settings["save_dtype"] = recipe.spec.save_dtype
     if recipe.spec.keep_reasoning:
         settings["keep_reasoning"] = True
     if recipe.spec.pairs.held_out:
@@ -177,6 +177,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
         settings=hyperparameters,
         seed=seed,
         held_out=recipe.spec.pairs.held_out,
+        save_dtype=recipe.spec.save_dtype,
         fusion=fusion_of(recipe, name, variant=variant, alpha=alpha),
         evaluation=evaluation_of(recipe, name, seed),
     )

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
 from pydantic import JsonValue
 
 from harness.analysis.leaderboard import run_id
@@ -20,7 +19,6 @@ from harness.backends.devices import devices_of
 from harness.records import Answer, ModelRef
 from harness.records.asking import Work
 from harness.records.errors import ConfigError, IncompleteError
-from harness.records.keys import ENDPOINT_KEY
 from harness.records.results import what_is_missing
 from harness.records.settings import ServeSpec
 from harness.store import make_folder, write_atomic, write_lines
@@ -32,12 +30,12 @@ from ..records import RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
-from ..sampling import AnswerFile, Sampler, generation_time, gpus_of, needs_machine, prompts_of, sample
+from ..rivals import asked_of, rival_ref, source_named, target_serve, with_asked, write_team
+from ..sampling import AnswerFile, Sampler, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
 from ..suites import check_suites, own_suites, run_suites, suite_calls
 from .rewards import reward_time
-from .target import target_time
 
 KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
@@ -92,10 +90,11 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         return counts | {"rewarded": sum(rewarded)}
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        calls = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
-        item = _asked(known, item, model, calls)
-        rewarding = reward_time(known, item.prompt_tokens + item.answer_tokens)
-        yield known.timed(item, target_time(known, item.answer_tokens), *rewarding)
+        answers = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
+        asked = asked_of(known, model, answers)
+        last = asked[-1].written / max(1.0, asked[-1].calls)  # tokens per answer of the one that is rewarded
+        rewarding = reward_time(known, answers * (known.prompts.tokens.value + last))
+        yield with_asked(known, item.model_copy(update={"model": model}), asked, spec.target_serve, *rewarding)
 
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
@@ -181,53 +180,6 @@ def _work(answers: Sequence[Answer]) -> tuple[Work, ...]:
     )
 
 
-def write_team(recipe: Recipe, name: str) -> Path:
-    """Write the file of an ensemble of the recipe's sources, and return it."""
-    spec = recipe.spec
-    members = {}
-    for source in spec.sources:
-        if source.model is None:
-            continue
-        entry = source.model_dump(mode="json", include={"model", "backend", "price_in", "price_out"}, exclude_none=True)
-        key = {"key_env": ENDPOINT_KEY} if source.model.startswith("endpoint:") else {}
-        members[source.name] = {**entry, **key, "serve": source.serve.model_dump(mode="json", exclude_defaults=True)}
-    team: dict[str, object] = {"members": members}
-    if name == "best_source":
-        team["reward"] = spec.reward.model_dump(mode="json", exclude_defaults=True)
-    if name == "moa":
-        team |= spec.evaluate.moa.model_dump(mode="json")
-        if spec.evaluate.moa.aggregator == "target":
-            serve = _target_serve(spec).model_dump(mode="json", exclude_defaults=True)
-            team["others"] = {"target": {"model": spec.target, "backend": spec.target_backend, "serve": serve}}
-    path = recipe.team(name)
-    write_atomic(path, "# Written by harness train.\n" + yaml.safe_dump(team, sort_keys=False))
-    return path
-
-
-def _target_serve(spec: RecipeSpec) -> ServeSpec:
-    serve = spec.target_serve
-    if serve.chat_template is None and spec.chat_template is not None:
-        serve = serve.model_copy(update={"chat_template": spec.chat_template})
-    if spec.chat_template_kwargs:
-        values = {**spec.chat_template_kwargs, **(serve.chat_template_kwargs or {})}
-        serve = serve.model_copy(update={"chat_template_kwargs": values})
-    return serve
-
-
-def rival_ref(recipe: Recipe, name: str) -> ModelRef:
-    """Return the model of a source, or the team of an ensemble, under its name on the leaderboard."""
-    if name in RIVALS:
-        scheme = "best_of" if name == "best_source" else name
-        return ModelRef.parse(f"{scheme}:{recipe.team(name)}", title=recipe.label(name, 0))
-    source = next(source for source in recipe.spec.sources if source.name == name)
-    return ModelRef.parse(source.model or "", title=recipe.label(name, 0))
-
-
-def _asked(known: Estimator, item: PlanItem, model: str, calls: int) -> PlanItem:
-    tokens = {"prompt_tokens": calls * known.prompts.tokens.value, "answer_tokens": calls * known.target_answer.value}
-    return item.model_copy(update={"model": model, "calls": calls, **tokens})
-
-
 def _sampler(recipe: Recipe, model: str, seed: int, trained: Step | None) -> Sampler:
     """Return a sampler that tolerates any number of failures, because a variant may have collapsed.
 
@@ -237,11 +189,11 @@ def _sampler(recipe: Recipe, model: str, seed: int, trained: Step | None) -> Sam
     if model in recipe.rivals:
         ref, backend, serve = rival_ref(recipe, model), model, ServeSpec()
         if model not in RIVALS:
-            source = next(source for source in spec.sources if source.name == model)
+            source = source_named(spec, model)
             backend = "endpoint" if ref.scheme == "endpoint" else source.backend
             serve = source.serve
         return Sampler(model, ref, backend, serve, seed, max_failed=1.0)
-    serve = _target_serve(spec) if trained is None else spec.target_serve
+    serve = target_serve(spec) if trained is None else spec.target_serve
     name = spec.target if trained is None else str(trained.folder)
     return Sampler(model, ModelRef.parse(name), spec.target_backend, serve, seed, max_failed=1.0)
 
@@ -309,10 +261,11 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         # the judges' calls are not included: `harness run --dry-run` estimates them
         calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
-        item = _asked(known, item, model, calls)
-        folders = [recipe.target(each) for each in recipe.spec.seeds]
-        serve = recipe.spec.evaluate.serve
-        yield known.timed(item, generation_time(known, "target", serve, item.answer_tokens, measured=folders))
+        asked = asked_of(known, model, calls)
+        chosen = sum(part.read + part.written for part in asked) if model == "best_source" else 0.0
+        rewarding = reward_time(known, chosen)
+        item = item.model_copy(update={"model": model})
+        yield with_asked(known, item, asked, recipe.spec.evaluate.serve, *rewarding)
 
     spec = recipe.spec.evaluate
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated

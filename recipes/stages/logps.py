@@ -13,11 +13,11 @@ from pathlib import Path
 from harness.backends.devices import devices_of
 from harness.records import ModelRef
 
-from ..estimate import DeviceTime, Estimator, PlanItem, lines_of, number
+from ..estimate import DeviceTime, Estimator, Mean, PlanItem, lines_of, number
 from ..layout import PAIRS, Counts, Recipe
 from ..likelihood import LOGPS, Texts, score_pairs
 from ..records import PreferencePair, rows_in
-from ..sampling import IDENTITY, Sampler, gpus_of, needs_machine
+from ..sampling import IDENTITY, Sampler, generation_time, gpus_of, needs_machine
 from ..spec import SourceSpec, sources_used
 from ..steps import Step
 
@@ -54,16 +54,10 @@ def _step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:
         if known.done(pairs.name, pairs.folder):
             rows = lines_of(pairs.folder / PAIRS)
         left = known.missing(item, folder / LOGPS, rows)
-        answers = known.any_source_answer + 2 * known.target_answer.value
-        tokens = left * (3 * known.prompts.tokens.value + answers)  # each answer is read with its prompt
-        devices = devices_of(source.serve)
-
-        def rate(counts: Counts) -> float:
-            pairs_read, seconds = number(counts, "session_pairs"), number(counts, "session_seconds")
-            return tokens / max(1, left) * pairs_read / seconds / devices if seconds else 0.0
-
-        measured = known.rate("generation", None, [folder], rate)
-        time = DeviceTime(tokens, measured, devices, "log-probabilities")
+        # each answer is read with its prompt
+        per_pair = 3 * known.prompts.tokens.value + known.any_source_answer + 2 * known.target_answer.value
+        tokens = left * per_pair
+        time = reading_time(known, source, tokens, per_pair, name)
         update = {"model": source.name, "calls": left, "calls_done": rows - left, "prompt_tokens": tokens}
         yield known.timed(item.model_copy(update=update), time)
 
@@ -81,3 +75,25 @@ def _step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:
         seed=seed,
         estimate=estimate,
     )
+
+
+def reading_time(known: Estimator, source: SourceSpec, tokens: float, per_pair: float, step: str) -> DeviceTime:
+    """Return the time in which a source reads tokens, by its steps of this name in all seeds, else `rates.reading`.
+
+    Without either it is the time to generate as many tokens: an upper bound, since reading is faster.
+    """
+    recipe, devices = known.recipe, devices_of(source.serve)
+
+    def rate(counts: Counts) -> float:
+        pairs_read, seconds = number(counts, "session_pairs"), number(counts, "session_seconds")
+        return per_pair * pairs_read / seconds / devices if seconds else 0.0
+
+    _, _, rest = step.partition("/")
+    folders = [recipe.seed(seed) / rest for seed in recipe.spec.seeds]
+    configured = recipe.spec.rates.of("reading", source.name)
+    speed = known.rate("reading", configured, folders, rate)
+    if speed is None:
+        time = generation_time(known, source.name, source.serve, tokens, measured=[recipe.source(source.name)])
+        if time.rate is not None:
+            speed = Mean(time.rate.value, f"generation's, {time.rate.by}: an upper bound, as reading is faster")
+    return DeviceTime(tokens, speed, devices, "log-probabilities")

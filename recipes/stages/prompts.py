@@ -77,7 +77,8 @@ def contaminated(questions: Questions) -> Callable[[Prompt], tuple[str, str] | N
     """Return a filter for `Kept.sift` that drops prompts with a benchmark's question; the detail names it."""
 
     def why(prompt: Prompt) -> tuple[str, str] | None:
-        question = questions.lookup(prompt.turns[0])
+        matches = (questions.lookup(turn) for turn in prompt.turns)
+        question = next((match for match in matches if match is not None), None)
         return None if question is None else ("contaminated", question)
 
     return why

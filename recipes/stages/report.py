@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.analysis.leaderboard import RankOptions, rank, read_questions, run_id
+from harness.analysis.leaderboard import RankOptions, rank, run_id
 from harness.analysis.pairs import PairedRuns
 from harness.analysis.reported import load_reported, reported_beside
 from harness.pages.charts import Drawing
@@ -85,7 +85,7 @@ def write_report(recipe: Recipe, folder: Path) -> Counts:
     write_atomic(folder / "variants.md", markdown(board))
     suites = read_suites(recipe)
     methods = _write_methods(recipe, board, suites, folder)
-    sweeps = sweep_reports(recipe, read_all_measured(recipe))
+    sweeps = sweep_reports(recipe, read_all_measured(recipe), suites)
     if sweeps:
         _write_sweeps(recipe, sweeps, folder)
     sections = [*methods, *map(sweep_section, sweeps)]
@@ -148,7 +148,7 @@ def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> No
 
     cards = [card for _, card in results]
     pairs = PairedRuns({run_id(card): path.parent for path, card in results})
-    tables = rank(cards, read_questions(results), options=RankOptions(difference=pairs.difference))
+    tables = rank(cards, pairs.question_sums(cards), options=RankOptions(difference=pairs.difference))
     reported = reported_beside(cards, load_reported())
     write_atomic(folder / "suites.md", leaderboard(tables) + markdown_reported(reported))
     about = PageFacts(title="Suites", pairs=pairs.of_tables(tables, cards))

@@ -33,6 +33,7 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
         "drop_truncated": spec.pairs.drop_truncated,
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
         **({"keep_reasoning": True} if spec.keep_reasoning else {}),
         **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
     }
@@ -117,6 +118,7 @@ def _train(
         chat_template=spec.chat_template,
         pad_token=spec.pad_token,
         template_kwargs=spec.chat_template_kwargs,
+        save_dtype=spec.save_dtype,
         fusion=fusion_of(recipe, "sft"),
         evaluation=evaluation_of(recipe, "sft", seed),
     )

@@ -13,6 +13,7 @@ from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, Counts, Recipe
 from ..prompts import load_rows, portable_name
 from ..records import Part
+from ..rivals import list_price
 from ..sampling import (
     IDENTITY,
     AnswerFile,
@@ -58,7 +59,8 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         draws, length = known.prompts.of(*ANSWERED) * sampling.n, known.source_answer(source.name)
         item = left_to_sample(known, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length)
         if model.scheme == "endpoint":
-            yield item.model_copy(update={"dollars": list_price(source, item)})
+            price = list_price(source, item.prompt_tokens, item.answer_tokens)
+            yield item.model_copy(update={"dollars": price})
         else:
             time = generation_time(known, source.name, source.serve, item.answer_tokens, measured=[folder])
             yield known.timed(item, time)
@@ -76,15 +78,6 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         gpus=gpus_of(model, backend, source.serve),
         estimate=estimate,
     )
-
-
-def list_price(source: SourceSpec, item: PlanItem) -> float | None:
-    """Return the dollars that an endpoint charges for the item's tokens; None if the recipe has no prices."""
-    if not item.calls:
-        return 0.0
-    if source.price_in is None or source.price_out is None:
-        return None
-    return (item.prompt_tokens * source.price_in + item.answer_tokens * source.price_out) / 1e6
 
 
 def _import_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:

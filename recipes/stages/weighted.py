@@ -7,6 +7,7 @@ fusepo. The target's own answers are not used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -19,7 +20,17 @@ from ..pairs import Considered, Extremes, extremes, rated, read_prompts
 from ..records import Part
 from ..spec import Selection
 from ..steps import Step, input_digests
-from ..training.launch import KEEP, do_job, evaluation_of, fusion_of, training_estimate, training_gpus
+from ..training.launch import (
+    FORWARD,
+    KEEP,
+    do_job,
+    evaluation_of,
+    fusion_of,
+    row_tokens,
+    training_estimate,
+    training_gpus,
+    training_time,
+)
 from ..training.settings import TrainingJob, decisive, variant_settings
 
 
@@ -46,6 +57,7 @@ def weighted_step(
         "drop_truncated": spec.pairs.drop_truncated,
         "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
         "pad_token": spec.pad_token,
+        **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
         **({"keep_reasoning": True} if spec.keep_reasoning else {}),
         **({} if chosen.samples is None else {"samples": chosen.samples}),
     }
@@ -54,10 +66,13 @@ def weighted_step(
         return _train(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        rows = known.prompts.of(part) * len(used)
+        if variant.method == "fusepo":
+            yield _reference(known, item.model_copy(update={"model": name}), rows)
         yield training_estimate(
             known,
             item.model_copy(update={"model": name}),
-            rows=known.prompts.of(part) * len(used),
+            rows=rows,
             method=variant.method,
             answer="source",
             keys=variant_settings(spec, variant),
@@ -78,6 +93,14 @@ def weighted_step(
         estimate=estimate,
     )
     return step
+
+
+def _reference(known: Estimator, item: PlanItem, rows: int) -> PlanItem:
+    """Estimate the reference's log-probabilities of the method fusepo, which one process computes."""
+    tokens = 0.0 if item.done else rows * row_tokens(known, "fusepo", "source")
+    time = replace(training_time(known, tokens * FORWARD, "training, forward"), devices=1)
+    name = item.name.replace("/align/", "/reference/", 1)
+    return known.timed(item.model_copy(update={"name": name, "prompt_tokens": tokens}), time)
 
 
 def answered_by(
@@ -137,6 +160,7 @@ def _train(
         seed=step.seed,
         chat_template=chat_template,
         pad_token=pad_token,
+        save_dtype=spec.save_dtype,
         fusion=fusion_of(recipe, name, variant=variant),
         evaluation=evaluation_of(recipe, name, step.seed),
     )

@@ -6,10 +6,12 @@ import gc
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -76,7 +78,24 @@ def adapted(model: PreTrainedModel, settings: TrainingSettings) -> nn.Module:
     return wrapped
 
 
-def write_weights(trainer: Trainer, folder: Path, parent: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+@dataclass(frozen=True)
+class SavedAs:
+    """What a trained model is saved with: the folder of its parent, its tokenizer, and the precision of its weights."""
+
+    parent: Path
+    tokenizer: PreTrainedTokenizerBase
+    save_dtype: str | None = None
+    """None: the parent's."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        if self.save_dtype is not None:
+            dtype: torch.dtype = getattr(torch, self.save_dtype)
+            return dtype
+        return AutoConfig.from_pretrained(self.parent).dtype or torch.float32
+
+
+def write_weights(trainer: Trainer, folder: Path, saved_as: SavedAs) -> None:
     """Write the trainer's current weights as an ordinary, unsharded model folder. Only the main process writes.
 
     An adapter is written to `adapter/`, and merged into its parent's weights in the folder itself.
@@ -86,30 +105,28 @@ def write_weights(trainer: Trainer, folder: Path, parent: Path, tokenizer: PreTr
     if trainer.is_world_process_zero():
         if hasattr(model, "peft_config"):
             model.save_pretrained(folder / ADAPTER, state_dict=state)
-            merge_adapter(folder / ADAPTER, parent, folder, tokenizer)
+            merge_adapter(folder / ADAPTER, folder, saved_as)
         else:
-            _save(folder, model, state, tokenizer, parent)
+            _save(folder, model, state, saved_as)
     trainer.accelerator.wait_for_everyone()
 
 
-def merge_adapter(adapter: Path, parent: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def merge_adapter(adapter: Path, folder: Path, saved_as: SavedAs) -> None:
     """Merge a LoRA adapter into its parent's weights and write the result as a model folder."""
     from peft import PeftModel
 
-    base = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(saved_as.parent, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    _save(folder, merged, merged.state_dict(), tokenizer, parent)
+    _save(folder, merged, merged.state_dict(), saved_as)
 
 
-def _save(
-    folder: Path, model: PreTrainedModel, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerBase, parent: Path
-) -> None:
-    dtype = AutoConfig.from_pretrained(parent).dtype or torch.float32
+def _save(folder: Path, model: PreTrainedModel, state: dict[str, Tensor], saved_as: SavedAs) -> None:
+    dtype, parent = saved_as.dtype, saved_as.parent
     model.save_pretrained(folder, state_dict=_in_dtype(state, dtype))
     # save_pretrained writes the dtype of the training, in which the next training would read and save this checkpoint
     config = json.loads((folder / "config.json").read_text())
     write_atomic(folder / "config.json", dump_json(config | {"dtype": str(dtype).removeprefix("torch.")}))
-    tokenizer.save_pretrained(folder)
+    saved_as.tokenizer.save_pretrained(folder)
     # The parent's generation settings are copied byte for byte: save_pretrained would rewrite or reject them.
     if (parent / "generation_config.json").is_file():
         shutil.copyfile(parent / "generation_config.json", folder / "generation_config.json")
@@ -123,6 +140,31 @@ def _in_dtype(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]
         if key not in converted:
             converted[key] = value.to(dtype) if value.is_floating_point() else value
     return {name: converted[value.data_ptr(), value.shape] for name, value in state.items()}
+
+
+def changed_share(parent: Path, folder: Path) -> float | None:
+    """Return the share of a saved model's weights that differ from its parent's in the saved dtype, in [0, 1].
+
+    None: the two have no tensor in common, e.g. because the parent is sharded under other names.
+    """
+    before = {name: file for file in parent.glob("*.safetensors") for name in _names(file)}
+    changed = total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as saved:
+            for name in saved.keys():  # noqa: SIM118  # not a mapping
+                if name not in before:
+                    continue
+                with safe_open(before[name], framework="pt") as earlier:
+                    old, new = earlier.get_tensor(name), saved.get_tensor(name)
+                if old.shape == new.shape and new.is_floating_point():
+                    changed += int((old.to(new.dtype) != new).sum())
+                    total += new.numel()
+    return changed / total if total else None
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())
 
 
 def write_fusion(folder: Path, fusion: Fusion) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FAILED = "failed.json"
+FORWARD = 1 / 3
+"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -87,6 +89,7 @@ def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
         "batch": done.batch,
         "processes": done.processes,
         "final_loss": done.final_loss,
+        **({} if done.changed is None else {"changed_weights": round(done.changed, 4)}),
     }
 
 
@@ -97,7 +100,10 @@ def training_estimate(
     epochs = keys.get("num_train_epochs", 1)
     tokens = rows * row_tokens(known, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
     item = item.model_copy(update={"trained_tokens": 0.0 if item.done else tokens})
-    return known.timed(item, training_time(known, item.trained_tokens, "training"))
+    times = [training_time(known, item.trained_tokens, "training")]
+    if method == "distill":  # the teacher reads every row too; it is assumed to be as large as the target
+        times.append(training_time(known, item.trained_tokens * FORWARD, "training, forward"))
+    return known.timed(item, *times)
 
 
 def row_tokens(known: Estimator, method: Method, answer: str) -> float:

@@ -27,7 +27,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from pydantic import JsonValue
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -47,14 +47,15 @@ from harness.records.errors import ConfigError, HarnessError, IncompleteError, S
 from harness.store import dump_json, write_atomic
 
 from ..likelihood import PairLogps
-from ..records import PreferencePair, messages, rows_in
+from ..records import PreferencePair, rows_in
 from ..spec import WEIGHTED
 from ..suites import run_suites
 from .attention import FLEX, prefer_flex
-from .checkpoint import adapted, free_memory, load_model, write_fusion, write_weights
+from .checkpoint import SavedAs, adapted, changed_share, free_memory, load_model, write_fusion, write_weights
 from .losses import fused_reference
+from .muon import MuonWithAdamW
 from .rows import Rows, completions
-from .settings import LOG, Evaluation, TrainingJob, has_reference, trainer_config
+from .settings import LOG, MUON, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
 from .trainer import WRPOConfig, WRPOTrainer, weights_digest, with_reference
 from .weighted import WeightedTrainer, weighted_reference
@@ -63,6 +64,8 @@ log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
 ANSWERS = ("source", "target", "rejected")
+MOST = 0.5
+"""Share of weights below which a warning says that saving has lost most of the updates."""
 SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
 """Keys of the trainer's log that depend on the session, so they would differ after a resume."""
 
@@ -156,7 +159,7 @@ class EvaluateEvery(TrainerCallback):
             return
         folder = self._job.checkpoints / "evaluated" / f"{self._evaluation.label}-step{state.global_step}"
         with randomness_kept():
-            write_weights(self._trainer, folder, self._job.model, self._tokenizer)
+            write_weights(self._trainer, folder, _saved_as(self._job, self._tokenizer))
             if state.is_world_process_zero:
                 scores = self._scores(folder)
                 if scores:
@@ -204,6 +207,8 @@ class Trained(Record):
     processes: int
     batch: int
     """Rows per optimiser step, over all processes."""
+    changed: float | None = None
+    """Share of the saved weights that differ from the parent's."""
 
 
 def check_finite(name: str, step: int, loss: float) -> None:
@@ -217,7 +222,16 @@ def check_finite(name: str, step: int, loss: float) -> None:
 
 
 class CheckedTrainer(Trainer):
-    """Any trainer, stopped when the loss is not finite."""
+    """Any trainer, stopped when the loss is not finite, and with the optimizer `muon` if that is wanted."""
+
+    with_muon = False
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if not self.with_muon or self.optimizer is not None:
+            return super().create_optimizer(model)
+        trained = self.model if model is None else model
+        self.optimizer = MuonWithAdamW(trained, self.args, self.get_decay_parameter_names(trained))
+        return self.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)
@@ -277,9 +291,11 @@ def _train(job: TrainingJob) -> Trained:
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
-    write_weights(trainer, job.folder, job.model, tokenizer)
+    write_weights(trainer, job.folder, _saved_as(job, tokenizer))
     done = _trained(job, trainer, seconds)
     if trainer.is_world_process_zero():
+        done = done.model_copy(update={"changed": changed_share(job.model, job.folder)})
+        _warn_of_lost_updates(job, done.changed, _saved_as(job, tokenizer).dtype)
         write_fusion(job.folder, job.fusion)
         _write_log(job.folder / LOG, trainer.state.log_history)
         write_atomic(job.checkpoints / DONE, dump_json(done.model_dump(mode="json")))
@@ -287,6 +303,21 @@ def _train(job: TrainingJob) -> Trained:
             for folder in job.checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(folder)
     return done
+
+
+def _saved_as(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> SavedAs:
+    return SavedAs(job.model, tokenizer, job.save_dtype)
+
+
+def _warn_of_lost_updates(job: TrainingJob, changed: float | None, dtype: torch.dtype) -> None:
+    if changed is not None and changed < MOST and dtype.itemsize < torch.float32.itemsize:
+        log.warning(
+            "%s: %.1f %% of the saved weights differ from those that training started from; the others were not "
+            "trained, or changed by less than %s can hold, and that is lost. `save_dtype: float32` keeps it",
+            job.name,
+            100 * changed,
+            str(dtype).removeprefix("torch."),
+        )
 
 
 def job_tokenizer(job: TrainingJob) -> PreTrainedTokenizerBase:
@@ -321,6 +352,7 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         if job.method == "infifpo":
             rows = _fused(job, rows, config)
         trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
+    trainer.with_muon = job.settings.trainer.get("optim") == MUON
     for shown in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shown)
     trainer.add_callback(LossLogger(job.name))
@@ -361,7 +393,7 @@ def _distill_trainer(job: TrainingJob, rows: Dataset, common: dict[str, Any]) ->
     config, tokenizer = common["args"], common["processing_class"]
     choose_loss(config, job.settings, tokenizer, teacher_tokenizer)
     config.dataset_kwargs = {"skip_prepare_dataset": True}
-    prompts = [messages(pair.prompt) for pair in _kept_pairs(job)]
+    prompts = [pair.messages for pair in _kept_pairs(job)]
     examples = distill_rows(rows, job.answer, prompts, tokenizer, teacher_tokenizer)
     return CheckedDistillTrainer(teacher_model=teacher, **split(examples, job.held_out), **common)
 

@@ -12,6 +12,7 @@ import difflib
 import math
 import re
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,17 @@ from harness.records.judge_choice import choose_judges, suite_names
 from harness.store.checkpoint import Fusion
 from harness.store.files import file_sha256
 
-from ..spec import PAIRED, WEIGHTED, EvaluateEverySpec, Method, RecipeSpec, Training, VariantSpec, launch_path
+from ..spec import (
+    PAIRED,
+    WEIGHTED,
+    EvaluateEverySpec,
+    Method,
+    RecipeSpec,
+    SaveDtype,
+    Training,
+    VariantSpec,
+    launch_path,
+)
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -112,6 +123,8 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 """Keys that do not affect the weights: changing one does not invalidate a finished step."""
 
+MUON = "muon"
+"""Value of `optim` that transformers does not have (`training.muon`)."""
 CHECKPOINTS = "checkpoints"
 """Subfolder for the trainer's intermediate checkpoints."""
 LOG = "training_log.jsonl"
@@ -349,7 +362,9 @@ def _config_class(method: Method) -> type[Any]:
         return FuseRLConfig
     kind: type[Any] = SFTConfig
     if method == "distill":
-        from trl.experimental.gold import GOLDConfig
+        with warnings.catch_warnings():  # that the module is experimental, and which versions of vLLM it is tested with
+            warnings.simplefilter("ignore")
+            from trl.experimental.gold import GOLDConfig
 
         kind = GOLDConfig
     return kind
@@ -417,6 +432,9 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
     """
     import torch
 
+    wanted = {key: value for key, value in keys.trainer.items() if (key, value) != ("optim", MUON)}
+    if len(wanted) < len(keys.trainer) and wanted.get("optim_args"):
+        raise ConfigError(f"optim_args = {wanted['optim_args']!r} has no effect: optim {MUON!r} takes none; remove it")
     device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
     defaults: dict[str, Any] = {
         "output_dir": folder,
@@ -435,11 +453,11 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "ddp_find_unused_parameters": False,
     }
     if method in (*PAIRED, *WEIGHTED):
-        return _config_class(method)(**{**defaults, **keys.trainer})
+        return _config_class(method)(**{**defaults, **wanted})
     defaults["max_length"] = keys.rendering.get("max_length")
     # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
     defaults["dataset_kwargs"] = {"skip_prepare_dataset": not keys.trainer.get("packing", False)}
-    return _config_class(method)(**{**defaults, **keys.trainer})
+    return _config_class(method)(**{**defaults, **wanted})
 
 
 def model_config(keys: TrainingSettings) -> Any:
@@ -500,6 +518,8 @@ class TrainingJob(Record):
     """Jinja file that replaces the tokenizer's chat template."""
     pad_token: str | None = None
     template_kwargs: dict[str, JsonValue] = {}
+    save_dtype: SaveDtype | None = None
+    """Precision of the saved weights; None: that of `model`."""
     held_out: int = Field(default=0, ge=0)
     """Number of rows that are evaluated and not trained on; the same ones for all variants."""
     fusion: Fusion

@@ -85,6 +85,7 @@ def test_hostile_texts_change_nothing_outside_their_boxes(
     assert all(url.startswith(site) for url in page.asked)
 
 
+@pytest.mark.slow
 def test_a_hostile_name_changes_nothing_on_the_leaderboards_page(open_page: Any, hostile: Path, tmp_path: Path) -> None:
     shutil.copytree(hostile, tmp_path / "results")
     for model, skill in ((HOSTILE[0], 0.8), (HOSTILE[3] + HOSTILE[9], 0.3)):

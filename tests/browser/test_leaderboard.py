@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages.board import page as leaderboard_page
 from harness.pages.board_data import PageFacts
+from harness.store import read_card
 from tests.browser.conftest import DESK, PHONE, first, fits, keep, needs_chromium, serious
-from tests.fakes.made_runs import make_run, pocket
+from tests.fakes.commands import Done
+from tests.fakes.made_runs import make_games, make_run, pocket
 
 pytestmark = needs_chromium
 TABLET = {"width": 1024, "height": 800}
@@ -27,6 +30,7 @@ def box_of(page: Any, model: str) -> Any:
     return page.get_by_label(f"choose {model}", exact=True).locator("visible=true")
 
 
+@pytest.mark.slow
 def test_the_page_works_from_disk_and_asks_for_nothing_else(open_page: Any, report: str) -> None:
     page = open_page(report)
     open_tab(page)
@@ -182,6 +186,35 @@ def test_a_cell_of_the_matrix_chooses_its_two_models(open_page: Any, report: str
     assert "matrix=difference" in page.url
 
 
+def test_direct_games_are_outlined_in_the_matrix_and_stated(
+    open_page: Any, harness: Callable[..., Done], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    for model, skill in (("low", 0.3), ("middle", 0.5), ("high", 0.9)):
+        make_run(results, model, pocket("arena_hard"), skill=skill)
+    make_games(results, "high", "low", pocket("arena_hard"), skill=0.95)
+    file = tmp_path / "board.html"
+    assert harness("leaderboard", "--results", results, "--format", "html", "--out", file).code == 0
+    (card,) = results.glob("runs/high/head_to_head_arena_hard@*/*/card.json")
+    scores = read_card(card).scores
+    page = open_page(file.as_uri() + "#tab=" + read_board(results).tables[0].anchor)
+
+    outlined = page.locator("rect.direct:visible")
+    assert outlined.evaluate_all("(cells) => cells.map((cell) => cell.dataset.pair)") == ["0 2", "2 0"]
+    outlined.first.hover()
+    games = (
+        f"Direct games: high against low, {scores['win_rate'].value:.2f} % of the points "
+        f"[{scores['win_rate'].ci_low:.2f}, {scores['win_rate'].ci_high:.2f}], p < 0.001 *; "
+        + " / ".join(f"{scores[name].value:.0f}" for name in ("n_won", "n_tied", "n_lost"))
+        + " questions won / tied / lost, judge reference"
+    )
+    assert page.locator(".readout:visible").inner_text().split("\n")[1] == games
+    outlined.first.click()
+    assert page.locator(".chosen .games:visible").inner_text() == games
+    page.get_by_label("Cells").locator("visible=true").select_option("difference")
+    assert outlined.count() == 0
+
+
 def test_columns_are_chosen_and_kept(open_page: Any, report: str) -> None:
     page = open_page(report)
     open_tab(page)
@@ -220,6 +253,7 @@ def test_rows_are_copied_as_markdown_and_csv(open_page: Any, report: str) -> Non
     assert page.get_by_role("status").inner_text() == "copied 2 rows as CSV"
 
 
+@pytest.mark.slow
 def test_head_and_model_stay_in_sight(open_page: Any, tmp_path: Path) -> None:
     page = open_page(large_board(tmp_path), size={"width": 700, "height": 600}, scheme="light")
     page.set_viewport_size({"width": 800, "height": 600})
@@ -262,6 +296,7 @@ def test_a_difference_is_good_only_in_a_direction_that_is_known(
     assert shown == ({"plus", "minus"} if higher is not None else {cells})
 
 
+@pytest.mark.slow
 def test_thirty_models_take_less_than_8000_pixels_on_a_phone(open_page: Any, tmp_path: Path) -> None:
     page = open_page(large_board(tmp_path), size=PHONE)
 
@@ -284,6 +319,7 @@ def large_board(folder: Path) -> str:
     return file.as_uri()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [PHONE, TABLET, WIDE], ids=["390", "1024", "1440"])
 def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
@@ -301,6 +337,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways(
     keep(page, f"leaderboard-{size['width']}-{scheme}.png")
 
 
+@pytest.mark.slow
 def test_dark_follows_the_system_and_the_choice(open_page: Any, report: str) -> None:
     def brightness(page: Any) -> int:
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -25,6 +25,7 @@ def test_a_phone_needs_no_scrolling_sideways(open_page: Any, site: str, results:
         assert fits(open_page(address, size=PHONE)), address
 
 
+@pytest.mark.slow
 def test_questions_are_found_and_walked_by_keyboard(open_page: Any, site: str, results: Path) -> None:
     page = open_page(site)
     with next_page(page):
@@ -91,6 +92,7 @@ def test_a_bar_of_the_histogram_filters_and_lets_go(open_page: Any, site: str, r
     assert page.complaints == []
 
 
+@pytest.mark.slow
 def test_without_scripts_the_filters_have_a_button(browser: Any, site: str, results: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -102,6 +104,7 @@ def test_without_scripts_the_filters_have_a_button(browser: Any, site: str, resu
     context.close()
 
 
+@pytest.mark.slow
 def test_two_runs_are_chosen_and_compared(open_page: Any, site: str, results: Path) -> None:
     page = open_page(site + run_address(results, "dpo"))
     page.get_by_label("Compare with").select_option(run_address(results, "wrpo-6-sources")[5:])

@@ -66,6 +66,7 @@ def test_hostile_names_stay_text_in_markdown() -> None:
     assert "<script>" not in text
 
 
+@pytest.mark.slow
 def test_the_command_names_the_ties_last_and_has_json(harness: Callable[..., Done], tmp_path: Path) -> None:
     for name, wins in (("a", 60), ("b", 62), ("c", 10)):
         write_run(tmp_path / "results", toy_run(name, mixed(wins, 100 - wins)))

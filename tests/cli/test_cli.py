@@ -93,6 +93,7 @@ def test_a_wrong_key_in_harness_yaml_lists_the_right_ones(harness: Callable[...,
     assert "harness.yaml: unknown key 'modle'; known: anchors, audit, backend, baseline, cache, edition, " in done.err
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_calls_and_writes_nothing(harness: Callable[..., Done], tmp_path: Path) -> None:
     words = ("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", *POCKET, "--dry-run")
 
@@ -109,6 +110,7 @@ def test_a_dry_run_prints_the_calls_and_writes_nothing(harness: Callable[..., Do
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_reached_ends_incomplete(harness: Callable[..., Done]) -> None:
     done = harness("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", *POCKET, "--limit", "2")
 

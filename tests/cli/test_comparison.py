@@ -147,6 +147,7 @@ def test_hostile_names_stay_text_in_markdown() -> None:
     assert "no difference shown between <script>|`x`" in verdict(compare(toy_run("a", mixed(20, 20)), evil))
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_or_json(harness: Callable[..., Done], tmp_path: Path) -> None:
     for run in (toy_run("a", mixed(20, 20)), toy_run("b", mixed(32, 8))):
         write_run(tmp_path / "results", run)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,12 +35,42 @@ def complete(harness: Callable[..., Done]) -> Callable[..., list[str]]:
         ("harness train pocket-", ["pocket-grid", "pocket-methods"]),
         ("harness lea", ["leaderboard"]),
         ("harness compare nobody", []),
+        ("harness run --judge mt_bench=gpt-5.4-", ["mt_bench=gpt-5.4-mini"]),
     ],
 )
 def test_values_are_completed(complete: Callable[..., list[str]], line: str, expected: list[str]) -> None:
     assert complete(line) == expected
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--judge", "local", ":", "gpt"], ["gpt-oss-120b", "gpt-oss-20b"]),
+        (["--judge", "local", ":"], ["gpt-oss-120b", "gpt-oss-20b", "llama-3.3-70b", "mistral-small-24b", "qwen3-32b"]),
+        (["--judge", "=", "local", ":", "q"], ["qwen3-32b"]),
+        (["--judge", "mt_bench", "=", "gpt-5.4,local", ":", "q"], ["qwen3-32b"]),
+        (["--suite", "=", "mt"], ["mt_bench", "mt_bench_pairs"]),
+        (["--judge", "local", ":", "qwen3-32b", "--suite", "alp"], ["alpaca_eval"]),
+    ],
+)
+def test_bash_gets_what_follows_the_last_colon(tmp_path: Path, words: list[str], expected: list[str]) -> None:
+    script = tmp_path / "ask.bash"
+    program = f'env PYTHONPATH="{Path.cwd()}" "{sys.executable}" -m harness.cli.main'
+    script.write_text(
+        f'harness() {{ {program} "$@"; }}\n'
+        "COMP_WORDS=(harness run " + " ".join(map(shlex.quote, words)) + ")\n"
+        "COMP_CWORD=$(( ${#COMP_WORDS[@]} - 1 ))\n"
+        "IFS=$'\\n'\n"
+        'COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD _HARNESS_COMPLETE=complete_bash harness\n'
+    )
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert done.stderr == ""
+    assert done.stdout.split() == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("configured", ["", "--results DIR", "harness.yaml", "HARNESS_RESULTS"])
 def test_models_are_those_of_the_results_folder_in_use(
     complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: str

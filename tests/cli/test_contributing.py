@@ -41,6 +41,7 @@ def install(site: Path) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
+@pytest.mark.slow
 def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
     install(tmp_path)
     (shown,) = blocks("sh")

@@ -131,6 +131,7 @@ def test_a_row_of_another_form_is_refused_with_its_number(
 # ------------------------------------------------------------------------------------------------------ the command
 
 
+@pytest.mark.slow
 def test_votes_alone_give_elo_and_no_word_about_a_judge(harness: Harness, tmp_path: Path) -> None:
     """Each model wins 3 of 4 against the one before it: 400 * log10(3) = 190.8 Elo apart."""
     write(tmp_path / "votes.jsonl", ladder(1.0))
@@ -150,6 +151,7 @@ def test_votes_alone_give_elo_and_no_word_about_a_judge(harness: Harness, tmp_pa
     ]
 
 
+@pytest.mark.slow
 def test_a_sharper_judge_places_a_new_model_at_its_temperature(harness: Harness, tmp_path: Path) -> None:
     """People 3 of 4, the judge 7 of 8: slope ln 3 / ln 7. The judge sees `e` win 7 of 8 against `d`: extrapolated."""
     write(tmp_path / "votes.jsonl", ladder(1.0, times=20))
@@ -195,6 +197,7 @@ def test_what_cannot_be_answered_is_one_sentence(
     assert sentence in done.err
 
 
+@pytest.mark.slow
 def test_too_few_voted_models_with_verdicts_place_no_model_and_say_so(harness: Harness, tmp_path: Path) -> None:
     write(tmp_path / "votes.jsonl", ladder(1.0))
     write(tmp_path / "verdicts.jsonl", ladder(3.0, models="abx"))

@@ -133,6 +133,7 @@ def test_a_command_that_cannot_be_imported_is_a_crash(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("judge", "list", "--json"), ("judge", "list"), ("--help",), ("ls", "suites")])
 def test_a_reader_that_is_gone_is_a_quiet_141(words: tuple[str, ...], tmp_path: Path) -> None:
     process = harness_process(*words, cwd=tmp_path)
@@ -144,6 +145,7 @@ def test_a_reader_that_is_gone_is_a_quiet_141(words: tuple[str, ...], tmp_path: 
     assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_stdout_is_no_success(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
@@ -155,6 +157,7 @@ def test_a_full_disk_behind_stdout_is_no_success(tmp_path: Path) -> None:
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_gets_escapes(tmp_path: Path) -> None:
     environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "COLUMNS": "300"}
 
@@ -165,6 +168,7 @@ def test_an_ascii_terminal_gets_escapes(tmp_path: Path) -> None:
     assert r"gr\xf6\xdfer \u2192 besser" in err
 
 
+@pytest.mark.slow
 def test_a_deleted_working_directory_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     code = (

@@ -49,6 +49,7 @@ def test_equal_candidates_are_tied(tmp_path: Path) -> None:
     assert "strong and twin are not shown to differ" in shipping_line(report)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_passes_only_alone_is_inconclusive(tmp_path: Path) -> None:
     # 5 lost and 3 won of 100: -2 with an error of 100 * sqrt((8 - 0.04) / 99) / 10 = 2.84. With a margin of 7,
     # t = 5 / 2.84 = 1.76 and p is 0.04: enough alone, not as one of two (0.08)
@@ -107,6 +108,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert "<b>" not in candidates_markdown(report)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_file(harness: Callable[..., Done], tmp_path: Path) -> None:
     write_runs(tmp_path / "results")
     policy = tmp_path / "gate.yaml"

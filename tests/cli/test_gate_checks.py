@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from harness.analysis.comparison import Difference, compare, unpaired
+from harness.analysis.finished_runs import compare_models
 from harness.analysis.games import games_difference
 from harness.analysis.gate.decision import judge_gate
 from harness.analysis.gate.evidence import GateOptions, gate_runs
@@ -314,9 +316,8 @@ def test_the_sign_does_not_depend_on_which_run_is_limited() -> None:
     assert [forward.set_low, forward.set_high] == pytest.approx([-backward.set_high, -backward.set_low])
 
 
-def test_only_the_limit_may_differ_and_only_for_a_part_of_the_questions(
-    tmp_path: Path, harness: Callable[..., Done]
-) -> None:
+@pytest.mark.slow
+def test_only_the_limit_may_differ(tmp_path: Path, harness: Callable[..., Done]) -> None:
     base = alike("base", 0)
     other_judge = limited(alike("judged", 4), 100)
     other_judge = replace(
@@ -332,7 +333,54 @@ def test_only_the_limit_may_differ_and_only_for_a_part_of_the_questions(
 
     assert code("base", "cand") == 0
     assert code("base", "judged") == 2
-    assert code("cand", "less") == 2  # 100 and 80 questions, neither a part of the other
+    assert code("cand", "less") == 0  # 100 and 80 questions, neither a part of the other
+    assert code("judged", "less") == 2
+
+
+def sampled(run: RunRows, count: int, seed: int) -> RunRows:
+    """The run as `--limit COUNT --seed SEED` would have left it: a random part."""
+    prompt_ids = {answer.prompt_id for answer in random.Random(seed).sample(run.answers, count)}
+    card = run.card.model_copy(update={"protocol": {**run.card.protocol, "limit": {"n": count, "seed": seed}}})
+    return replace(
+        run,
+        card=card,
+        answers=tuple(answer for answer in run.answers if answer.prompt_id in prompt_ids),
+        judgments=tuple(row for row in run.judgments if row.prompt_id in prompt_ids),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seed", "judged"), [(1, "100 of 400"), (2, "100 and 100 (28 for both) of 400")], ids=["same part", "own parts"]
+)
+def test_two_limited_runs_are_adjusted_by_the_complete_runs(tmp_path: Path, seed: int, judged: str) -> None:
+    base, candidate = sampled(alike("base", 0), 100, 1), sampled(alike("cand", 4), 100, seed)
+    for run in (base, candidate, alike("other", 8), alike("third", 2), sampled(alike("part", 3), 50, 1)):
+        write_run(tmp_path, run)
+
+    report = gate_runs(
+        "cand", "base", GatePolicy(checks=(GateCheck(suite="arena_hard", margin=9),)), GateOptions(tmp_path)
+    )
+
+    (check,) = report.checks
+    assert check.difference is not None
+    assert check.plain is not None
+    assert (check.difference.method, check.difference.n) == ("adjusted", 100)
+    assert report.notes[0].startswith(
+        f"arena_hard arena_hard (adjusted): {judged} questions judged, the rest predicted from those of 2 complete runs"
+    )
+    assert check.difference.se < (1.05 if seed == 1 else 0.7) * check.plain.se
+
+
+def test_without_complete_runs_two_limited_runs_are_compared_on_common_questions(tmp_path: Path) -> None:
+    for run in (sampled(alike("base", 0), 100, 1), sampled(alike("cand", 4), 100, 2)):
+        write_run(tmp_path, run)
+
+    (pair,) = compare_models(["base", "cand"], tmp_path)
+
+    row = pair.difference("arena_hard")
+    assert row is not None
+    assert (row.method, row.n, pair.adjusted) == ("paired", 28, ())
+    assert (pair.only_first, pair.only_other) == (72, 72)
 
 
 def test_complete_runs_are_not_adjusted() -> None:

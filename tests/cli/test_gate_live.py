@@ -70,6 +70,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     return Judged(folder, made.harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json"))
 
 
+@pytest.mark.slow
 def test_judging_stops_as_soon_as_the_verdict_is_safe(judged: Judged) -> None:
     results, done = judged.folder / "results", judged.gate
 
@@ -86,6 +87,7 @@ def test_judging_stops_as_soon_as_the_verdict_is_safe(judged: Judged) -> None:
     assert json.loads(card.read_text())["complete"] is False  # never ranked
 
 
+@pytest.mark.slow
 def test_head_to_head_is_a_run_of_its_own(judged: Judged) -> None:
     words = ("--model", "bad.jsonl", "--backend", "scripted", "--suite", "arena_hard", "--edition", "pocket")
     assert judged.harness("run", *words).code == 0  # completes what the gate began

@@ -161,6 +161,7 @@ def cards(done: Done) -> dict[str, Any]:
     return {f"{card['suite']} {card['model']}": card for card in json.loads(done.out)["cards"]}
 
 
+@pytest.mark.slow
 @needs_published
 def test_a_published_pair_file_imports_with_the_rates_of_harness_score_and_goes_out_again(
     harness: Callable[..., Done], tmp_path: Path

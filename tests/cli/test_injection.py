@@ -187,6 +187,7 @@ def test_a_flag_stands_in_every_judges_row(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_run_counts_them_on_its_card_and_the_report_names_them(harness: object, tmp_path: Path) -> None:
     assert callable(harness)
     rows = [{"prompt_id": f"pm-{number:03}", "turns": ["fine", "fine"]} for number in range(1, 81)]
@@ -316,6 +317,7 @@ def published() -> Iterator[tuple[str, str]]:
         yield "arena_hard", json.loads(line)["choices"][0]["turns"][0]["content"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PUBLISHED is None, reason="HARNESS_PUBLISHED names the folder of published judgments")
 def test_one_in_fifteen_thousand_official_answers_is_flagged() -> None:
     counts: dict[str, list[int]] = {}

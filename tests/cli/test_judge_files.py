@@ -129,6 +129,7 @@ def test_every_template_is_a_valid_file_once_filled_in(name: str, tmp_path: Path
     assert spec.kind in ("llm", "local", "reward_model")
 
 
+@pytest.mark.slow
 def test_a_template_is_printed_by_name(harness: Callable[..., Done]) -> None:
     assert "key_header: api-key" in harness("judge", "template", "azure").out
     assert "no judge template named 'x'; known: azure, endpoint" in harness("judge", "template", "x").err
@@ -142,6 +143,7 @@ def test_a_form_without_its_setting_is_one_sentence(text: str) -> None:
         find_judge(text, {})
 
 
+@pytest.mark.slow
 def test_a_judge_past_its_day_is_refused_before_anything_is_asked(harness: Callable[..., Done]) -> None:
     words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
 

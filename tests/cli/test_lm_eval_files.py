@@ -54,6 +54,7 @@ def error_rates(folder: Path, **document: object) -> None:
 LESS = {"higher_is_better": {"slips": {"rate": False}}}
 
 
+@pytest.mark.slow
 def test_a_metric_of_which_less_is_better_ranks_upwards(tmp_path: Path) -> None:
     error_rates(tmp_path, **LESS)
 
@@ -63,6 +64,7 @@ def test_a_metric_of_which_less_is_better_ranks_upwards(tmp_path: Path) -> None:
     assert "| 1 (1-1) | clean |" in table
 
 
+@pytest.mark.slow
 def test_compare_calls_a_rise_of_such_a_metric_worse(tmp_path: Path) -> None:
     error_rates(tmp_path, **LESS)
 
@@ -71,6 +73,7 @@ def test_compare_calls_a_rise_of_such_a_metric_worse(tmp_path: Path) -> None:
     assert "dirty is worse than clean by rate,none, of which less is better: +0.20" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("candidate", "baseline", "code", "sentence"),
     [
@@ -91,6 +94,7 @@ def test_the_gate_fails_a_rise_of_such_a_metric(
     assert sentence in done.out
 
 
+@pytest.mark.slow
 def test_a_ceiling_is_the_floor_of_such_a_metric(tmp_path: Path) -> None:
     error_rates(tmp_path, **LESS)
     (tmp_path / "gate.yaml").write_text('checks: [{suite: "lm_eval:slips", margin: 1, floor: 0.3}]')
@@ -101,6 +105,7 @@ def test_a_ceiling_is_the_floor_of_such_a_metric(tmp_path: Path) -> None:
     assert "above the ceiling of 0.3" in done.out
 
 
+@pytest.mark.slow
 def test_a_metric_of_unknown_direction_is_compared_but_neither_ranked_nor_gated(tmp_path: Path) -> None:
     error_rates(tmp_path)  # the file states nothing, and lm-eval has no metric called `rate`
     check = '{suite: "lm_eval:slips", margin: 0.05MORE}'
@@ -123,6 +128,7 @@ def test_lm_evals_own_metrics_have_a_direction_without_a_statement() -> None:
     assert direction("score", None) is None  # lm-eval's tasks use it both ways
 
 
+@pytest.mark.slow
 def test_only_cards_that_need_it_state_a_direction(tmp_path: Path) -> None:
     plain = imported(tmp_path, results_file(tmp_path / "a.json", {"sums": {"acc,none": 0.5}}), "m")
     words: Scores = {"words": {"word_perplexity,none": 9.5, "odd,none": 1.0}}
@@ -145,6 +151,7 @@ def test_the_ranking_metric_does_not_depend_on_the_order_of_the_file() -> None:
     assert headline(["em,b", "em,a"], {"em,a": True, "em,b": True}, filters=("b", "a")) == "em,b"
 
 
+@pytest.mark.slow
 def test_a_column_has_one_metric_by_name(tmp_path: Path) -> None:
     imported(tmp_path, results_file(tmp_path / "a.json", {"t": {"acc,none": 0.35, "loose_acc,none": 0.6}}), "A")
     imported(tmp_path, results_file(tmp_path / "b.json", {"t": {"loose_acc,none": 0.5, "acc,none": 0.25}}), "B")
@@ -152,6 +159,7 @@ def test_a_column_has_one_metric_by_name(tmp_path: Path) -> None:
     assert ranked(tmp_path) == [(1, "A"), (2, "B")]
 
 
+@pytest.mark.slow
 def test_every_metric_and_member_of_a_group_is_compared_and_gated(tmp_path: Path) -> None:
     for model, value in (("old", 0.5), ("new", 0.2)):
         scores: Scores = {
@@ -181,6 +189,7 @@ def test_a_group_without_a_score_gives_way_to_its_members(tmp_path: Path) -> Non
     assert "part of grp, which has no score of its own in this file" in cards["lm_eval:one m"]["notes"]
 
 
+@pytest.mark.slow
 def test_answers_that_were_only_predicted_have_no_score(tmp_path: Path) -> None:
     alone = results_file(tmp_path / "alone.json", {"sums": {"bypass,none": 999, "bypass_stderr,none": "N/A"}})
     mixed = results_file(tmp_path / "mixed.json", {"sums": {"bypass,none": 999}, "t": {"acc,none": 0.5}})
@@ -194,6 +203,7 @@ def test_answers_that_were_only_predicted_have_no_score(tmp_path: Path) -> None:
     assert any("sums ran with --predict_only" in note for note in card["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "metric"),
     [
@@ -224,6 +234,7 @@ def two_models(folder: Path) -> Path:
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_two_models_never_become_one(tmp_path: Path) -> None:
     folder = two_models(tmp_path)
 
@@ -283,6 +294,7 @@ def differences(folder: Path, *models: str) -> dict[str, Any]:
     return {row["metric"]: row for row in comparison["differences"]} | {"all": comparison}
 
 
+@pytest.mark.slow
 def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
     """40 questions, 20 right; the other gets 4 more right: 0.1 with se sqrt(0.1 * 0.9 / 39) = 0.04804."""
     logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
@@ -303,6 +315,29 @@ def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
     assert json.loads(gate.out)["checks"][0]["difference"]["method"] == "paired"
 
 
+def test_few_right_and_wrong_answers_are_not_taken_as_certain(tmp_path: Path) -> None:
+    """Two models with the same 40 answers: as if one were lost and one won besides, se sqrt(2 / (41 * 42)) = 0.0341."""
+    logged_run(tmp_path, "a", [1] * 38 + [0] * 2)
+    logged_run(tmp_path, "b", [1] * 38 + [0] * 2)
+
+    acc = differences(tmp_path, "a", "b")["acc,none"]
+
+    assert (acc["value"], acc["p"]) == (0.0, 1.0)
+    assert acc["se"] == pytest.approx((2 / (41 * 42)) ** 0.5)
+    (tmp_path / "gate.yaml").write_text('checks: [{suite: "lm_eval:sums", margin: 0.01}]')
+    gate = call(tmp_path, "gate", "--candidate", "b", "--baseline", "a", "--policy", "gate.yaml")
+    assert gate.code == 3
+
+
+def test_right_and_wrong_answers_are_tested_exactly(tmp_path: Path) -> None:
+    logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
+    logged_run(tmp_path, "b", [0] * 1 + [1] * 26 + [0] * 13)
+
+    # 7 won, 1 lost: 2 (C(8,0) + C(8,1)) / 2^8
+    assert differences(tmp_path, "a", "b")["acc,none"]["p"] == pytest.approx(18 / 256)
+
+
+@pytest.mark.slow
 def test_runs_without_common_samples_are_unpaired_and_say_what_to_do(tmp_path: Path) -> None:
     logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
     logged_run(tmp_path, "b", [1] * 24 + [0] * 16, hashes=False)  # other names for the questions
@@ -315,6 +350,7 @@ def test_runs_without_common_samples_are_unpaired_and_say_what_to_do(tmp_path: P
     assert any("of c, so nothing is paired" in note and "--log_samples" in note for note in none["all"]["notes"])
 
 
+@pytest.mark.slow
 def test_samples_count_the_questions_of_old_results(tmp_path: Path) -> None:
     logged_run(tmp_path, "a", [1] * 30 + [0] * 10, counted=False)
 

@@ -34,6 +34,7 @@ def printed(width: int, *tables: FittedTable) -> list[str]:
     return console.export_text().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_tables_of_data_and_cache_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     shown = on_terminal(width, "data", "list").splitlines()

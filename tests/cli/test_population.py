@@ -124,6 +124,7 @@ def test_an_undecided_check_states_how_many_more_draws_decide(tmp_path: Path) ->
     assert "at a margin of 58.6, and at 10 with about 34.3 times as many per question" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_the_commands_print_the_question_above_the_table(harness: Callable[..., Done], tmp_path: Path) -> None:
     results = tmp_path / "results"
     for run in (several("a", *FIRST), several("b", *OTHER), toy_run("single", OTHER[0])):

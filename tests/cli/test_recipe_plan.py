@@ -194,6 +194,7 @@ def test_a_rate_of_no_model_is_refused(tmp_path: Path) -> None:
         made(tmp_path, "{a: 10,", "{c: 10,")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_and_no_model_server_is_loaded(toy: Recipe, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     code = (
@@ -266,3 +267,95 @@ def test_the_machine_s_hours_are_shown_instead_of_those_of_steps_one_after_anoth
 def test_more_gpus_than_the_recipe_shares_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="step 'sources/a' needs 2 GPUs, but 1 are available"):
         make_plan(made(tmp_path, "variants:", "devices: 1\nvariants:"))
+
+
+RIVALS = "evaluate: {suite: alpaca_eval, edition: pocket, limit: 4, models: [a, best_source, moa, route], "
+LAYERS = f"{RIVALS}moa: {{layers: 3}}, temperatures: [0.0]}}"
+
+
+def calls_of(plan: RecipePlan, name: str) -> tuple[int, float, float]:
+    """Calls, tokens read and tokens written of a step."""
+    (item,) = [item for item in plan.items if item.name == name]
+    return item.calls, item.prompt_tokens, item.answer_tokens
+
+
+@pytest.fixture
+def rivals(tmp_path: Path) -> RecipePlan:
+    """Sources and ensembles answer 3 held-out prompts greedily and 4 questions; the mixture has 3 layers."""
+    return make_plan(made(tmp_path, "evaluate: {temperatures: [0.0, 0.8], samples: 2}", LAYERS))
+
+
+def test_every_call_of_an_ensemble_is_counted(rivals: RecipePlan) -> None:
+    # layer 1 reads the prompt; layer 2 and the aggregator read it and two answers of 20 tokens
+    assert calls_of(rivals, "held-out/moa") == (15, 2 * 30 + 2 * 150 + 150, 5 * 60)
+    assert calls_of(rivals, "suites/moa") == (20, 2 * 40 + 2 * 200 + 200, 5 * 80)
+    assert calls_of(rivals, "held-out/route") == (3, 2 * 30 + 30, 60)  # both read each prompt, one answers it too
+    assert calls_of(rivals, "suites/best_source") == (8, 80, 160)
+    assert calls_of(rivals, "held-out/best_source") == (0, 0, 0)  # chosen from answers that are there
+
+
+def test_a_source_s_answers_take_its_own_time_or_cost_its_price(rivals: RecipePlan) -> None:
+    reward = 3 * 30 / 100
+    assert seconds(rivals, "held-out/a") == pytest.approx(60 / 10 + reward)
+    assert seconds(rivals, "held-out/b") == pytest.approx(reward)  # an endpoint
+    assert seconds(rivals, "held-out/moa") == pytest.approx(2 * 60 / 10 + 60 / 5 + reward)
+    assert seconds(rivals, "held-out/route") == pytest.approx(30 / 10 + reward)
+    assert seconds(rivals, "suites/best_source") == pytest.approx(80 / 10 + (80 + 160) / 100)
+    dollars = {item.name: item.dollars for item in rivals.items}
+    assert dollars["held-out/b"] == pytest.approx(reward + (30 * 1 + 60 * 2) / 1e6)
+    assert dollars["held-out/moa"] == pytest.approx(24 + reward + ((30 + 150) * 1 + 120 * 2) / 1e6)
+
+
+INFIFPO = "{wrpo: {}, infifpo: {method: infifpo, sources: [a]}, "
+
+
+@pytest.mark.parametrize(
+    ("rates", "per_second", "origin"),
+    [
+        ("reading: 30, training: 50", 30, "rates.reading"),
+        ("reading: {a: 60}, training: 50", 60, "rates.reading"),
+        ("training: 50", 10, "generation's, rates.generation: an upper bound, as reading is faster"),
+    ],
+)
+def test_log_probabilities_of_sources_take_time(tmp_path: Path, rates: str, per_second: int, origin: str) -> None:
+    toy = made(tmp_path, "{wrpo: {}, ", INFIFPO)
+    spec = (tmp_path / "recipe.yaml").read_text().replace("training: 50", rates)
+    (tmp_path / "recipe.yaml").write_text(spec)
+    toy = narrow(read_recipe(tmp_path / "recipe.yaml"), None, None)
+
+    plan = make_plan(toy)
+
+    # 6 pairs, whose three answers are each read with the prompt
+    assert seconds(plan, "seed-42/logps/sources-1/a") == pytest.approx(6 * (3 * 10 + 3 * 20) / per_second)
+    (item,) = [item for item in plan.items if item.stage == "logps"]
+    assert item.rates == (f"log-probabilities: {origin}",)
+
+
+def test_the_speed_of_log_probabilities_is_measured_in_another_seed(tmp_path: Path) -> None:
+    from recipes import plan
+
+    toy = made(tmp_path, "{wrpo: {}, ", INFIFPO)
+    toy = narrow(toy.spec.model_copy(update={"seeds": (42, 43)}), None, None)
+    # 6 pairs of 90 tokens in 3 s on two devices: 90 a second and device
+    finish(toy.seed(42) / "logps" / "sources-1" / "a", "logps", {"session_pairs": 6, "session_seconds": 3})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "check_finished", lambda steps: None)
+        hours = make_plan(toy)
+
+    assert seconds(hours, "seed-43/logps/sources-1/a") == pytest.approx(540 / 90)
+
+
+def test_a_reading_rate_of_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rates\.reading names 'c'; models are target, a, b"):
+        made(tmp_path, "training: 50", "reading: {c: 1}, training: 50")
+
+
+def test_teachers_and_references_of_weighted_pairs_take_a_pass_forward(tmp_path: Path) -> None:
+    variants = "{wrpo: {}, distill: {method: distill, teacher: a}, fusepo: {method: fusepo}, "
+
+    plan = make_plan(made(tmp_path, "{wrpo: {}, ", variants))
+
+    assert seconds(plan, "seed-42/align/distill") == pytest.approx(6 * 30 / 50 * (1 + 1 / 3))
+    assert seconds(plan, "seed-42/reference/fusepo") == pytest.approx(6 * 2 * (10 + 2 * 20) / 50 / 3)
+    (item,) = [item for item in plan.items if item.name == "seed-42/reference/fusepo"]
+    assert item.hours == item.gpu_hours  # one process computes it

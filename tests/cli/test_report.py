@@ -48,6 +48,7 @@ def write_judgments(file: Path, model: str, right_every: int) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_which_of_three_do_we_ship_tonight(tmp_path: Path, harness: Callable[..., Done]) -> None:
     for model, right_every in (("base", 3), ("fused-1", 3), ("fused-2", 1)):
         write_judgments(tmp_path / f"{model}.jsonl", model, right_every)
@@ -79,6 +80,7 @@ def test_the_baseline_comes_first_and_need_not_be_named_twice(three: Path, harne
     assert "+62.50" in rows[3]
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_compare(three: Path, harness: Callable[..., Done]) -> None:
     compared = json.loads(harness("compare", "base", "fused-1", "fused-2", "--json").out)["comparisons"]
     page = harness("report", "base", "fused-1", "fused-2", "--to", "html").out
@@ -115,6 +117,7 @@ def test_one_model_is_reported_without_differences(three: Path, harness: Callabl
     assert "+0.00" not in done.out
 
 
+@pytest.mark.slow
 def test_links_lead_to_the_viewer(three: Path, harness: Callable[..., Done]) -> None:
     address = "http://board:7000/run/fused-2/arena_hard@toy-1/id-fused-2"
     words = ("report", "base", "fused-2", "--viewer", "http://board:7000/")
@@ -141,6 +144,7 @@ def test_wrong_flags_are_one_sentence(
     assert sentence in done.err
 
 
+@pytest.mark.slow
 def test_a_hostile_name_stays_a_name(tmp_path: Path, harness: Callable[..., Done]) -> None:
     write_run(tmp_path / "results", toy_run("base", mixed(10, 10)))
     run = toy_run("bad", mixed(10, 10))
@@ -187,6 +191,7 @@ def test_figures_are_written_beside_the_report(three: Path, harness: Callable[..
     assert "+62.50" in svg
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_pdf_is_printed_by_the_browser_that_is_here(three: Path, harness: Callable[..., Done]) -> None:
     done = harness("report", "base", "fused-1", "fused-2", "--to", "pdf", "--out", "report.pdf")
@@ -274,6 +279,7 @@ def test_a_card_that_cannot_be_edited_safely_is_refused(card: str) -> None:
         edited_card(card, "name", [RESULT])  # type: ignore[list-item]
 
 
+@pytest.mark.slow
 def test_push_shows_the_diff_and_needs_a_yes(
     three: Path, harness: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_csv_holds_the_new_columns_on_the_headlines_line_and_no_formula(
     assert all(row["rank_low"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_stale_leaderboard_fails_the_check(harness: Callable[..., Done], results: Path, tmp_path: Path) -> None:
     file, words = tmp_path / "LEADERBOARD.md", ("leaderboard", "--results", str(results))
     assert harness(*words, "--format", "md", "--out", str(file)).code == 0
@@ -105,6 +106,7 @@ def test_a_stale_leaderboard_fails_the_check(harness: Callable[..., Done], resul
     assert "faked" in file.read_text()  # the check writes nothing
 
 
+@pytest.mark.slow
 def test_figures_are_svg_and_png_files(harness: Callable[..., Done], results: Path, tmp_path: Path) -> None:
     done = harness("leaderboard", "--results", str(results), "--figures", str(tmp_path / "plots"))
 

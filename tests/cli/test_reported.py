@@ -234,6 +234,7 @@ def test_csv_says_which_lines_are_reported() -> None:
     assert rows[3]["model"] == "'=other"
 
 
+@pytest.mark.slow
 def test_the_command_shows_them_and_can_leave_them_out(harness: Callable[..., Done], tmp_path: Path) -> None:
     folder = run_dir(tmp_path, model="x", suite="alpaca_eval", version="official-1", run_id="run1")
     folder.mkdir(parents=True)

@@ -190,6 +190,7 @@ def test_style_control_without_the_answers_names_them(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- published digits
 
 
+@pytest.mark.slow
 @published
 def test_the_31_image_arena_models_equal_their_board_to_two_decimals() -> None:
     with (RAW / "image_arena_published.csv").open(encoding="utf-8") as file:
@@ -206,6 +207,7 @@ def test_the_31_image_arena_models_equal_their_board_to_two_decimals() -> None:
         assert ours["ci_high"] - ours["ci_low"] > 1.1 * (theirs["ci_high"] - theirs["ci_low"])
 
 
+@pytest.mark.slow
 @published
 @pytest.mark.parametrize("name", ["official_verdicts", "official_battles"])
 def test_the_official_model_scores_37_90_in_either_form(name: str) -> None:
@@ -224,6 +226,7 @@ def test_the_official_model_scores_37_90_in_either_form(name: str) -> None:
     assert reference["ci_high"] - 37.9019 == pytest.approx(2.38, abs=0.9)
 
 
+@pytest.mark.slow
 @published
 def test_average_tokens_of_all_models_equal_the_board() -> None:
     published_rows = json.loads((ARENA / "published.json").read_text("utf-8"))
@@ -237,6 +240,7 @@ def test_average_tokens_of_all_models_equal_the_board() -> None:
     assert {name: found[name] for name in shared} == {name: board[name] for name in shared}
 
 
+@pytest.mark.slow
 @published
 def test_partial_and_broken_files_are_reported_and_never_ranked() -> None:
     files = sorted(RAW.glob("*.jsonl.xz"))
@@ -271,6 +275,7 @@ def test_strict_reference_scores_the_424_games_against_a_failed_answer() -> None
     assert strict["complete"] is False
 
 
+@pytest.mark.slow
 @published
 def test_style_control_of_the_official_model_runs_in_all_four_forms() -> None:
     files = (ARENA / "official_verdicts.gpt-4-0613.jsonl.xz", "--answers", ARENA / "official_answers_metadata.jsonl.xz")

@@ -67,6 +67,7 @@ def test_a_model_that_no_game_ties_to_the_anchor_has_no_rate(tmp_path: Path) -> 
     assert any("ties these to the anchor: island, other" in note for note in cards[1]["notes"])
 
 
+@pytest.mark.slow
 def test_against_one_baseline_the_pool_is_the_closed_form(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     labels = ["A>>B", "A>B", "A=B", "B>A", "B>>A"]

@@ -55,6 +55,7 @@ def test_a_wrong_list_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
         models_in(text)
 
 
+@pytest.mark.slow
 def test_several_models_end_in_one_table_and_resume(harness: Callable[..., Done], tmp_path: Path) -> None:
     suite = own_suite(tmp_path)
 
@@ -84,6 +85,7 @@ def test_one_name_is_not_for_several_models(harness: Callable[..., Done], tmp_pa
     assert (done.code, "--name 'mine'" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_does_not_stop_the_others(harness: Callable[..., Done], tmp_path: Path) -> None:
     suite = own_suite(tmp_path)[:2]
     with serving(FakeOpenAI(reply=chat_reply)) as fake:

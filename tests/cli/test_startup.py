@@ -41,11 +41,13 @@ def test_importing_harness_loads_nothing_heavy() -> None:
     assert python(code) == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("run",)], ids=["harness", "harness run"])
 def test_help_needs_no_numbers_and_no_network(words: tuple[str, ...]) -> None:
     assert loaded_by_help(*words).isdisjoint({*HEAVY, *NUMBERS})
 
 
+@pytest.mark.slow
 def test_no_commands_help_loads_anything_heavy() -> None:
     code = f"""
 import sys

@@ -60,6 +60,7 @@ def on_terminal(width: int, *words: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", content.decode()).replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_board_fits_the_terminal_and_keeps_whole_numbers(results: Path, width: int) -> None:
     shown = on_terminal(width, "leaderboard", "--results", str(results), "--suite", "mt_bench")
@@ -91,6 +92,7 @@ def test_a_name_in_wide_letters_takes_two_cells_each() -> None:
     assert middle_elided("模型模型模型模型", 9) in ("模型…型模", "模型…模型")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_summary_shows_every_suite_at_every_width(results: Path, harness: Callable[..., Done], width: int) -> None:
     shown = on_terminal(width, "leaderboard", "--summary", "--results", str(results))
@@ -119,6 +121,7 @@ def test_columns_leave_by_priority() -> None:
     assert table.hidden(12) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_board_can_be_cut_and_ordered(results: Path, harness: Callable[..., Done]) -> None:
     folder = ("--results", str(results), "--suite", "mt_bench", "--json")
 
@@ -141,6 +144,7 @@ def test_a_board_can_be_cut_and_ordered(results: Path, harness: Callable[..., Do
     assert "tonight" in harness("leaderboard", *folder[:2], "--title", "tonight").out
 
 
+@pytest.mark.slow
 def test_a_summary_in_every_format(results: Path, harness: Callable[..., Done]) -> None:
     words = ("leaderboard", "--summary", "--results", str(results), "--format")
 
@@ -154,6 +158,7 @@ def test_a_summary_in_every_format(results: Path, harness: Callable[..., Done]) 
     assert harness(*words, "html").code == 2
 
 
+@pytest.mark.slow
 def test_a_results_folder_of_harness_yaml_is_every_commands(
     results: Path, harness: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -198,6 +203,7 @@ def test_a_tally_of_preferences_is_a_percentage() -> None:
     assert str(tally) == "arena_hard judgments 2/2 (wins 75.0 %)"
 
 
+@pytest.mark.slow
 def test_help_is_grouped_and_everywhere(harness: Callable[..., Done]) -> None:
     shown = harness("-h").out
 
@@ -250,6 +256,7 @@ def test_one_command_imports_every_model_of_a_file(harness: Callable[..., Done],
     assert "imported 3 runs of 3 models" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("leaderboard",), ("ls", "runs"), ("leaderboard", "--format", "csv")])
 def test_a_reader_that_leaves_early_is_no_error(results: Path, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "harness.cli.main", *words, "--results", str(results)]
@@ -264,3 +271,10 @@ def test_a_reader_that_leaves_early_is_no_error(results: Path, words: tuple[str,
 def test_models_of_a_summary_without_a_suite_come_last(results: Path) -> None:
     assert summary_table(summary(())).rows == []
     assert rich_tables([]) == []
+
+
+def test_suites_are_listed_with_the_benchmark_that_each_is(harness: Callable[..., Done]) -> None:
+    lines = [line.split() for line in harness("ls", "suites").out.splitlines()]
+
+    assert lines[0] == ["suite", "benchmark", "headline", "questions", "package"]
+    assert ["mt_bench", "MT-Bench", "mt_bench", "80", "llm-fusion-harness"] in lines

@@ -101,6 +101,7 @@ def test_a_checkpoint_is_ready_when_it_is_whole_and_still(
     assert problem is None if reason is None else reason in (problem or "")
 
 
+@pytest.mark.slow
 def test_each_new_checkpoint_is_run_once_and_the_trend_is_drawn(
     harness: Callable[..., Done], plugin: str, tmp_path: Path
 ) -> None:

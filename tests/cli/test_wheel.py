@@ -22,6 +22,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.slow
 def test_the_wheel_ships_exactly_our_packages(names: list[str]) -> None:
     tops = {name.split("/")[0] for name in names}
 

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import LlamaForCausalLM
 
-from recipes.training.checkpoint import write_weights
+from recipes.training.checkpoint import SavedAs, write_weights
 from recipes.training.trainer import with_reference
 from tests.fakes.tiny_trainer import CONFIG, ROWS, TOKENIZER, logged, model_of, trainer_of
 
@@ -54,7 +54,7 @@ def main(out: Path, per_device: int, resume: bool) -> None:
     stored = with_reference(Dataset.from_list([dict(row) for row in ROWS]), reference, layout="shared")
     trainer.train(resume_from_checkpoint=str(out / "checkpoint-2") if resume else None)
     model_of(weights).save_pretrained(out / f"parent-{trainer.args.process_index}")  # for its dtype
-    write_weights(trainer, out / "final", out / f"parent-{trainer.args.process_index}", TOKENIZER)
+    write_weights(trainer, out / "final", SavedAs(out / f"parent-{trainer.args.process_index}", TOKENIZER))
     if trainer.is_world_process_zero():
         facts = {"loss": logged(trainer), "sharded": sharded(trainer.model), "reference_sharded": sharded(reference)}
         (out / "log.json").write_text(json.dumps({**facts, "reference": list(stored["ref_logps"])}))

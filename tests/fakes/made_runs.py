@@ -11,6 +11,8 @@ from pydantic import JsonValue
 from harness.records import Answer, JudgeTask, Judgment, Preference, Prompt, Rating, ScoreCard
 from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store import dump_json, run_dir, write_atomic
+from harness.store.runs import read_rows
+from harness.suites.head_to_head import HeadToHead, PlaysGames
 
 Say = Callable[[Prompt, random.Random], tuple[str, ...]]
 
@@ -52,6 +54,24 @@ def make_run(
         answers.append(answer)
         judgments += [judged(task, rng, right=right, place=place) for task in suite.tasks(prompt, answer)]
     return write_run(results, model, suite, answers, judgments, usage=usage, fusion=fusion)
+
+
+def make_games(results: Path, model: str, opponent: str, suite: Suite, *, skill: float) -> Path:
+    """The folder of direct games of two models that `make_run` made: the first is right with probability `skill`."""
+    answers, other_answers = (
+        read_rows(next(results.glob(f"runs/{name}/{suite.name}@*/*")))[0] for name in (model, opponent)
+    )
+    assert isinstance(suite, PlaysGames)
+    games = HeadToHead(suite, opponent, other_answers)
+    by_id = {prompt.id: prompt for prompt in suite.prompts()}
+    rng = random.Random(f"{model} {opponent}")
+    judgments = []
+    for place, answer in enumerate(answers):
+        right = rng.random() < skill
+        judgments += [
+            judged(task, rng, right=right, place=place) for task in games.tasks(by_id[answer.prompt_id], answer)
+        ]
+    return write_run(results, model, games, answers, judgments)
 
 
 def said(prompt: Prompt, rng: random.Random, *, right: bool) -> tuple[str, ...]:

@@ -176,6 +176,7 @@ def harness(*words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_out_to_v2_files_and_in_again_the_numbers_stay(run: Run) -> None:
     out, results = run.folder / "files", run.folder / "imported"
     harness("export", "fake", "--format", "arena_hard", "--out", out, "--results", run.folder / "results",

@@ -34,6 +34,7 @@ def bring(results: Path, suite: str, file_format: str, file: str, model: str) ->
     return card.scores[card.headline].value or 0.0
 
 
+@pytest.mark.slow
 def test_length_controlled_rates_are_compared_by_shared_refits(tmp_path: Path) -> None:
     models = ("FuseChat-Llama-3.1-8B-Instruct", "FuseChat-Gemma-2-9B-Instruct")
     values = [

@@ -32,6 +32,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return record(run_command("elo", *words, "--json", cwd=tmp_path_factory.mktemp("elo")))
 
 
+@pytest.mark.slow
 def test_people_rank_the_six_models_and_gpt_4_is_too_sure(real: dict[str, Any]) -> None:
     assert (real["votes"], real["ties"], real["questions"], real["verdicts"]) == (3355, 780, 80, 2400)
     assert [model["model"] for model in real["models"]] == BY_VOTES
@@ -56,6 +57,7 @@ def test_gpt_4_predicts_held_out_votes_as_well_as_people_do(real: dict[str, Any]
     assert all(0.9 < part["slope"] < 1.1 for name, part in held_out.items() if name != "coin")
 
 
+@pytest.mark.slow
 def test_a_calibration_has_both_votes_and_verdicts(tmp_path: Path) -> None:
     words = ("judge", "calibrate", "--judge", "recorded", "--suite", "mt_bench", "--json")
     record(run_command(*words, cwd=tmp_path))

@@ -139,6 +139,7 @@ def run_rule(serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     return run
 
 
+@pytest.mark.slow
 def test_a_judge_that_always_takes_the_first_is_found_out(run_rule: RunRule) -> None:
     found, fake = run_rule(lambda a, b: True, "mt_bench,arena_hard", 240)
 
@@ -154,6 +155,7 @@ def test_a_judge_that_always_takes_the_first_is_found_out(run_rule: RunRule) -> 
     assert 390 <= len(fake.requests) <= 80 * 2 + 80 + 80 * 2  # equal questions, of equal answers, are asked once
 
 
+@pytest.mark.slow
 def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(run_rule: RunRule) -> None:
     found, _ = run_rule(lambda a, b: len(a) > len(b), "mt_bench", 400)
 
@@ -164,6 +166,7 @@ def test_a_judge_that_prefers_the_longer_is_consistent_and_flagged_for_length(ru
     assert any(finding.startswith("prefers longer answers more than people") for finding in part["findings"])
 
 
+@pytest.mark.slow
 def test_a_judge_that_throws_a_coin_agrees_by_chance(run_rule: RunRule) -> None:
     coin = random.Random(7)
     found, _ = run_rule(lambda a, b: coin.random() < 0.5, "mt_bench", 400)
@@ -203,6 +206,7 @@ def test_a_calibration_resumes_counts_its_failures_and_scores_none(
         assert any("have no verdict" in finding for finding in part["findings"])
 
 
+@pytest.mark.slow
 def test_a_card_of_the_judge_cites_its_calibration(harness: Harness, serve: Serve, tmp_path: Path) -> None:
     with serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as fake:
         judge = ("--judge", f"endpoint:fake@{fake.url}")
@@ -251,6 +255,7 @@ def test_max_cost_stops_before_it_is_crossed_and_a_higher_one_goes_on(
     assert found["usage"]["paid"] == found["usage"]["cost"] > 1
 
 
+@pytest.mark.slow
 def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_path: Path) -> None:
     with (
         serve(FakeOpenAI(reply=reply_with(lambda a, b: len(a) > len(b)))) as longest,
@@ -272,6 +277,7 @@ def test_several_judges_end_in_one_table(harness: Harness, serve: Serve, tmp_pat
     assert scores[1] == 0.0
 
 
+@pytest.mark.slow
 def test_a_judge_that_only_compares_is_calibrated_on_comparisons(harness: Harness) -> None:
     done = harness("judge", "calibrate", "--judge", "longest", "--suite", "mt_bench", "--sample", "60", "--json")
 
@@ -282,6 +288,7 @@ def test_a_judge_that_only_compares_is_calibrated_on_comparisons(harness: Harnes
     assert done.err.count("items are left out: judge 'longest' only compares two answers by length") == 2  # per turn
 
 
+@pytest.mark.slow
 def test_an_estimate_needs_no_key(harness: Harness) -> None:
     done = harness("judge", "calibrate", "--judge", "gpt-5.4", "--suite", "mt_bench", "--sample", "60", "--dry-run")
 
@@ -315,6 +322,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_2_on_bad_input(harness: Harness, tmp_path: Path) -> None:
     done = harness("judge", "calibrate", "--judge", "recorded", "--suite", "mtbench")
 

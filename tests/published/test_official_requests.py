@@ -235,6 +235,7 @@ def arena_requests(run: OfficialRun) -> list[dict[str, Any]]:
     return bodies
 
 
+@pytest.mark.slow
 def test_arena_hard_sends_both_games_of_the_500_and_asks_again_where_there_is_no_label(run: OfficialRun) -> None:
     first = arena_requests(run)
     again = [

@@ -25,6 +25,7 @@ def cards(done: Done) -> dict[str, Any]:
     return {card["suite"]: card for card in json.loads(done.out)["cards"]}
 
 
+@pytest.mark.slow
 @needs_mirror
 def test_data_is_pulled_from_a_mirror_verified_and_then_found_without_it(harness: Callable[..., Done]) -> None:
     pulled = harness("data", "pull", "--mirror", MIRROR, HARNESS_MIRROR="")
@@ -55,6 +56,7 @@ def test_the_official_questions_are_asked_judged_and_scored(harness: Callable[..
     assert all(card["protocol"]["limit"] == {"n": 20, "seed": 0} for card in found.values())
 
 
+@pytest.mark.slow
 @needs_mirror
 def test_the_requests_carry_the_benchmarks_own_settings(harness: Callable[..., Done]) -> None:
     with serving(FakeOpenAI()) as model, serving(FakeOpenAI(reply=judge_reply)) as judge:

@@ -74,6 +74,7 @@ def changed(draw: st.DrawFn, parser: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("source", FILES)

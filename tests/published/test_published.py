@@ -238,6 +238,7 @@ def test_arena_hard_official_score(options: SuiteOptions) -> None:
     assert high - 37.9019 == pytest.approx(3.90, abs=0.15)
 
 
+@pytest.mark.slow
 def test_arena_hard_image_arena_board(options: SuiteOptions) -> None:
     """31 models of another task in the same format: scores equal the published board's two decimals."""
     with published("arena_hard", "raw_judgments", "image_arena_published.csv").open(encoding="utf-8") as file:

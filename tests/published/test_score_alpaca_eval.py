@@ -238,6 +238,7 @@ def board() -> dict[str, dict[str, str]]:
         return {row[""]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @published
 @pytest.mark.parametrize("strict", [(), ("--strict-reference",)])
 def test_all_given_models_equal_the_board(strict: tuple[str, ...]) -> None:

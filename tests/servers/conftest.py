@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.fakes import openai_server
 from tests.fakes.commands import Done, harness_process
 
 
@@ -39,6 +41,30 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
 
 async def _nothing_to_check(checkpoint: object) -> None:
     return None
+
+
+@pytest.fixture
+def llama_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a `llama-server` on PATH that writes its arguments to argv.json and serves as the fake does; return it.
+
+    Its words are passed on to the fake: `llama_server("--mode=judge")`.
+    """
+
+    def install(*words: str) -> Path:
+        file = tmp_path / "bin" / "llama-server"
+        file.parent.mkdir()
+        file.write_text(
+            f"#!{sys.executable}\nimport json, os, sys\nwords = sys.argv[1:]\n"
+            f"open({str(tmp_path / 'argv.json')!r}, 'w').write(json.dumps(words))\n"
+            "port, name = words[words.index('--port') + 1], words[words.index('--alias') + 1]\n"
+            f"os.execv({sys.executable!r}, [{sys.executable!r}, {openai_server.__file__!r}, '--port=' + port, "
+            f"'--model=' + name, *{words!r}])\n"
+        )
+        file.chmod(0o755)
+        monkeypatch.setenv("PATH", str(file.parent), prepend=":")
+        return file
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ def starts(notes: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_models_of_one_command_share_a_server_and_keep_their_own_scores(
     tmp_path: Path, notes: Path, harness: Callable[..., Done]
 ) -> None:
@@ -60,6 +61,7 @@ def test_models_of_one_command_share_a_server_and_keep_their_own_scores(
     assert not Path(f"/proc/{start['pid']}").exists()
 
 
+@pytest.mark.slow
 def test_alone_or_shared_the_run_is_the_same(tmp_path: Path, notes: Path, harness: Callable[..., Done]) -> None:
     adapter(tmp_path / "good", "these are words")
     adapter(tmp_path / "bad", "no")
@@ -72,6 +74,7 @@ def test_alone_or_shared_the_run_is_the_same(tmp_path: Path, notes: Path, harnes
     assert [len(start["names"]) for start in starts(notes)] == [1, 2]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_another_base_gets_a_server_of_its_own(tmp_path: Path, notes: Path, harness: Callable[..., Done]) -> None:
     write_checkpoint(tmp_path / "second", template="{{ messages }}")
     adapter(tmp_path / "one", "words")
@@ -83,6 +86,7 @@ def test_another_base_gets_a_server_of_its_own(tmp_path: Path, notes: Path, harn
     assert [len(start["names"]) for start in starts(notes)] == [1, 1]  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_watch_loads_new_adapters_into_the_running_server(
     tmp_path: Path, notes: Path, harness: Callable[..., Done]
 ) -> None:
@@ -103,6 +107,7 @@ def test_watch_loads_new_adapters_into_the_running_server(
     assert not Path(f"/proc/{start['pid']}").exists()
 
 
+@pytest.mark.slow
 def test_watch_stops_its_server_in_between_if_told(tmp_path: Path, notes: Path, harness: Callable[..., Done]) -> None:
     for step in (10, 20):
         adapter(tmp_path / "out" / f"checkpoint-{step}", "words")

@@ -80,6 +80,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 AUDIT = ("--judge", "cheap", "--audit", f"dear:{AUDITED}")
 
 
+@pytest.mark.slow
 def test_an_audited_card_is_on_the_expensive_judges_scale_and_nothing_is_asked_twice(world: World) -> None:
     plan = json.loads(world.run("old", *AUDIT, "--dry-run", "--json").out)["dry_run"][0]
     assert plan["judge_calls"] == TURNS * (QUESTIONS + AUDITED)
@@ -135,6 +136,7 @@ def test_audited_runs_are_compared_gated_and_ranked_on_that_scale(world: World) 
     assert table["rows"][1]["above"]["paired"] is True
 
 
+@pytest.mark.slow
 def test_a_live_gate_audits_the_candidate_and_needs_a_baseline_with_the_same_audit(world: World) -> None:
     assert world.run("old", *AUDIT).code == 0
     served = f"endpoint:new@{world.models['new'].url}"
@@ -152,6 +154,7 @@ def test_a_live_gate_audits_the_candidate_and_needs_a_baseline_with_the_same_aud
     assert "the judge is audited" in report["sequential"][0]["note"]
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_fitted_stays_the_cheap_judges(world: World) -> None:
     for judge in world.judges.values():
         judge.reply = judge_reply
@@ -165,6 +168,7 @@ def test_a_rate_that_is_fitted_stays_the_cheap_judges(world: World) -> None:
     assert any("lc_win_rate cannot be audited" in note for note in card["notes"])
 
 
+@pytest.mark.slow
 def test_an_audit_without_verdicts_is_incomplete_and_asked_again(world: World) -> None:
     world.judges["dear"].reply = lambda request: Reply(text="no comment")
 
@@ -197,6 +201,7 @@ def test_a_wrong_design_is_one_sentence_and_nothing_is_written(
     assert not (world.folder / "results").exists()
 
 
+@pytest.mark.slow
 def test_an_audited_run_is_not_exported(world: World) -> None:
     assert world.run("old", *AUDIT).code == 0
 
@@ -206,6 +211,7 @@ def test_an_audited_run_is_not_exported(world: World) -> None:
     assert "estimates from two judges (cheap audited by dear)" in done.err
 
 
+@pytest.mark.slow
 def test_a_cyclic_jury_asks_each_question_of_one_judge(world: World) -> None:
     words = ("--judge", "cheap+dear", "--jury", "cyclic")
     plan = json.loads(world.run("old", *words, "--dry-run", "--json").out)["dry_run"][0]
@@ -234,6 +240,7 @@ def judges_by_question(world: World, model: str) -> dict[str, str]:
     return {row["prompt_id"]: row["judge"] for row in rows}
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_cyclic_jury(world: World) -> None:
     with serving(FakeOpenAI(reply=rated(1))) as third:
         world.judges["third"] = third

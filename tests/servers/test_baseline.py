@@ -42,6 +42,7 @@ def run(harness: Call, model: Path, suite: str, *more: str) -> Done:
     return harness("run", "--model", str(model), "--backend", "scripted", "--suite", suite, *POCKET, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["arena_hard", "alpaca_eval"])
 def test_a_run_and_its_file_are_the_same_baseline(harness: Call, tmp_path: Path, suite: str) -> None:
     good = answers(tmp_path / "good.jsonl", suite, lambda at, gold: gold if at % 3 else "no idea")
@@ -61,6 +62,7 @@ def test_a_run_and_its_file_are_the_same_baseline(harness: Call, tmp_path: Path,
     assert by_run["scores"] != plain["scores"]
 
 
+@pytest.mark.slow
 def test_length_control_fits_on_the_other_baselines_lengths(harness: Call, tmp_path: Path) -> None:
     good = answers(tmp_path / "good.jsonl", "alpaca_eval", lambda at, gold: gold if at % 3 else "no idea")
     short = answers(tmp_path / "short.jsonl", "alpaca_eval", lambda at, gold: "x" * (1 + at % 5))
@@ -73,6 +75,7 @@ def test_length_control_fits_on_the_other_baselines_lengths(harness: Call, tmp_p
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 def test_a_baseline_without_any_answer_or_a_suite_without_baseline_is_refused(harness: Call, tmp_path: Path) -> None:
     good = answers(tmp_path / "good.jsonl", "arena_hard", lambda at, gold: gold)
     other = tmp_path / "other.jsonl"
@@ -86,6 +89,7 @@ def test_a_baseline_without_any_answer_or_a_suite_without_baseline_is_refused(ha
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_each_question_once(harness: Call, serve: Serve, tmp_path: Path) -> None:
     good = answers(tmp_path / "good.jsonl", "arena_hard", lambda at, gold: gold)
     with serve(FakeOpenAI(reply=lambda request: "no idea")) as model:

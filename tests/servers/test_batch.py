@@ -211,6 +211,7 @@ def scores(results: Path) -> dict[str, Any]:
     return {card["suite"]: (card["scores"], card["counts"]) for card in found}
 
 
+@pytest.mark.slow
 def test_a_batched_run_scores_as_a_live_one_for_half_the_price(world: World) -> None:
     done = world.run("--results", "batch")
 
@@ -227,6 +228,7 @@ def test_a_batched_run_scores_as_a_live_one_for_half_the_price(world: World) -> 
     assert len(world.judge.answered) == CALLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "flags"),
     [
@@ -267,6 +269,7 @@ def test_a_jury_of_one_endpoint_asks_in_batches_of_their_own_and_both_are_taken_
     assert len(world.judge.answered) == len(set(world.judge.answered)) == 2 * CALLS
 
 
+@pytest.mark.slow
 def test_max_cost_holds_for_a_batch(world: World) -> None:
     stopped = world.run("--max-cost", "0.025")
 
@@ -279,6 +282,7 @@ def test_max_cost_holds_for_a_batch(world: World) -> None:
     assert len(world.judge.answered) == CALLS
 
 
+@pytest.mark.slow
 def test_a_reply_without_verdict_is_asked_again_by_the_same_command(world: World) -> None:
     world.judge.reply = lambda request: "I would rather not say."
     broken = world.run()

@@ -64,6 +64,7 @@ CALLS = 2 * 20 + 2 * 20
 """Two ratings a conversation, two games a question."""
 
 
+@pytest.mark.slow
 def test_a_deleted_run_folder_costs_no_call(world: World) -> None:
     assert world.run(*LIMIT).code == 0
     assert world.asked == CALLS
@@ -113,6 +114,7 @@ def killed_at(world: World, points: list[int], calls: int, *more: str) -> int:
     return world.asked - calls
 
 
+@pytest.mark.slow
 def test_after_kill_9_each_request_is_seen_once_but_for_those_in_flight(world: World) -> None:
     world.judge.latency = 0.005
 
@@ -140,6 +142,7 @@ def test_ten_kills_of_a_thousand_calls(world: World) -> None:
 # ------------------------------------------------------------------------------------------------------------ the disk
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(world: World) -> None:
     with small_disk(world.folder / "disk", 256) as remount:
         world.replies = world.folder / "disk" / "replies.sqlite"

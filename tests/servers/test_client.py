@@ -187,6 +187,7 @@ def test_an_absurd_total_of_tokens_changes_nothing(count: object) -> None:
         assert ask(fake, lambda client: asyncio.gather(once(client), once(client)), tpm=60_000)[0].text == "four"
 
 
+@pytest.mark.slow
 def test_a_body_that_unpacks_to_gigabytes_is_one_failed_call_in_little_memory() -> None:
     packer = zlib.compressobj(wbits=31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(200)) + packer.flush()

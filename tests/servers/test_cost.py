@@ -130,6 +130,7 @@ def paid(results: Path) -> float:
     return sum(float(json.loads(row)["paid"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_judging_the_same_answers_in_another_run_costs_nothing(run: Run, judge: FakeOpenAI, tmp_path: Path) -> None:
     assert run("--results", "one").code == 0
     asked = len(judge.requests)
@@ -147,6 +148,7 @@ def test_judging_the_same_answers_in_another_run_costs_nothing(run: Run, judge: 
     assert len(judge.requests) == 2 * asked
 
 
+@pytest.mark.slow
 def test_max_cost_stops_before_crossing_and_a_higher_limit_goes_on(run: Run, judge: FakeOpenAI, tmp_path: Path) -> None:
     one = ("--suite", "arena_hard")
     assert run("--results", "free", "--no-cache", *one).code == 0
@@ -168,6 +170,7 @@ def test_max_cost_stops_before_crossing_and_a_higher_limit_goes_on(run: Run, jud
     assert usage(tmp_path / "results")["judgment_paid"] == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_max_cost_needs_a_price(harness: Callable[..., Done], judge: FakeOpenAI, tmp_path: Path) -> None:
     with serving(FakeOpenAI()) as model:
         words = ("run", "--model", f"endpoint:fake@{model.url}", "--edition", "pocket", "--max-cost", "1")
@@ -191,6 +194,7 @@ def test_a_budget_that_cannot_be_kept_archives_nothing(run: Run, judge: FakeOpen
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_is_done_and_what_is_cached(run: Run, judge: FakeOpenAI) -> None:
     before = json.loads(run("--dry-run", "--json").out)["dry_run"]
     assert run().code == 0
@@ -204,6 +208,7 @@ def test_a_dry_run_says_what_is_done_and_what_is_cached(run: Run, judge: FakeOpe
     assert len(judge.requests) == asked
 
 
+@pytest.mark.slow
 def test_the_cache_is_shown_and_pruned(harness: Callable[..., Done], run: Run, judge: FakeOpenAI) -> None:
     assert run().code == 0
 

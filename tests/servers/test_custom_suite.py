@@ -76,6 +76,7 @@ def run_words(answers: Path, judge: str, *more: str) -> tuple[str, ...]:
     return ("run", *model, "--judge", f"endpoint:gpt-x@{judge}", *more)
 
 
+@pytest.mark.slow
 def test_a_rubric_suite_goes_from_its_file_to_the_gate(harness: Call, serve: Serve, tmp_path: Path) -> None:
     write_suite(tmp_path, RUBRIC)
     good = write_answers(tmp_path / "good.jsonl", lambda n: "the right one, please take it home")  # 34 characters
@@ -135,6 +136,7 @@ def test_a_pairwise_suite_plays_both_orders_against_a_file(harness: Call, serve:
     assert card["protocol"]["baseline"] == "baseline"
 
 
+@pytest.mark.slow
 def test_prompts_alone_are_rated_or_compared_with_a_model_that_is_asked_once(
     harness: Call, serve: Serve, tmp_path: Path
 ) -> None:

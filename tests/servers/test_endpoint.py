@@ -192,6 +192,25 @@ def test_a_limit_of_requests_a_minute_is_shared_by_the_clients_of_an_endpoint() 
         assert 0.9 < run(job) < 3  # a second's worth at once, the other ten in one second
 
 
+def test_a_caller_that_joins_twice_has_its_places_once_and_callers_have_theirs_each() -> None:
+    async def job() -> list[int]:
+        judge, again = (
+            client_of(fake, caller="judge a", concurrency=3),
+            client_of(fake, caller="judge a", concurrency=2),
+        )
+        rival, unnamed = client_of(fake, caller="judge b", concurrency=5), client_of(fake, concurrency=7)
+        places = []
+        async with judge, again:
+            assert again._endpoint is not None
+            places.append(again._endpoint.flow.ceiling)
+            async with rival, unnamed:
+                places.append(again._endpoint.flow.ceiling)
+        return places
+
+    with serving(FakeOpenAI()) as fake:
+        assert asyncio.run(job()) == [3, 3 + 5 + 7]
+
+
 def test_a_limit_of_tokens_a_minute_holds_calls_back() -> None:
     usage = Reply(text="word " * 100)  # the fake counts words: about 100 a call with the prompt
 

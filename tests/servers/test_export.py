@@ -39,6 +39,7 @@ def targets(page: str) -> list[str]:
     return [unescape(target) for tag in tags for target in re.findall(r'\s(?:href|src)="([^"]*)"', tag)]
 
 
+@pytest.mark.slow
 def test_every_link_of_every_page_leads_to_a_file(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
 
@@ -51,6 +52,7 @@ def test_every_link_of_every_page_leads_to_a_file(site: Path) -> None:
     assert len(list(site.glob("compare/*/index.html"))) == 2  # the first of the table with each other run
 
 
+@pytest.mark.slow
 def test_pages_state_the_policy_and_no_form_asks_a_server(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text("utf-8")
@@ -87,6 +89,7 @@ def test_a_folder_that_is_not_an_export_is_left_alone(
     assert (tmp_path / "mine" / "index.html").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_by_the_next_and_a_damaged_run_costs_only_its_pages(
     harness: Callable[..., Done], tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ def run(folder: Path, judge: FakeOpenAI, answer: str, *more: str) -> Any:
     return card
 
 
+@pytest.mark.slow
 def test_a_slots_name_as_the_answer_wins_only_by_the_original_tools_filling(tmp_path: Path) -> None:
     suite = ("--suite", "alpaca_eval")
     ours = run(tmp_path, FakeOpenAI(reply=dislikes_slots), SLOT, *suite)

@@ -57,6 +57,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", FILES)
 def test_imported_judgments_score_as_the_run_they_came_from(elsewhere: Elsewhere, suite: str, tmp_path: Path) -> None:
     file_format, names = FILES[suite]
@@ -76,6 +77,7 @@ def test_imported_judgments_score_as_the_run_they_came_from(elsewhere: Elsewhere
     assert str(elsewhere.folder) not in json.dumps(card)
 
 
+@pytest.mark.slow
 def test_an_imported_run_stands_on_the_leaderboard_in_a_table_of_its_own(elsewhere: Elsewhere) -> None:
     folder = elsewhere.folder
     words = ("--format", "fastchat", *POCKET)
@@ -89,6 +91,7 @@ def test_an_imported_run_stands_on_the_leaderboard_in_a_table_of_its_own(elsewhe
     assert models == [["m"], ["one", "two"]]
 
 
+@pytest.mark.slow
 def test_importing_the_same_files_again_changes_nothing(elsewhere: Elsewhere, tmp_path: Path) -> None:
     words = ("import", str(elsewhere.folder / "arena_hard"), "--format", "arena_hard", "--model", "m", *POCKET)
     assert call(tmp_path, *words).code == 0
@@ -99,6 +102,7 @@ def test_importing_the_same_files_again_changes_nothing(elsewhere: Elsewhere, tm
     assert {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.jsonl")} == before
 
 
+@pytest.mark.slow
 def test_imported_answers_are_judged_without_generation(elsewhere: Elsewhere, tmp_path: Path) -> None:
     answers = str(next((elsewhere.folder / "fastchat/model_answer").iterdir()))
 
@@ -116,6 +120,7 @@ def test_imported_answers_are_judged_without_generation(elsewhere: Elsewhere, tm
     assert card["protocol"]["answer_settings"] == "unknown" != original["protocol"]["answer_settings"]
 
 
+@pytest.mark.slow
 def test_reasoning_in_imported_answers_is_noted_if_it_was_judged_and_split_off_before_it_is(tmp_path: Path) -> None:
     thoughts = "<think>a or b?</think>"
     answer = {"question_id": "pm-001", "model_id": "m", "choices": [{"index": 0, "turns": [f"{thoughts}a", "b"]}]}
@@ -163,6 +168,7 @@ def test_a_failure_in_a_file_stays_a_failure(tmp_path: Path) -> None:
     assert not card["complete"]
 
 
+@pytest.mark.slow
 def test_answers_that_differ_are_counted_and_the_last_is_taken(tmp_path: Path) -> None:
     texts = [("pm-001", "a"), ("pm-001", "changed"), ("pm-002", "same"), ("pm-002", "same")]
     answers = [{"question_id": name, "model_id": "m", "choices": [{"turns": [text, "b"]}]} for name, text in texts]
@@ -243,6 +249,7 @@ RESULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_lm_eval_results_become_a_card_a_task_with_lm_evals_errors(tmp_path: Path) -> None:
     (tmp_path / "results_2026-01-31T00-00-00.json").write_text(json.dumps(RESULTS))
 
@@ -264,6 +271,7 @@ def test_lm_eval_results_become_a_card_a_task_with_lm_evals_errors(tmp_path: Pat
     assert (tmp_path / "results/runs/org_m/lm_eval_gsm8k@3.0").is_dir()
 
 
+@pytest.mark.slow
 def test_lm_eval_samples_alone_give_means_and_standard_errors(tmp_path: Path) -> None:
     lines = [
         {"doc_id": place, "filter": "none", "metrics": ["acc"], "acc": value}
@@ -282,6 +290,7 @@ def test_lm_eval_samples_alone_give_means_and_standard_errors(tmp_path: Path) ->
 # ---------------------------------------------------------------------------------------------- published judgments
 
 
+@pytest.mark.slow
 @needs_published
 def test_published_files_import_with_the_published_scores(harness: Callable[..., Done]) -> None:
     root = Path(PUBLISHED)

@@ -82,6 +82,7 @@ def test_without_verdicts_nothing_passes() -> None:
     assert [(result.judged, result.unscored, result.passed) for result in probe_results([])] == [(0, 16, False)] * 4
 
 
+@pytest.mark.slow
 def test_the_probe_is_a_table_and_resumes_without_asking_again(harness: Callable[..., Done], tmp_path: Path) -> None:
     with serving(FakeOpenAI(reply=good)) as fake:
         words = ("judge", "probe", "--judge", f"endpoint:j@{fake.url}", "--results", tmp_path, "--no-cache")
@@ -92,3 +93,19 @@ def test_the_probe_is_a_table_and_resumes_without_asking_again(harness: Callable
 
     assert "16 of 16" in table.out
     assert again.out == table.out
+
+
+def test_calls_without_a_verdict_are_explained(harness: Callable[..., Done]) -> None:
+    with serving(FakeOpenAI(reply=silent)) as fake:
+        done = harness("judge", "probe", "--judge", f"endpoint:j@{fake.url}", "--no-cache")
+
+    assert done.code == 1
+    assert "96 of 96 calls gave no verdict (parse 96), e.g. no [[A]], [[B]] or [[C]] in the judge's reply" in done.out
+    assert "'I cannot say.'" in done.out
+
+
+def test_a_jury_is_refused_in_a_sentence(harness: Callable[..., Done]) -> None:
+    done = harness("judge", "probe", "--judge", "endpoint:a@http://127.0.0.1:1/v1+endpoint:b@http://127.0.0.1:1/v1")
+
+    assert done.code == 2
+    assert "is a jury; one judge is wanted here" in done.err

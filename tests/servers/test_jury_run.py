@@ -76,6 +76,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
 
 
+@pytest.mark.slow
 def test_a_jury_scores_the_mean_and_shows_each_member_and_their_disagreement(world: World) -> None:
     done = world.run("--judge", "b+a")
 
@@ -115,6 +116,7 @@ def test_what_one_member_cannot_judge_leaves_a_jury_of_two_unscored(world: World
     assert world.asked() == {"a": 2 * LIMIT, "b": 4 * LIMIT}  # only what failed is asked again
 
 
+@pytest.mark.slow
 def test_repeats_are_asked_apart_averaged_and_their_flips_shown(world: World) -> None:
     world.judges["a"].reply = rated_in_turn(3, 6, 6)
 
@@ -132,6 +134,7 @@ def test_repeats_are_asked_apart_averaged_and_their_flips_shown(world: World) ->
     assert "judge noise share" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [(40,), pytest.param((10, 40, 60), marks=pytest.mark.slow)])
 def test_a_killed_jury_with_repeats_ends_as_an_undisturbed_one(world: World, points: tuple[int, ...]) -> None:
     for judge in world.judges.values():
@@ -221,6 +224,7 @@ def frozen(world: World, *words: str, suite: str = "mt_bench") -> str:
     return "anchors.json"
 
 
+@pytest.mark.slow
 def test_anchors_are_judged_again_by_fresh_calls_and_a_judge_that_stayed_is_not_said_to_have_moved(
     world: World,
 ) -> None:
@@ -242,6 +246,7 @@ def test_anchors_are_judged_again_by_fresh_calls_and_a_judge_that_stayed_is_not_
     assert world.asked()["a"] == asked + 2 * 8
 
 
+@pytest.mark.slow
 def test_a_judge_that_moved_is_said_to_have_drifted(world: World) -> None:
     assert world.run("--judge", "a+b").code == 0
     file = frozen(world)

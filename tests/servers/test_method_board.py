@@ -83,6 +83,7 @@ def test_a_sweep_has_a_plain_sentence_per_value(recipe: Recipe) -> None:
     assert "| wrpo itself | 0.650 \\[" in text
 
 
+@pytest.mark.slow
 def test_the_report_has_every_sweep_as_table_and_figure(recipe: Recipe) -> None:
     record = run_step(report_step(recipe, []))
 
@@ -150,6 +151,38 @@ def test_a_source_without_a_score_is_not_the_best_where_less_is_better(recipe: R
     (suite,) = recipe_board.measures
     assert suite.best_source == "b"
     assert recipe_board.models == ("b", "target", "a")  # without a score, last
+
+
+def test_a_sweep_has_a_table_per_suite_paired_by_seed(recipe: Recipe) -> None:
+    means = {"toy-wrpo-seed1": 60.0, "toy-wrpo-seed2": 66.0, "toy-wrpo-alpha0.9-seed1": 61.0, "toy-dpo-seed1": 1.0}
+    means |= {"toy-wrpo-alpha0.9-seed2": 67.5, "toy-wrpo-without-b-seed2": 70.0}
+    cards = [(Path("none/card.json"), card(name, mean)) for name, mean in means.items()]
+    alpha, sources = sweep_reports(recipe, read_all_measured(recipe), cards)
+
+    (suite,) = alpha.suites
+    assert suite.name == "pairs 1, win_rate"
+    assert {name: score.value for name, score in suite.scores.items()} == {"wrpo": 63.0, "wrpo-alpha0.9": 64.25}
+    gap = suite.differences["wrpo-alpha0.9"]
+    assert (gap.reference, gap.value) == ("wrpo", pytest.approx(1.25))
+    # per seed 1.0 and 1.5, each with errors of 4 on both sides: sqrt(32 + 0.125 / 2)
+    assert gap.ci_high is not None
+    assert gap.ci_high - 1.25 > 1.96 * 32**0.5
+    assert gap.verdict == "not shown"
+    (suite,) = sources.suites
+    assert suite.differences["wrpo-without-b"].value == pytest.approx(4.0)  # seed 2 only
+    text = sweeps_markdown("toy", [alpha, sources])
+    assert "### wrpo: by alpha, pairs 1, win\\_rate" in text
+    assert "| b | 70.000 \\[" in text  # although its answers to held-out prompts are missing
+
+
+def test_a_sweep_that_was_only_run_on_suites_has_its_table(tmp_path: Path) -> None:
+    recipe = toy_recipe(tmp_path, RECIPE)
+    cards = [(Path("none/card.json"), card(f"toy-{name}-seed1", 50.0)) for name in ("wrpo", "wrpo-alpha0.1")]
+
+    (alpha,) = sweep_reports(recipe, [], cards)
+
+    assert (alpha.sentences, list(alpha.values)) == ((), ["wrpo-alpha0.1", "wrpo"])
+    assert alpha.suites[0].differences["wrpo-alpha0.1"].value == 0.0
 
 
 def test_several_seeds_have_one_mean_whose_error_covers_questions_and_seeds(recipe: Recipe) -> None:

@@ -32,6 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_board_viewer_and_compare_agree_on_every_neighbour(results: Path, suite: str) -> None:
     (table,) = read_board(results, BoardOptions(reported=False, suites=(suite,))).tables
@@ -66,6 +67,7 @@ def test_board_viewer_and_compare_agree_on_every_neighbour(results: Path, suite:
     assert suite == "alpaca_eval" or methods == {"paired"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_pair_of_the_board_page_is_that_of_compare(results: Path, suite: str) -> None:
     options = BoardOptions(reported=False, suites=(suite,), pairs=True)
@@ -114,6 +116,7 @@ def test_against_a_baseline_too(results: Path) -> None:
         assert (row.above.difference, row.above.p) == pytest.approx((stated.value, stated.p), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_table_says_which_correction_its_p_have(results: Path, harness: Callable[..., Done]) -> None:
     """The board corrects nothing; compare corrects over the models compared with the first, and both say so."""
     folder = ("--results", str(results))

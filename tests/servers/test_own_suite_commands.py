@@ -44,6 +44,7 @@ class Written:
 GOOD, BAD = "the right one, please take it home", "who knows"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [(), ("--policy", "gate.yaml")])
 def test_gate_live_asks_a_candidate_in_blocks(
     harness: Call, serve: Serve, tmp_path: Path, named: tuple[str, ...]
@@ -66,6 +67,7 @@ def test_gate_live_asks_a_candidate_in_blocks(
     assert len(judge.requests) - asked == sequential["questions"]
 
 
+@pytest.mark.slow
 def test_a_batch_judges_a_suite_of_ones_own_as_single_calls_do(
     harness: Call, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_batch_judges_a_suite_of_ones_own_as_single_calls_do(
     assert single["scores"]["rubric"]["value"] == pytest.approx(0.6 * 95.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["duel.yaml", "sums.yaml"])
 def test_gate_live_compares_with_the_baselines_opponent_and_runs_checks(
     harness: Call, serve: Serve, tmp_path: Path, suite: str
@@ -107,6 +110,7 @@ def test_gate_live_compares_with_the_baselines_opponent_and_runs_checks(
     assert len(model.requests) == asked
 
 
+@pytest.mark.slow
 def test_gate_live_without_a_check_asks_nothing(harness: Call, serve: Serve, tmp_path: Path) -> None:
     write_suite(tmp_path, RUBRIC.replace("margin: 12", ""))
     good = write_answers(tmp_path / "good.jsonl", lambda n: GOOD)
@@ -146,6 +150,7 @@ def labelled(request: Request) -> str:
     return longer_reply(request).replace("first", "A>B").replace("second", "B>A").replace("neither", "A=B")
 
 
+@pytest.mark.slow
 def test_watch_draws_the_trend_of_a_suite_of_ones_own(
     harness: Call, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

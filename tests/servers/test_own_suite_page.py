@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
+
 from tests import ROOT
 from tests.fakes.commands import Done
 from tests.fakes.openai_server import FakeOpenAI, Request
@@ -28,6 +30,7 @@ def reply(request: Request) -> str:
     return f"[[1: {score}]] [[2: yes]] [[3: {4 if score == 'yes' else 2}]] [[4: no]]"
 
 
+@pytest.mark.slow
 def test_the_page_goes_from_yaml_to_gate(
     harness: Callable[..., Done],
     serve: Callable[[FakeOpenAI], AbstractContextManager[FakeOpenAI]],
@@ -49,10 +52,10 @@ def test_the_page_goes_from_yaml_to_gate(
         checked = harness(*check)
         assert not judge.requests
         runs = [harness(*words, *served, "--json") for words in (run_old, run_new)]
-        duel = harness("run", "--model", "./new", "--suite", "duel.yaml", "--baseline", "old.jsonl", *served)
-        assert duel.code == 2  # no such run
-        (tmp_path / "old.jsonl").write_text((tmp_path / "old").read_text())
-        duel = harness("run", "--model", "./new", "--suite", "duel.yaml", "--baseline", "old.jsonl", *served, "--json")
+        duel = harness(*block("sh", "harness run --model ./new --suite duel").split()[1:], *served, "--json")
+        (tmp_path / "other.jsonl").write_text('{"id": "q1", "prompt": "What is a brake?"}\n')
+        other = harness("run", "--model", "./new", "--suite", "other.jsonl", "--baseline", "run:old", *served)
+        no_judge = harness("run", "--model", "./new", "--suite", "bicycles.yaml", "--backend", "scripted")
 
     assert checked.code == 0, checked.err
     assert "1. Is the advice right, compared with the good answer? (yes or no)" in checked.out
@@ -66,4 +69,8 @@ def test_the_page_goes_from_yaml_to_gate(
     turned = [{"new": "old", "old": "new"}.get(word, word) for word in gate]
     assert harness(*turned).code == 1
     assert duel.code in (0, 4), duel.err
+    assert other.code == 2
+    assert "no run of custom:other, or of the same questions, named 'old'" in other.err
+    assert "no judge is configured" in no_judge.err
+    assert "pocket" not in no_judge.err
     assert json.loads(duel.out)["cards"][0]["scores"]["win_rate"]["value"] == 100.0

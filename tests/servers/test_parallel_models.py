@@ -53,6 +53,7 @@ def models(tmp_path: Path, *names: str) -> str:
     return ",".join(f"{name}.gguf" for name in names)
 
 
+@pytest.mark.slow
 def test_each_model_gets_gpus_that_no_other_has(tmp_path: Path, program: Path, harness: Callable[..., Done]) -> None:
     words = ("run", "--model", models(tmp_path, "one", "two", "three"), "--suite", "own.yaml")
 
@@ -85,6 +86,7 @@ def test_the_same_command_one_after_the_other_finds_everything_done(
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_served_does_not_stop_the_other(
     tmp_path: Path, program: Path, harness: Callable[..., Done]
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_model_that_cannot_be_served_does_not_stop_the_other(
     assert [path.parts[-4] for path in find_cards(tmp_path / "results")] == ["two.gguf"]
 
 
+@pytest.mark.slow
 def test_too_few_gpus_are_a_sentence_and_nothing_starts(
     tmp_path: Path, program: Path, harness: Callable[..., Done]
 ) -> None:
@@ -113,6 +116,7 @@ def test_too_few_gpus_are_a_sentence_and_nothing_starts(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_endpoints_need_no_gpus_and_are_asked_at_once(tmp_path: Path, harness: Callable[..., Done]) -> None:
     (tmp_path / "own.yaml").write_text(SUITE)
     first, second = FakeOpenAI(reply=chat_reply, latency=0.5), FakeOpenAI(reply=chat_reply, latency=0.5, model="b")
@@ -125,6 +129,27 @@ def test_endpoints_need_no_gpus_and_are_asked_at_once(tmp_path: Path, harness: C
     assert done.code == 0, done.err
     assert [card["model"] for card in json.loads(done.out)["cards"]] == ["fake", "b"]
     assert max(moments) - min(moments) < 0.5  # the second is asked before the first has answered
+
+
+JUDGED = """\
+prompts: [{id: a, prompt: one}, {id: b, prompt: two}, {id: c, prompt: three}, {id: d, prompt: four}]
+judge: {kind: rating}
+"""
+
+
+def test_models_side_by_side_share_the_limits_of_their_judge(tmp_path: Path, harness: Callable[..., Done]) -> None:
+    (tmp_path / "own.yaml").write_text(JUDGED)
+    judge = FakeOpenAI(reply=lambda request: "[[7]]", latency=0.2, model="judge")
+    first, second = FakeOpenAI(reply=chat_reply), FakeOpenAI(reply=chat_reply, model="b")
+    with serving(judge), serving(first), serving(second):
+        (tmp_path / "judge.yaml").write_text(f"{{kind: llm, model: judge, url: {judge.url}, concurrency: 2}}")
+        both = f"endpoint:fake@{first.url},endpoint:b@{second.url}"
+        words = ("run", "--model", both, "--suite", "own.yaml", "--judge", "judge.yaml", "--no-cache")
+        done = harness(*words, "--parallel-models", "2")
+
+    assert done.code == 0, done.err
+    assert len(judge.requests) == 8
+    assert judge.peak == 2
 
 
 def test_jobs_wait_for_a_slot_and_errors_stay_with_their_job() -> None:

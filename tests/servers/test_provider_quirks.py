@@ -14,7 +14,7 @@ from harness.client.flow import read_headers
 from harness.records import Access, Answer, JudgeSpec, JudgeTask, JudgeTemplate, Judgment, Prompt, Rating
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import find_judge
-from judges.llm import LlmJudge
+from judges.llm import LlmJudge, request_body
 from tests.fakes.openai_server import FakeOpenAI, Reply, Request
 
 RATE = JudgeTemplate(name="rate", user="Q {question} A {answer}", parser="rating", max_tokens=2048)
@@ -55,6 +55,14 @@ def judged(name: str, reply: Callable[[Request], Reply | str]) -> tuple[Judgment
 NO_SAMPLING = ("temperature", "top_p")
 
 
+def test_together_is_asked_for_a_number_of_log_probabilities() -> None:
+    judge = find_judge("together:some/model", {})
+
+    body = request_body(judge, FIRST_TOKEN, [])
+    assert (body["logprobs"], body.get("top_logprobs")) == (5, None)
+    assert request_body(find_judge("openai:gpt-5.4", {}), FIRST_TOKEN, [])["logprobs"] is True
+
+
 @pytest.mark.parametrize(
     ("name", "reply", "limit"),
     [
@@ -66,6 +74,9 @@ NO_SAMPLING = ("temperature", "top_p")
         ("gemini:gemini-3-pro", rejecting("seed", "frequency_penalty", "top_k", "logprobs"), 2048 + 16000),
         ("groq:llama-3.3-70b-versatile", rejecting("logprobs", "top_logprobs", "logit_bias"), 2048),
         ("deepseek:deepseek-reasoner", rejecting("logprobs", "top_logprobs"), 2048 + 16000),
+        ("deepseek:deepseek-flash", rejecting("logprobs", "temperature"), 2048 + 16000),
+        ("xai:grok-4.3", rejecting("reasoning_effort"), 2048 + 16000),
+        ("xai:grok-4.20-non-reasoning", rejecting("reasoning_effort"), 2048),
         ("mistral:mistral-large-latest", rejecting("logprobs", "seed"), 2048),
     ],
 )

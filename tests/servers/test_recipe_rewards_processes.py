@@ -82,6 +82,7 @@ def test_killed_in_mid_scoring_it_goes_on_and_scores_nothing_that_it_had_written
     assert again <= len(kills) * BATCH  # what was in flight when it was killed: scored, not yet written
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.out.mkdir()

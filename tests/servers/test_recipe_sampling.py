@@ -276,6 +276,7 @@ def texts(path: Path) -> dict[str, tuple[str, ...]]:
     return {key: answer.turns for key, answer in read(path).items()}
 
 
+@pytest.mark.slow
 def test_answers_of_other_weights_are_not_mixed(tmp_path: Path, checkpoint: Path) -> None:
     other = make_checkpoint(tmp_path / "tiny", seed=1)
 
@@ -287,6 +288,7 @@ def test_answers_of_other_weights_are_not_mixed(tmp_path: Path, checkpoint: Path
     assert ask(checkpoint, tmp_path, 3)["session_answers"] == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_was_written_stays(tmp_path: Path, checkpoint: Path) -> None:
     """A limit on the size of files stands in for the disk: the kernel refuses the write in the same place."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -15,7 +15,8 @@ from recipes.pipeline import all_steps, train
 from recipes.records import RewardRow, rows_in
 from recipes.report.costs import CostRow, cost_grid, pareto, read_costs
 from recipes.rewards.scoring import check_reward
-from recipes.stages.evaluate import rival_ref, suite_settings, suite_steps, write_team
+from recipes.rivals import rival_ref, write_team
+from recipes.stages.evaluate import suite_settings, suite_steps
 from recipes.stages.report import read_variant_board
 from recipes.steps import Step, run_step
 from tests.fakes.recipe_folder import TEST, VALIDATION, same, toy_recipe, write_held_out, write_prompts

@@ -36,6 +36,7 @@ def sessions(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (card.parent / "served.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_another_checkpoint_under_the_same_name_is_refused_until_the_user_decides(
     model: FakeOpenAI, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_another_checkpoint_under_the_same_name_is_refused_until_the_user_decide
     assert len(model.requests) == 2 * asked
 
 
+@pytest.mark.slow
 def test_another_length_is_another_model_and_what_is_not_stated_is_not_compared(
     model: FakeOpenAI, tmp_path: Path
 ) -> None:
@@ -74,6 +76,7 @@ def test_another_length_is_another_model_and_what_is_not_stated_is_not_compared(
     assert "max_model_len 8192, now 4096" in run(model, tmp_path).err
 
 
+@pytest.mark.slow
 def test_another_answer_to_the_canary_warns_and_the_age_of_the_answers_is_said(
     model: FakeOpenAI, tmp_path: Path
 ) -> None:
@@ -88,6 +91,7 @@ def test_another_answer_to_the_canary_warns_and_the_age_of_the_answers_is_said(
     assert "canary prompt is not that of" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "canary",
     [lambda request: CUT_OFF, lambda request: Reply("no", status=500), lambda request: Reply("no", status=400)],
@@ -99,6 +103,7 @@ def test_no_run_fails_for_the_canary(model: FakeOpenAI, tmp_path: Path, canary: 
     assert sessions(tmp_path)[0]["canary"] is None
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_scored_again_without_its_server(model: FakeOpenAI, tmp_path: Path) -> None:
     assert run(model, tmp_path).code == 0
     model.model = "replaced"

@@ -115,6 +115,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
     assert gone(str(tmp_path), 5)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_mid_run_is_restarted_and_no_answer_is_lost(tmp_path: Path) -> None:
     async def scene(*extra: str) -> tuple[list[Answer], int]:
         async with served(tmp_path, *extra) as backend:
@@ -155,6 +156,7 @@ def test_a_server_that_keeps_dying_ends_the_run(tmp_path: Path) -> None:
         asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path, "--ignore-sigterm", f"--port-file={tmp_path}/port"):

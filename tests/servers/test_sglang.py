@@ -109,6 +109,7 @@ def test_it_is_waited_for_and_leaves_no_process(tmp_path: Path, notes: Path, mon
     assert not running(f"--port={backend.server.port}")
 
 
+@pytest.mark.slow
 def test_a_death_in_mid_run_restarts_it_and_loses_no_answer(
     tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +176,7 @@ def test_its_log_says_why_it_died_and_what_it_does() -> None:
     assert stage_of(log.splitlines()[0]) == "loading weights"
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_a_card(tmp_path: Path, notes: Path, harness: Callable[..., Done]) -> None:
     folder = write_checkpoint(tmp_path / "ckpt")
     (tmp_path / "own.yaml").write_text(

@@ -96,6 +96,7 @@ def test_an_address_names_runs_never_files(client: TestClient, path: str) -> Non
     assert "root:" not in reply.text
 
 
+@pytest.mark.slow
 def test_the_command_serves_on_loopback_and_refuses_others_without_a_token(
     harness: Callable[..., Done], results: Path, tmp_path: Path
 ) -> None:

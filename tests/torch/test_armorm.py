@@ -154,6 +154,7 @@ def test_a_conversation_is_tokenized_as_the_chat_template_writes_it_and_scored_b
     assert found == pytest.approx(by_hand(load_file(folder / "model.safetensors"), ids), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_armorms_rewards_do_not_depend_on_what_else_is_in_a_batch(folder: Path) -> None:
     alone = scored(folder, ANSWERS, batch_size=1)
     together = scored(folder, ANSWERS, batch_size=6)

@@ -121,6 +121,7 @@ def test_every_layout_has_the_log_probabilities_and_gradients_of_single_sequence
         assert float((parameter.grad - gradient[name]).norm() / gradient[name].norm()) < 2e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["shared", "rows"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_flex_attention_has_the_log_probabilities_of_single_sequences(kind: str, layout: Any) -> None:

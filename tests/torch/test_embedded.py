@@ -140,6 +140,7 @@ def test_a_training_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_command_trains_and_says_when_it_did_not_have_to(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path / "x"), "--steps", "1", "--json"]
     first = CliRunner().invoke(load_command("embedded"), arguments)

@@ -48,6 +48,7 @@ def test_models_of_this_machine_answer_as_one(tmp_path: Path) -> None:
     assert routed.turns == alone[routed.work[0].member]
 
 
+@pytest.mark.slow
 def test_fixed_answers_are_not_asked_again(tmp_path: Path) -> None:
     folder = str(make_checkpoint(tmp_path / "a"))
     options = ServeOptions(log_dir=tmp_path)

@@ -200,6 +200,7 @@ def test_a_server_that_rejects_a_pair_leaves_a_failure(tmp_path: Path, target: P
     assert second.error.reason == "context"
 
 
+@pytest.mark.slow
 def test_infifpo_against_its_own_start_is_lndpo(sft: Step, tmp_path: Path, target: Path) -> None:
     keys = {"alpha": 0.3, "alpha_schedule": "constant", "beta": 2.5}
     variants = {
@@ -220,6 +221,7 @@ def test_infifpo_against_its_own_start_is_lndpo(sft: Step, tmp_path: Path, targe
     assert records[0].settings["training"]["beta"] == 2.5  # type: ignore[index,call-overload]
 
 
+@pytest.mark.slow
 def test_infifpo_starts_from_the_distance_of_model_and_sources(
     sft: Step, tmp_path: Path, target: Path, foreign: Path
 ) -> None:
@@ -275,6 +277,7 @@ def fuserl_recipe(tmp_path: Path, target: Path, part: str) -> tuple[Recipe, Step
     return recipe, prompts, [*answers, *rewards]
 
 
+@pytest.mark.slow
 def test_fuserl_learns_all_sources_by_weight_and_then_prefers_their_best(tmp_path: Path, target: Path) -> None:
     from recipes.training.rows import Rows
 
@@ -301,6 +304,7 @@ def test_fuserl_learns_all_sources_by_weight_and_then_prefers_their_best(tmp_pat
     assert "seed-42/align/f-sft" in records[1].inputs
 
 
+@pytest.mark.slow
 def test_equal_weights_give_plain_sft(tmp_path: Path, target: Path) -> None:
     """With a large tau, the first loss is the mean log-probability per token of the batch's answers."""
     recipe, prompts, answered = fuserl_recipe(tmp_path, target, "sft")
@@ -340,6 +344,7 @@ def rendered(folder: Path, pairs: Step) -> list[tuple[list[int], int]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.5, *(pytest.param(end, marks=pytest.mark.slow) for end in (0.0, 1.0))])
 def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Path, target: Path, beta: float) -> None:
     from trl.experimental.gkd import GKDTrainer
@@ -367,6 +372,7 @@ def test_one_vocabulary_is_distilled_by_the_loss_of_gkd(sft: Step, tmp_path: Pat
     assert distance(step.folder, sft.folder) > 0
 
 
+@pytest.mark.slow
 def test_two_vocabularies_are_distilled_by_texts_aligned_by_bytes(
     sft: Step, tmp_path: Path, target: Path, foreign: Path
 ) -> None:
@@ -407,6 +413,7 @@ def test_two_vocabularies_are_distilled_by_texts_aligned_by_bytes(
     assert distance(step.folder, sft.folder) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("across", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_distillation_on_the_models_own_answers(
     sft: Step, tmp_path: Path, target: Path, foreign: Path, across: bool

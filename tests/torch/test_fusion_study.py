@@ -45,6 +45,7 @@ def test_a_model_sees_the_prompt_and_earlier_tokens_only() -> None:
     assert not torch.allclose(first[:, 5], second[:, 5])
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_the_most_likely_tokens(prepared: Prepared) -> None:
     """Sampling extends answers token by token; the whole answer at once gives the same probabilities."""
     prompts = WORLD.prompts(50, np.random.default_rng(4))
@@ -54,6 +55,7 @@ def test_greedy_answers_are_the_most_likely_tokens(prepared: Prepared) -> None:
     assert (logits.argmax(-1).numpy() == answers).all()
 
 
+@pytest.mark.slow
 def test_taught_models_answer_as_they_believe(prepared: Prepared) -> None:
     prompts = WORLD.prompts(1500, np.random.default_rng(5))
     for number, model in enumerate([prepared.sources.target, *prepared.sources.models]):

@@ -68,6 +68,7 @@ def texts(answers: dict[str, Answer]) -> dict[str, tuple[str, ...]]:
     return {key: answer.turns for key, answer in answers.items()}
 
 
+@pytest.mark.slow
 def test_a_text_depends_on_its_draw_alone(checkpoint: Path) -> None:
     wanted = draws(random_prompts(12), SAMPLED)
     at_once = texts(many(backend(checkpoint), wanted))
@@ -79,6 +80,7 @@ def test_a_text_depends_on_its_draw_alone(checkpoint: Path) -> None:
     assert texts(single(backend(checkpoint), wanted, places=16)) == at_once
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_texts(checkpoint: Path) -> None:
     prompts = random_prompts(10)
     one = texts(many(backend(checkpoint), draws(prompts, SAMPLED)))
@@ -87,6 +89,7 @@ def test_another_seed_gives_other_texts(checkpoint: Path) -> None:
     assert sum(one[key] == other[key] for key in one) <= 3
 
 
+@pytest.mark.slow
 def test_greedy_is_what_transformers_generates_alone(checkpoint: Path) -> None:
     prompts = random_prompts(12, seed=3)
     found = many(backend(checkpoint), draws(prompts, Sampling(temperature=0.0, max_tokens=20)))
@@ -121,6 +124,7 @@ def test_every_end_token_ends_an_answer(tmp_path: Path) -> None:
     assert (answer.finish, answer.completion_tokens) == (("stop",), (1,))
 
 
+@pytest.mark.slow
 def test_a_stop_string_ends_an_answer_and_is_not_in_it(checkpoint: Path) -> None:
     prompts = random_prompts(6)
     plain = many(backend(checkpoint), draws(prompts, Sampling(temperature=0.0, max_tokens=20)))
@@ -133,6 +137,7 @@ def test_a_stop_string_ends_an_answer_and_is_not_in_it(checkpoint: Path) -> None
     assert answer["p0#0"].finish == ("stop",)
 
 
+@pytest.mark.slow
 def test_a_second_turn_sees_the_first_answer(checkpoint: Path) -> None:
     sampling = Sampling(temperature=0.0, max_tokens=8)
     talk = Prompt(id="talk", turns=("abc", "more"), category="all")
@@ -150,6 +155,7 @@ def test_a_second_turn_sees_the_first_answer(checkpoint: Path) -> None:
     assert texts(single(backend(checkpoint), [Draw(talk, sampling)], places=1))["talk#0"] == found["talk#0"].turns
 
 
+@pytest.mark.slow
 def test_a_text_that_goes_on_with_the_prompts_reasoning_is_no_answer(checkpoint: Path, tmp_path: Path) -> None:
     template = tmp_path / "thinks.jinja"
     template.write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}{{ opens }}")
@@ -174,6 +180,7 @@ def test_a_prompt_without_room_fails_and_the_others_are_answered(checkpoint: Pat
     assert found["p0#0"].error is None
 
 
+@pytest.mark.slow
 def test_the_model_is_freed_at_the_end(checkpoint: Path) -> None:
     made = backend(checkpoint)
 

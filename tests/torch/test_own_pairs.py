@@ -65,6 +65,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_own_pairs_are_trained_on_from_the_target_and_exported(tmp_path: Path, target: Path) -> None:
     ran = train(tmp_path, target, "--export-pairs", str(tmp_path / "trl.jsonl"))
 
@@ -86,6 +87,7 @@ def test_a_dry_run_counts_own_pairs(tmp_path: Path, target: Path) -> None:
     assert json.loads(ran.stdout)["by_stage"]["align"]["trained_tokens"] == 22 * (200 + 3 * 500)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_evaluated_at_a_fixed_alpha_and_never_trained_on(tmp_path: Path, target: Path) -> None:
     pairs = {"dataset": str(tmp_path / "mine.jsonl"), "held_out": 5}
     keys = {**QUICK, "beta": 0.1, "eval_strategy": "steps", "eval_steps": 2}
@@ -98,6 +100,7 @@ def test_held_out_pairs_are_evaluated_at_a_fixed_alpha_and_never_trained_on(tmp_
     assert not any("runtime" in key for entry in evaluated for key in entry)
 
 
+@pytest.mark.slow
 def test_values_of_template_variables_are_trained_with_and_saved(tmp_path: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -108,6 +111,7 @@ def test_values_of_template_variables_are_trained_with_and_saved(tmp_path: Path,
     assert saved.startswith("{%- if enable_thinking is not defined %}{% set enable_thinking = false %}")
 
 
+@pytest.mark.slow
 def test_without_a_share_for_sft_variants_start_at_the_target(tmp_path: Path, target: Path) -> None:
     """The step's weights are links to the target's, its tokenizer has the recipe's pad token."""
     recipe = made(tmp_path, target, prompts={"dataset": "p.jsonl", "sft_share": 0}, pad_token="<|system|>")

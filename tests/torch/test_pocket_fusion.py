@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.records import Answer
+from recipes.records import PromptRow, messages, rows_in
 from recipes.spec import read_recipe, recipe_path
 from recipes.train import narrow
 from recipes.worlds.embedded import finished
 from recipes.worlds.pocket import TARGET, Taught, course, make_models, teach
 from recipes.worlds.pocket_task import SPECIALISTS
+from recipes.worlds.pocket_task import prompts as pocket_prompts
 
 SCALE = 0.02
 """Of the models' training steps: they know nothing yet, but answer."""
@@ -102,6 +105,92 @@ def test_every_way_to_fuse_is_a_row_of_one_board(tmp_path: Path, models: Path) -
     assert (costs["best_source"]["calls"], costs["fusechat"]["calls"]) == (3, 1)
     assert 3 < costs["moa"]["calls"] <= 4  # without any member's answer, the aggregator is not asked
     assert costs["fusechat"]["trained_tokens"] > costs["fusechat-code"]["trained_tokens"]
+
+
+@pytest.mark.slow
+def test_conversations_are_sampled_rewarded_and_learned_as_a_whole(tmp_path: Path, models: Path) -> None:
+    from recipes.pipeline import train
+    from recipes.training.rows import Rows
+    from recipes.training.templates import load_tokenizer
+
+    plain = pocket_prompts()[:90]
+    earlier = [{"role": "user", "content": "7 + 1 = ?"}, {"role": "assistant", "content": "8"}]
+    rows = [{**row, "prompt": [*earlier, {"role": "user", "content": row["prompt"]}]} for row in plain]
+    (tmp_path / "talks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = small_recipe(tmp_path, models, evaluate={"temperatures": [0.8], "models": ["moa"]})
+    written = yaml.safe_load(path.read_text())
+    written["prompts"] |= {"dataset": str(tmp_path / "talks.jsonl"), "decontaminate": []}
+    path.write_text(yaml.safe_dump(written))
+    recipe = narrow(read_recipe(path), "wrpo", None)
+
+    done = {outcome.step.name for outcome in train(recipe)}
+
+    tokenizer = load_tokenizer(str(recipe.sft(1)))
+    prompts = {row.prompt.id: row.prompt for row in rows_in(recipe.prompts / "prompts.jsonl", PromptRow)}
+    assert {prompt.answered for prompt in prompts.values()} == {("8",)}
+    folders = [recipe.source("code"), recipe.target(1), recipe.held_out("wrpo", 1) / "t0.8"]
+    for folder in folders:
+        answers = [row for row in rows_in(folder / "answers.jsonl", Answer) if row.error is None]
+        assert answers
+        for answer in answers:
+            ids = tokenizer.apply_chat_template(
+                messages(prompts[answer.prompt_id]), add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            assert answer.prompt_tokens == (len(ids),)
+            assert len(answer.turns) == 1
+    texts = [
+        tokenizer.decode(ids)
+        for folder in (recipe.seed(1) / "rows").iterdir()
+        for ids in Rows(folder).load()["prompt_ids"]
+    ]
+    assert all("7 + 1 = ?" in text and "8" in text for text in texts)
+    assert {"held-out/moa", "seed-1/align/wrpo", "report"} <= done
+    talks = [row for row in rows_in(recipe.held_out("moa", 1) / "t0.8" / "answers.jsonl", Answer) if row.error is None]
+    assert {len(row.turns) for row in talks} == {1}
+    assert {work.calls for row in talks for work in row.work} == {1}  # the earlier turn was not asked again
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_seeds_and_two_suites_make_one_board(tmp_path: Path, models: Path) -> None:
+    from recipes.pipeline import train
+
+    written = yaml.safe_load(recipe_path("pocket").read_text())
+    variants = {name: written["variants"][name] for name in ("wrpo", "sft-cont")}
+    rivals = ["code", "best_source", "moa", "route"]
+    suites = {"suite": "mt_bench,alpaca_eval", "edition": "pocket", "limit": 6, "backend": "in_process"}
+    evaluate = {"temperatures": [0.8], "models": ["all", *rivals], "suite_seeds": "all", **suites}
+    changes = {"seeds": [1, 2], "variants": variants, "sweeps": [{"of": "wrpo", "alpha": [0.1]}]}
+    evaluate["moa"] = written["evaluate"]["moa"]
+    path = small_recipe(tmp_path, models, **changes, evaluate=evaluate)
+    recipe = narrow(read_recipe(path), None, None)
+
+    done = {outcome.step.name for outcome in train(recipe)}
+
+    trained = {"sft", "wrpo", "sft-cont"}
+    assert {f"seed-{seed}/suites/{name}" for seed in (1, 2) for name in (*trained, "wrpo-alpha0.1")} <= done
+    board = json.loads((tmp_path / "out" / "report" / "methods.json").read_text())
+    _, *measures = board["measures"]
+    assert [measure["name"].partition(" ")[0] for measure in measures] == ["alpaca_eval", "mt_bench"]
+    for measure in measures:
+        assert set(measure["scores"]) == {*trained, *rivals, "target"}  # the sweep has a table of its own
+        assert all(score["value"] is not None for score in measure["scores"].values())
+        assert measure["best_source"] == "code"
+        assert set(measure["to_target"]) <= set(measure["scores"]) - {"target"}
+    cards = {name: list((recipe.results / "runs").glob(f"*{name}*/**/card.json")) for name in ("seed1", "seed2")}
+    assert {name: len(paths) for name, paths in cards.items()} == {"seed1": 8, "seed2": 8}
+    for measure in measures:  # a mean of two seeds is that of their cards
+        name = measure["name"].partition(" ")[0]
+        values = [
+            card["scores"][card["headline"]]["value"]
+            for card in (json.loads(path.read_text()) for paths in cards.values() for path in paths)
+            if card["suite"] == name and card["model"].startswith("pocket-wrpo-seed")
+        ]
+        assert measure["scores"]["wrpo"]["value"] == pytest.approx(sum(values) / 2)
+    (sweep,) = json.loads((tmp_path / "out" / "report" / "sweeps.json").read_text())
+    assert {tuple(suite["scores"]) for suite in sweep["suites"]} == {("wrpo", "wrpo-alpha0.1")}
+    page = (tmp_path / "out" / "report" / "variants.html").read_text()
+    assert "wrpo: by alpha, mt_bench" in page
 
 
 @pytest.mark.slow

@@ -65,6 +65,11 @@ def test_a_sound_recipe_passes(tmp_path: Path, target: Path) -> None:
         ({"training": {"load_in_4bit": True}}, "load_in_4bit freezes the weights, so nothing would be trained"),
         ({"training": {"attn_implementation": "sdpb"}}, "the target cannot be built: Specified `attn_implementation"),
         ({"training": {"optim": "lomo"}}, "optim = 'lomo' cannot be used"),
+        (
+            {"training": {"optim": "muon"}, "launch": "fsdp2"},
+            "training: optim = 'muon' needs whole matrices, but launch",
+        ),
+        ({"sft": {"optim": "muon", "optim_args": "a=1"}}, "sft: optim_args = 'a=1' has no effect: optim 'muon' takes"),
         ({"pad_token": "<|nope|>"}, "pad_token: '<|nope|>' is not in the vocabulary"),
     ],
 )
@@ -125,6 +130,7 @@ def test_what_this_machine_lacks_is_a_note_in_a_dry_run_and_an_error_in_a_run(
     assert "launch" in keys or sentence in refused(given, here=True)
 
 
+@pytest.mark.slow
 def test_a_judges_key_is_missed_before_anything_is_trained(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

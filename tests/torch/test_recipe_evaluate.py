@@ -81,6 +81,7 @@ def steps_of(recipe: Recipe) -> list[Step]:
     return found
 
 
+@pytest.mark.slow
 def test_every_model_is_asked_and_rewarded_and_the_target_once(recipe: Recipe) -> None:
     steps = [one for one in steps_of(recipe) if one.stage == "evaluate"]
 
@@ -104,6 +105,7 @@ def test_every_model_is_asked_and_rewarded_and_the_target_once(recipe: Recipe) -
     assert len(read_all_measured(recipe)) == 5 * 2 * 2  # models, temperatures, parts
 
 
+@pytest.mark.slow
 def test_a_step_killed_before_its_rewards_asks_nothing_again(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     one = next(one for one in steps_of(recipe) if one.name == "seed-1/held-out/wrpo")
     with monkeypatch.context() as stopped:

@@ -105,7 +105,7 @@ def test_prompts_that_cannot_be_used_are_dropped_with_a_reason(tmp_path: Path, t
         {"prompt": "What is 3 - 4?"},
         {"prompt": "What is 3 + 4?"},
         {"prompt": "what  IS 3 + 4? "},
-        {"prompt": talk},
+        {"prompt": [talk[0], talk[2]]},
         {"prompt": talk[:2]},
         {"prompt": " \n"},
         {"prompt": None},
@@ -125,6 +125,32 @@ def test_prompts_that_cannot_be_used_are_dropped_with_a_reason(tmp_path: Path, t
         "dropped_too_long": 1,
     }
     assert {(one.reason, one.detail) for one in dropped(tmp_path)} >= {("too_long", "101 tokens")}
+
+
+def test_a_conversation_is_asked_after_its_earlier_turns(tmp_path: Path, target: Path) -> None:
+    def talk(*texts: str) -> list[dict[str, str]]:
+        return [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(texts)]
+
+    data: list[dict[str, object]] = [
+        {"prompt": talk("Hi", "Hello.", "And now?", "the answer that is left out")},
+        {"prompt": talk("Hi", "Hello.", "And now?")},
+        {"prompt": talk("Hi", "Good day.", "And now?")},  # another conversation
+        {"prompt": talk("hi", "hello. ", "and  now?")},
+        {"prompt": talk("Hi", " ", "And now?")},
+        {"prompt": talk("x" * 60, "y", "z" * 60)},
+    ]
+    made = run(tmp_path, target, rows_file(tmp_path, data), max_prompt_length=100)
+
+    assert [(row.prompt.turns, row.prompt.answered) for row in rows(tmp_path)] == [
+        (("Hi", "And now?"), ("Hello.",)),
+        (("Hi", "And now?"), ("Good day.",)),
+    ]
+    assert {name: count for name, count in made.counts.items() if name.startswith("dropped")} == {
+        "dropped_duplicate": 1,
+        "dropped_empty": 1,
+        "dropped_near_duplicate": 1,
+        "dropped_too_long": 1,
+    }
 
 
 def test_one_bad_row_stops_no_recipe(tmp_path: Path, target: Path) -> None:
@@ -154,8 +180,8 @@ def test_one_bad_row_stops_no_recipe(tmp_path: Path, target: Path) -> None:
 def test_a_system_message_stays_with_its_prompt() -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
 
-    assert prompt_in({"prompt": messages}, "prompt") == ("be brief", "hello")
-    assert prompt_in({"prompt": messages[1]}, "prompt") == (None, "hello")  # the released WRPO rows
+    assert prompt_in({"prompt": messages}, "prompt") == ("be brief", ("hello",), ())
+    assert prompt_in({"prompt": messages[1]}, "prompt") == (None, ("hello",), ())  # the released WRPO rows
     with pytest.raises(PromptError, match="does not start with a user message"):
         prompt_in({"prompt": [{"role": "assistant", "content": "hello"}]}, "prompt")
 

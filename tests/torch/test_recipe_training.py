@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: E402
 
 from harness.store.checkpoint import read_checkpoint_fusion  # noqa: E402
@@ -18,6 +18,7 @@ from recipes.steps import Step, run_step  # noqa: E402
 from recipes.worlds.tiny import EOS, build_tokenizer  # noqa: E402
 from tests.fakes.tiny_trainer import CONFIG  # noqa: E402
 from tests.fakes.training_steps import (  # noqa: E402
+    QUICK,
     aligned,
     distance,
     log_of,
@@ -33,6 +34,7 @@ from tests.fakes.training_steps import (  # noqa: E402
 __all__ = ["one_thread", "sft", "target"]  # fixtures
 
 
+@pytest.mark.slow
 def test_sft_learns_the_best_source_answers_and_leaves_an_ordinary_checkpoint(sft: Step, target: Path) -> None:
     from recipes.training.rows import Rows, completions
 
@@ -67,6 +69,7 @@ VARIANTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("dpo", "wrpo"), pytest.param(tuple(VARIANTS), marks=pytest.mark.slow)])
 def test_every_variant_starts_at_the_sft_model_and_takes_equal_steps(
     sft: Step, tmp_path: Path, target: Path, names: tuple[str, ...]
@@ -97,6 +100,7 @@ def test_every_variant_starts_at_the_sft_model_and_takes_equal_steps(
 # -------------------------------------------------------------------------------------------------- models and text
 
 
+@pytest.mark.slow
 def test_an_adapter_is_worked_into_the_checkpoint(sft: Step, tmp_path: Path, target: Path) -> None:
     lora = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 1e-2}
     recipe = made(tmp_path, target, variants={"lora": {"training": lora}})
@@ -138,6 +142,7 @@ def test_gradient_checkpointing_and_accumulation_change_no_loss(sft: Step, tmp_p
         assert distance(other.folder, plain.folder) < 2e-5
 
 
+@pytest.mark.slow
 def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     torch.manual_seed(0)
@@ -153,6 +158,47 @@ def test_a_bf16_target_gives_a_bf16_checkpoint_with_its_generation_settings(tmp_
     assert (step.folder / "generation_config.json").read_text() == settings
 
 
+def bf16_parent(folder: Path) -> Path:
+    torch.manual_seed(0)
+    LlamaForCausalLM(CONFIG).to(torch.bfloat16).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_updates_that_bf16_cannot_hold_are_counted_and_float32_keeps_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A weight of 0.02 has neighbours 1e-4 apart in bf16; three steps of 1e-6 move it by 3e-6 at most."""
+    parent, keys = bf16_parent(tmp_path / "parent"), {**QUICK, "learning_rate": 1e-6}
+    rounded = sft_of(made(tmp_path / "rounded", parent, sft=keys))
+    kept = sft_of(made(tmp_path / "kept", parent, sft=keys, save_dtype="float32"))
+
+    shares = [run_step(step).counts["changed_weights"] for step in (rounded, kept)]
+
+    assert isinstance(shares[0], float)
+    assert isinstance(shares[1], float)
+    assert shares[0] < 0.2
+    assert shares[1] > 0.7  # a fifth are rows of the embedding whose tokens do not occur
+    (warning,) = [record.getMessage() for record in caplog.records if "save_dtype" in record.getMessage()]
+    assert warning.startswith(f"{rounded.name}: {100 * shares[0]:.1f} % of the saved weights differ")
+    assert {value.dtype for value in load_file(kept.folder / "model.safetensors").values()} == {torch.float32}
+    assert AutoConfig.from_pretrained(kept.folder).dtype == torch.float32
+    assert losses(rounded) == losses(kept)  # trained in float32 either way
+
+
+def test_the_share_of_changed_weights_by_hand(tmp_path: Path) -> None:
+    from recipes.training.checkpoint import changed_share
+
+    for name, values in (("before", [1.0, 2.0, 3.0, 4.0]), ("after", [1.0, 2.0, 3.0, 5.0])):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.tensor(values), "n": torch.tensor([1])}, tmp_path / name / "model.safetensors")
+    save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
+
+    assert changed_share(tmp_path / "before", tmp_path / "after") == 0.25
+    assert changed_share(tmp_path, tmp_path / "after") is None
+
+
+@pytest.mark.slow
 def test_a_tokenizer_without_a_template_is_refused_until_the_recipe_gives_one(tmp_path: Path, target: Path) -> None:
     from harness.records.errors import ConfigError
 

@@ -24,6 +24,7 @@ __all__ = ["one_thread", "sft", "target"]  # fixtures
 # ------------------------------------------------------------------------------------------- resuming and failing
 
 
+@pytest.mark.slow
 def test_logging_changes_nothing_that_is_made_and_learning_rate_does(sft: Step, tmp_path: Path, target: Path) -> None:
     def settings_of(**keys: Any) -> dict[str, Any]:
         recipe = made(tmp_path, target, training={**QUICK, **keys})
@@ -53,6 +54,7 @@ def killed_at(step: Step, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             run_step(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_training_that_was_killed_goes_on_with_identical_losses(
     sft: Step, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -90,6 +92,7 @@ def test_a_trainers_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: P
         last_whole(tmp_path, "one", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_no_number_stops_the_training(sft: Step, tmp_path: Path, target: Path, method: str) -> None:
     from harness.records.errors import IncompleteError

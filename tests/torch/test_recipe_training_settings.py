@@ -29,6 +29,7 @@ def refused(recipe: Recipe) -> str:
     return str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [

@@ -209,6 +209,7 @@ def values(step: Step) -> dict[str, float | None]:
 SAMPLES: Texts = {f"p{number}": [f"{'word ' * (number % 5)}{draw}" for draw in range(3)] for number in range(7)}
 
 
+@pytest.mark.slow
 def test_a_steps_rewards_do_not_depend_on_its_batches(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_steps_rewards_do_not_depend_on_its_batches(
     assert values(together) == pytest.approx(values(alone), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_answer_is_scored_once_whatever_the_recipes_folder(folder: Path, tmp_path: Path) -> None:
     first, one = score_step(folder, tmp_path / "one", 4, SAMPLES)
     second, other = score_step(folder, tmp_path / "other", 4, {**SAMPLES, "new": ["one more"]})
@@ -241,6 +243,7 @@ def test_a_cache_that_cannot_be_used_costs_time_only(
     assert "the reward cache" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_stops_the_step_or_is_left_out(folder: Path, tmp_path: Path) -> None:
     texts: Texts = {"p": ["short", "x" * 400]}
     with pytest.raises(IncompleteError, match=r"answer of 'a' to prompt 'p' \(draw 1\) is too long .*limit is 256"):

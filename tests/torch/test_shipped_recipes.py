@@ -45,6 +45,7 @@ def small(name: str, out: Path, target: Path) -> Recipe:
     return made(out, target, sft=on_a_cpu(spec.sft), training=on_a_cpu(spec.training), variants=variants)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [RECIPES[0], pytest.param(RECIPES[1], marks=pytest.mark.slow)])
 def test_a_shipped_recipe_starts_logs_and_leaves_checkpoints(tmp_path: Path, name: str) -> None:
     recipe = small(name, tmp_path / "out", padless(tmp_path / "target"))
@@ -70,6 +71,7 @@ def test_a_recipe_with_another_target_does_not_inherit_the_bases_pad_token(tmp_p
     assert (read_recipe(mine).pad_token, read_recipe(mine).target_license) == (None, None)
 
 
+@pytest.mark.slow
 def test_without_a_pad_token_the_end_token_pads_and_is_still_learned(tmp_path: Path) -> None:
     from recipes.training.rows import Rows
     from recipes.training.templates import load_tokenizer
@@ -102,6 +104,7 @@ def saved_steps(step: Step) -> list[str]:
     return sorted(path.name for path in (step.folder / "checkpoints").glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_the_last_checkpoints_stay_if_asked_for(tmp_path: Path) -> None:
     recipe = made(
         tmp_path / "out",

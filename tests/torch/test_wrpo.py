@@ -134,6 +134,7 @@ def test_max_steps_is_the_schedules_length(weights: dict[str, Any], tmp_path: Pa
     assert logged(trainer, "alpha") == pytest.approx([0.0, 0.2])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_losses_of_an_undisturbed_one(
     weights: dict[str, Any], tmp_path: Path, record_property: Note
 ) -> None:
@@ -187,6 +188,7 @@ def test_an_adapter_switched_off_is_the_reference(
     assert not torch.allclose(moved, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_evaluation_stands_at_a_fixed_alpha_and_names_both_ends(weights: dict[str, Any], tmp_path: Path) -> None:
     trainer = trained(weights, tmp_path, alpha=0.4, eval_strategy="steps", eval_steps=2)
 
@@ -194,6 +196,7 @@ def test_evaluation_stands_at_a_fixed_alpha_and_names_both_ends(weights: dict[st
     assert len(logged(trainer, "eval_loss_alpha_0")) == len(logged(trainer, "eval_loss_alpha_1")) == 2
 
 
+@pytest.mark.slow
 def test_official_evaluation_stands_at_the_moving_alpha(weights: dict[str, Any], tmp_path: Path) -> None:
     changed: dict[str, Any] = {"alpha": 0.4, "eval_strategy": "steps", "eval_steps": 2, "official_compat": True}
     trainer = trained(weights, tmp_path, **changed)

@@ -238,6 +238,16 @@ def test_the_shift_is_in_points_of_win_rate() -> None:
 # -------------------------------------------------------------------------------------------------------- findings
 
 
+def test_two_comparisons_do_not_show_that_the_order_decides() -> None:
+    items = [compared(question, people=(1,)) for question in range(2)]
+    verdicts = {item.id: ItemVerdict(0.5, games=(0.0, 1.0), consistent=item is items[0]) for item in items}
+
+    part = suite_calibration(calibration_set(items), items, verdicts, judge_model="x", is_retired=False)
+
+    assert any("not shown to be steadier than a coin" in sentence for sentence in part.findings)
+    assert not any("the order decides" in sentence for sentence in part.findings)
+
+
 def test_a_judge_that_always_says_first_is_told_so() -> None:
     items = [compared(question, people=(question % 2,)) for question in range(40)]
     said = {item.id: ItemVerdict(0.5, games=(0.0, 1.0), consistent=False) for item in items}

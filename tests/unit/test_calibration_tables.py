@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.pages.judge_text import grids, markdown_grid, remarks
+from harness.pages.judge_text import grids, markdown_grid, remarks, side_by_side
 from harness.records import Score
 from tests.unit.test_calibration import calibration
 
@@ -33,3 +33,14 @@ def test_a_models_name_is_no_markdown() -> None:
     found = grids(calibration(100).model_copy(update={"suites": {"mt_bench": named}}))
 
     assert "| &lt;b>\\[x\\](y)\\|\\* | 0.10 | 3 |" in markdown_grid(found[-1])
+
+
+def test_judges_side_by_side_fit_100_columns() -> None:
+    one = calibration(100)
+    [table] = side_by_side([one, one])
+
+    assert table.title == "mt_bench: judges compared"
+    assert table.columns == ("judge", "people", "retired judge", "both orders", "longer", "$/1,000", "failed")
+    assert len(table.rows) == 2
+    interval, judge = len("0.66 [0.61, 0.71]"), 18
+    assert judge + 3 * interval + len("-12.50") + len("$/1,000") + len("failed") + 2 * (len(table.columns) - 1) <= 100

@@ -158,6 +158,7 @@ def simulated(rng: np.random.Generator, questions: int = 60) -> list[Judgment]:
     return rows
 
 
+@pytest.mark.slow
 def test_simulated_parts_are_found_and_add_up_to_the_headlines_own_error() -> None:
     rng = np.random.default_rng(5)
     found = []

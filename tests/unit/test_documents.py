@@ -69,6 +69,7 @@ def test_json_is_read_as_ever() -> None:
     assert parse_json(json.dumps({"a": [1, 2.5, None]}), "f") == {"a": [1, 2.5, None]}
 
 
+@pytest.mark.slow
 def test_every_yaml_of_the_product_has_these_limits(tmp_path: Path) -> None:
     for name in ("harness.yaml", "gate.yaml", "baselines.yaml", "fusion.yaml"):
         (tmp_path / name).write_text("[" * 20_000)

@@ -60,6 +60,7 @@ def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
+@pytest.mark.slow
 def test_no_suites_name_appears_outside_its_folder() -> None:
     offences = []
     for path in sorted(file for room in ("harness", "judges", "recipes") for file in (ROOT / room).rglob("*.py")):

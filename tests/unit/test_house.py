@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 from collections import Counter
@@ -37,10 +38,13 @@ BANNED = {
 }
 
 
-def sources() -> Iterator[tuple[Path, ast.Module]]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))
+@functools.cache
+def sources() -> list[tuple[Path, ast.Module]]:
+    return [
+        (path.relative_to(ROOT), ast.parse(path.read_text("utf-8")))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -79,7 +83,12 @@ def test_local_names_say_what_they_hold() -> None:
     assert len(vague) <= 0.006 * len(names), "\n".join(vague)
 
 
-def prose() -> Iterator[tuple[str, str]]:
+@functools.cache
+def prose() -> list[tuple[str, str]]:
+    return list(sentences())
+
+
+def sentences() -> Iterator[tuple[str, str]]:
     """What users read: the pages of docs, README, and every string of the product (docstrings, help, errors)."""
     for path in [
         ROOT / "README.md",

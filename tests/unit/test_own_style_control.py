@@ -66,6 +66,7 @@ def plain_score(judgments: list[Judgment]) -> Score:
     return Score(value=100 * float(np.mean(values)), n=len(values))
 
 
+@pytest.mark.slow
 def test_a_win_by_lists_alone_is_half_a_win_at_equal_style() -> None:
     asked, answers, judgments, baseline = games(400, lists=1.0, quality=0.0, taste=1.5, seed=1)
     plain = plain_score(judgments)

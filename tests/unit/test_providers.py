@@ -47,6 +47,13 @@ def test_another_server_of_the_same_protocol_never_gets_the_providers_key(
     assert (judge.url, judge.key_env) == ("http://127.0.0.1:1/v1", None)
 
 
+def test_what_is_stated_of_a_provider_has_a_source_and_a_day() -> None:
+    for name, entry in providers().items():
+        assert "2026-11-27" in entry.read, name
+        assert all(quirk.source for quirk in entry.quirks)
+        assert bool(entry.shutdowns) == bool(entry.shutdown_source), name
+
+
 def test_the_key_that_is_set_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", "k")
 

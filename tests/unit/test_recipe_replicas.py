@@ -72,6 +72,7 @@ def items(count: int) -> list[RewardItem]:
     return [RewardItem(row, str(number)) for number in range(count)]
 
 
+@pytest.mark.slow
 def test_rewards_come_in_order_from_processes_with_gpus_of_their_own(tmp_path: Path) -> None:
     with scorer(tmp_path, ("1", "2")) as replicas:
         values = replicas.score(items(12))
@@ -81,6 +82,7 @@ def test_rewards_come_in_order_from_processes_with_gpus_of_their_own(tmp_path: P
     assert set(used) == {1, 2}
 
 
+@pytest.mark.slow
 def test_a_reward_process_that_dies_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     with scorer(tmp_path, ("1", "2")) as replicas:
         for process in replicas._processes:

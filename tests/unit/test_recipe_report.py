@@ -71,6 +71,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return found
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_part(recipe: Recipe) -> None:
     record = run_step(report_step(recipe, []))
 

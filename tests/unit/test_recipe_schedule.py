@@ -79,6 +79,7 @@ def run(out: Path) -> list[Outcome]:
     return list(fill_devices(diamond(out), partial(diamond, out), DEVICES, hours={}, start_hours=0.0))
 
 
+@pytest.mark.slow
 def test_no_two_steps_share_a_gpu_and_the_wide_one_gets_all(tmp_path: Path) -> None:
     outcomes = run(tmp_path)
     steps = ran(tmp_path)
@@ -95,6 +96,7 @@ def test_no_two_steps_share_a_gpu_and_the_wide_one_gets_all(tmp_path: Path) -> N
     assert set().union(*(step.devices for step in narrow)) == set(DEVICES)
 
 
+@pytest.mark.slow
 def test_a_step_that_dies_frees_its_gpus_and_the_next_run_does_only_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "wide.die").touch()

@@ -100,6 +100,7 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Path) -> None:
         said(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_judged_by_its_own_record_has_the_same_scores(harness: Callable[..., Done], tmp_path: Path) -> None:
     words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket", "--json")
     first = json.loads(harness(*words).out)["cards"][0]

@@ -71,6 +71,7 @@ def test_one_model_has_no_other_to_be_compared_with() -> None:
         compare_with_best(np.array([1.0]), np.eye(1), df=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", [(0.0, 0.0, 0.0, 0.0), (0.3, 0.3, 0.0, -0.2)])
 def test_all_intervals_hold_at_once_in_at_least_95_percent_of_experiments(truth: tuple[float, ...]) -> None:
     rng, questions, trials = np.random.default_rng(5), 60, 400

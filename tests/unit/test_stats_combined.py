@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from harness.stats.combined import adjusted_difference, disagreement, pooled, slope_between
+from harness.stats.combined import (
+    JudgedPart,
+    adjusted_difference,
+    difference_of_parts,
+    disagreement,
+    pooled,
+    slope_between,
+)
+from harness.stats.intervals import FloatArray
 from harness.stats.paired import ClusteredEstimate
 
 
@@ -66,11 +74,16 @@ def test_few_or_all_questions_have_no_adjustment() -> None:
     assert adjusted_difference(scores, range(100), scores) is None
 
 
-def test_the_adjusted_interval_covers_and_is_narrower() -> None:
-    rng = np.random.default_rng(1)
+def eight_models(rng: np.random.Generator) -> FloatArray:
+    """Eight models' scores of 400 questions of which some are harder, 0 or 100."""
     skill, difficulty = np.linspace(-1, 1, 8), rng.normal(0, 2, 400)
     chances = 1 / (1 + np.exp(-(skill - difficulty[:, None])))
-    scores = np.where(rng.random((400, 8)) < chances, 100.0, 0.0).astype(np.float64)
+    return np.where(rng.random((400, 8)) < chances, 100.0, 0.0).astype(np.float64)
+
+
+def test_the_adjusted_interval_covers_and_is_narrower() -> None:
+    rng = np.random.default_rng(1)
+    scores = eight_models(rng)
     true = scores[:, 4].mean() - scores[:, 3].mean()
     others = np.delete(scores, [3, 4], axis=1)
 
@@ -87,3 +100,50 @@ def test_the_adjusted_interval_covers_and_is_narrower() -> None:
     # half a standard error of the share is 0.011 at 400 draws
     assert 0.92 < covered / 400 < 0.98
     assert np.var(adjusted) < 0.75 * np.var(plain)
+
+
+def test_equal_parts_are_adjusted_as_their_difference() -> None:
+    rng = np.random.default_rng(1)
+    scores, at = eight_models(rng), rng.choice(400, 100, replace=False)
+    first, second = JudgedPart(scores[at, 3], at), JudgedPart(scores[at, 4], at)
+
+    estimate = difference_of_parts(second, first, scores[:, :3])
+    apart = difference_of_parts(JudgedPart(scores[at, 4] - scores[at, 3], at), JudgedPart(0 * at, at), scores[:, :3])
+
+    assert estimate is not None
+    assert apart is not None
+    assert [estimate.value, estimate.se_set, estimate.se] == pytest.approx([apart.value, apart.se_set, apart.se])
+    assert (estimate.n, estimate.of, estimate.df) == (100, 400, 98)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_limited_models_are_compared_over_all_questions(same: bool) -> None:
+    rng = np.random.default_rng(2)
+    scores = eight_models(rng)
+    true = scores[:, 4].mean() - scores[:, 3].mean()
+    models = np.delete(scores, [3, 4], axis=1)
+
+    adjusted, means, covered = [], [], 0
+    for _ in range(400):
+        at = rng.choice(400, 100, replace=False)
+        at_first = at if same else rng.choice(400, 100, replace=False)
+        judged, reference = JudgedPart(scores[at, 4], at), JudgedPart(scores[at_first, 3], at_first)
+        estimate = difference_of_parts(judged, reference, models)
+        assert estimate is not None
+        low, high = estimate.interval_set()
+        covered += low <= true <= high
+        adjusted.append(estimate.value - true)
+        means.append(scores[at, 4].mean() - scores[at_first, 3].mean() - true)
+
+    assert 0.92 < covered / 400 < 0.98
+    assert np.var(adjusted) < (1.05 if same else 0.7) * np.var(means)
+
+
+def test_parts_need_thirty_questions_each_and_something_to_predict() -> None:
+    scores, few, half = np.linspace(0.0, 99.0, 100), np.arange(29), np.arange(50)
+    short, part = JudgedPart(scores[few], few), JudgedPart(scores[half], half)
+    everything = JudgedPart(scores, np.arange(100))
+
+    assert difference_of_parts(short, part, scores[:, None]) is None
+    assert difference_of_parts(everything, everything, scores[:, None]) is None
+    assert difference_of_parts(part, everything, scores[:, None]) is not None

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.stats.methods import bca_interval, jackknife, mcnemar, newcombe_paired, ratio_replicates, wilson
-from harness.stats.intervals import percentile_interval
+from benchmarks.stats.methods import bca_interval, jackknife, ratio_replicates, wilson
+from harness.stats.intervals import FloatArray, percentile_interval
 from harness.stats.paired import (
     RankInterval,
+    _draw_swaps,
     benjamini_hochberg,
     clustered_se,
     correlation,
@@ -22,6 +23,7 @@ from harness.stats.paired import (
     ratio_estimate,
     ratio_interval,
     swap_test,
+    swap_tests,
     two_sided_p,
 )
 
@@ -48,6 +50,7 @@ def test_the_paired_difference_is_the_paired_t_test() -> None:
     assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(FIRST, SECOND, alternative="greater").pvalue)
 
 
+@pytest.mark.slow
 def test_clustered_errors_are_statsmodels_without_its_factor_for_regressors() -> None:
     sm = pytest.importorskip("statsmodels.api")
     clusters = [number // 4 for number in range(60)]
@@ -142,25 +145,58 @@ def test_the_swap_test_is_the_exact_sign_flip_test() -> None:
 
 
 def test_the_swap_test_is_never_zero_and_says_nothing_of_equals() -> None:
-    assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
+    assert swap_test((RNG.uniform(1, 2, 30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == 0.01
+    assert swap_test((np.ones(30), np.ones(30)), (np.zeros(30), np.ones(30)), flips=99) == pytest.approx(2**-29)
     assert swap_test((FIRST, ONES), (FIRST, ONES), flips=99) == 1.0
 
 
-def test_mcnemar_and_newcombe_give_the_published_example() -> None:
-    # Bentur et al.: 21 children, 1 both, 1 only before, 7 only after, 12 neither, as worked out in Fagerland, Lydersen
-    # and Laake 2014 (exact p 0.070, mid-p 0.039). By hand: 2 (C(8,0) + C(8,1)) / 2^8 = 18/256; mid-p less C(8,1) / 2^8.
-    assert mcnemar(1, 7) == pytest.approx(18 / 256)
-    assert mcnemar(1, 7, mid_p=True) == pytest.approx(18 / 256 - 8 / 256)
-    assert newcombe_paired(1, 1, 7, 12) == pytest.approx((-0.507, -0.026), abs=0.0006)
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(4, 4) == 1.0
+def test_many_pairs_are_tested_as_each_pair_alone() -> None:
+    rng = np.random.default_rng(3)
+    models = [(weight * rng.random(40).round(1), weight) for weight in rng.integers(1, 4, (4, 40)).astype(float)]
+    models.append((np.zeros(40), np.zeros(40)))  # no ratio: NaN counts against us
+    pairs = [(0, 1), (3, 0), (2, 2), (1, 4)]
+
+    together = swap_tests(models, pairs, flips=500, seed=7)
+    assert together == [swap_test(models[first], models[other], flips=500, seed=7) for first, other in pairs]
+    assert together[0] == p_by_definition(models[0], models[1])
+    assert together[2:] == [1.0, 1.0]
 
 
-def test_mcnemar_is_the_binomial_test_and_statsmodels() -> None:
+def p_by_definition(first: tuple[FloatArray, FloatArray], other: tuple[FloatArray, FloatArray]) -> float:
+    """The p by swapping row after row, as the definition says."""
+    swaps = np.concatenate(list(_draw_swaps(40, 500, 7))).astype(bool)
+    rows = np.stack([*first, *other])  # (4, questions)
+    observed = abs(rows[0].sum() / rows[1].sum() - rows[2].sum() / rows[3].sum())
+    as_far = 0
+    for swap in swaps:
+        above, below, above_other, below_other = np.where(swap, rows[[2, 3, 0, 1]], rows).sum(axis=1)
+        as_far += abs(above / below - above_other / below_other) >= observed - 1e-12
+    return (1 + as_far) / 501
+
+
+def right_or_wrong(won: int, lost: int, *, alike: int = 12) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Two models' answers: `won` right in the first only, `lost` in the second only."""
+    first = np.array([1.0] * won + [0.0] * lost + [1.0] * alike)
+    second = np.array([0.0] * won + [1.0] * lost + [1.0] * alike)
+    return (first, np.ones(len(first))), (second, np.ones(len(first)))
+
+
+def test_right_and_wrong_answers_are_compared_by_mcnemars_exact_test() -> None:
+    # Bentur et al.: 21 children, 1 only before, 7 only after, as worked out in Fagerland, Lydersen and Laake 2014
+    # (exact p 0.070). By hand: 2 (C(8,0) + C(8,1)) / 2^8 = 18/256.
+    assert swap_test(*right_or_wrong(1, 7)) == pytest.approx(18 / 256)
+    assert swap_test(*right_or_wrong(0, 0)) == 1.0
+    assert swap_test(*right_or_wrong(4, 4)) == 1.0
+
+
+def test_mcnemars_test_is_statsmodels_and_the_share_of_all_swaps() -> None:
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
-    for b, c in ((0, 5), (3, 9), (12, 12), (40, 22)):
-        assert mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue)
-        assert mcnemar(b, c) == pytest.approx(tables.mcnemar([[5, b], [c, 5]], exact=True).pvalue)
+    for won, lost in ((0, 5), (3, 9), (12, 12), (40, 22)):
+        p = swap_test(*right_or_wrong(won, lost))
+        assert p == pytest.approx(stats.binomtest(won, won + lost).pvalue)
+        assert p == pytest.approx(tables.mcnemar([[5, won], [lost, 5]], exact=True).pvalue)
+    swaps = 2 * (np.arange(2**12)[:, None] >> np.arange(12) & 1) - 1
+    assert swap_test(*right_or_wrong(3, 9)) == pytest.approx(np.mean(np.abs(swaps.sum(axis=1)) >= 6))
 
 
 def test_wilson_is_scipys() -> None:

@@ -170,6 +170,7 @@ def test_a_question_with_one_draw_gets_the_pooled_variance() -> None:
     assert within_difference(first, single) is None
 
 
+@pytest.mark.slow
 def test_equal_models_differ_on_fixed_questions_in_five_of_a_hundred_comparisons() -> None:
     """Unequal noise per question, two or three draws, few and many questions: 2000 comparisons each."""
     rng = np.random.default_rng(0)

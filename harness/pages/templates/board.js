@@ -260,6 +260,15 @@
     const same = { difference, low, high, p, won, lost, n, paired };
     return first === a ? same : { ...same, difference: -difference, low: -high, high: -low, won: lost, lost: won };
   };
+  /** Direct games in which `row` played `other`, as seen by `row`. */
+  const gamesOf = (table, row, other) => {
+    const a = table.rows.indexOf(row), b = table.rows.indexOf(other);
+    return (table.games ?? []).flatMap(([first, second, rate, low, high, p, won, tied, lost, judge]) =>
+      first === a && second === b ? [{ rate, low, high, p, won, tied, lost, judge }]
+        : first === b && second === a ? [{ rate: 100 - rate, low: 100 - high, high: 100 - low, p, won: lost, tied, lost: won, judge }] : []);
+  };
+  const gamesText = (game) => `${game.rate.toFixed(2)} % of the points [${game.low.toFixed(2)}, ${game.high.toFixed(2)}], `
+    + `p ${pText(game.p)}; ${game.won} / ${game.tied} / ${game.lost} questions won / tied / lost, judge ${game.judge}`;
   /** Holm's correction, as in harness compare: the largest (m - i) p(i) so far, in ascending order of p. */
   const holm = (ps) => {
     const order = ps.map((p, at) => at).sort((a, b) => ps[a] - ps[b]);
@@ -312,9 +321,12 @@
     const head = ["model", `minus ${short(first.model, 40)}`, "95 %", "p", "won / tied / lost questions", ""];
     const cells = head.map((text, at) => html("th", { scope: "col", class: at && at < 5 ? "number" : "" }, text));
     const command = `harness compare ${rows.map((row) => shellWord(row.model)).join(" ")} --suite ${shellWord(table.suite)}`;
+    const games = others.flatMap((row) => gamesOf(table, row, first).map((game) => html("p", { class: "games" },
+      "Direct games: ", html("bdi", {}, row.model), " against ", html("bdi", {}, first.model), `, ${gamesText(game)}`)));
     place.replaceChildren(
       html("h3", {}, `Difference in ${table.metric} from `, html("bdi", {}, first.model)),
       html("div", { class: "scroll" }, html("table", {}, html("thead", {}, html("tr", {}, ...cells)), html("tbody", {}, ...lines))),
+      ...games,
       html("p", { class: "muted" }, known.length > 1 ? `p two-sided, corrected by Holm over ${known.length} models; * is p <= 0.05. `
         : "p two-sided; * is p <= 0.05. ", "The same numbers: ", html("code", {}, command), " ",
         button("Copy", () => copy(command, "the command")), " ", button("Clear", () => choose([]))));
@@ -488,28 +500,30 @@
   const MATRIX = [{ key: "won", label: "share of questions won" }, { key: "difference", label: "difference in score" }];
   const matrix = (table, rows, width) => {
     const pairs = rows.map((row) => rows.map((other) => (row === other ? undefined : pairOf(table, row, other))));
-    const ranked = rows.filter((row, at) => pairs[at].some(Boolean));
-    if (ranked.length < 3) return null;
-    const options = table.better && pairs.flat().some((pair) => pair?.n) ? MATRIX : MATRIX.slice(1);
+    const direct = (row, other) => gamesOf(table, row, other)[0];
+    const ranked = rows.filter((row, at) => pairs[at].some(Boolean) || rows.some((other) => direct(row, other)));
+    const played = ranked.some((row) => ranked.some((other) => direct(row, other)));
+    if (ranked.length < (played ? 2 : 3)) return null;
+    const options = played || (table.better && pairs.flat().some((pair) => pair?.n)) ? MATRIX : MATRIX.slice(1);
     const select = choice("matrix", "Cells", options, drawFigures);
     const longest = Math.max(...ranked.map((row) => row.model.length));
     const left = Math.min(phone.matches ? 110 : 230, 34 + 6.2 * longest);
     const size = Math.max(12, Math.min(40, Math.floor((width - left - 4) / ranked.length)));
     const known = pairs.flat().filter(Boolean);
     const widest = Math.max(...known.map((pair) => Math.abs(pair.difference))) || 1;
-    const strength = (pair) => (select.value === "difference" ? table.better * pair.difference / widest
-      : pair.n ? (pair.won - pair.lost) / pair.n : 0);
+    const strength = (pair, game) => (select.value === "difference" ? table.better * pair.difference / widest
+      : game ? game.rate / 50 - 1 : pair.n && table.better ? (pair.won - pair.lost) / pair.n : 0);
     const parts = [];
     ranked.forEach((row, down) => {
       const y = 20 + size * down;
       parts.push(label(left - 6, y + size / 2 + 4, `${short(row.model, Math.floor((left - 34) / 6))} ${down + 1}`, "small", "end"),
         label(left + size * (down + 0.5), 14, String(down + 1), size < 16 ? "tiny muted" : "small muted", "middle"));
       ranked.forEach((other, right) => {
-        const pair = pairOf(table, row, other);
-        if (row === other || !pair) return;
-        const inset = pair.p <= 0.05 ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair);
+        const pair = pairOf(table, row, other), game = select.value === "difference" ? undefined : direct(row, other);
+        if (row === other || !(pair || game)) return;
+        const inset = (game ?? pair).p <= 0.05 ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair, game);
         parts.push(svg("rect", { x: x + inset, y: y + inset, width: size - 2 * inset, height: size - 2 * inset,
-          class: value > 0 ? "plus" : value < 0 ? "minus" : "even", "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
+          class: (value > 0 ? "plus" : value < 0 ? "minus" : "even") + (game ? " direct" : ""), "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
           "data-pair": `${table.rows.indexOf(row)} ${table.rows.indexOf(other)}` }));
         if (size < 26) return;
         const text = select.value === "difference" ? pair.difference.toFixed(widest < 10 ? 1 : 0) : String(Math.round(50 + 50 * value));
@@ -524,9 +538,12 @@
       const [row, other] = rowsAt(event.target);
       if (!row) return;
       const pair = pairOf(table, row, other);
-      const won = pair.n ? `; better on ${pair.won}, worse on ${pair.lost} of ${pair.n} questions` : "";
-      readout.replaceChildren(html("bdi", {}, row.model), " minus ", html("bdi", {}, other.model),
-        `: ${signed(pair.difference)} [${signed(pair.low)}, ${signed(pair.high)}], p ${pText(pair.p)}${won}`);
+      const won = pair?.n && table.better ? `; better on ${pair.won}, worse on ${pair.lost} of ${pair.n} questions` : "";
+      const score = pair ? [html("bdi", {}, row.model), " minus ", html("bdi", {}, other.model),
+        `: ${signed(pair.difference)} [${signed(pair.low)}, ${signed(pair.high)}], p ${pText(pair.p)}${won}`] : [];
+      const games = gamesOf(table, row, other).flatMap((game) => [html("br"),
+        "Direct games: ", html("bdi", {}, row.model), " against ", html("bdi", {}, other.model), `, ${gamesText(game)}`]);
+      readout.replaceChildren(...(score.length ? [...score, ...games] : games.slice(1)));
     });
     picture.addEventListener("click", (event) => {
       const [row, other] = rowsAt(event.target);
@@ -534,7 +551,10 @@
     });
     const what = select.value === "difference" ? `row minus column in ${table.metric}`
       : "percent of the common questions on which the row scores better than the column, ties as half";
-    const note = html("div", {}, readout, `Cells: ${what}. Small squares: p > 0.05. p is not corrected for the number of pairs.`);
+    const outlined = played && select.value !== "difference"
+      ? " Outlined cells: the two models' direct games (harness compare --head-to-head), percent of the points." : "";
+    const note = html("div", {}, readout,
+      `Cells: ${what}.${outlined} Small squares: p > 0.05. p is not corrected for the number of pairs.`);
     const result = figure(title, picture, note, select);
     result.classList.add("whole");
     return result;

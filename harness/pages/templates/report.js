@@ -56,8 +56,9 @@
     });
     const choice = document.querySelector(`select[data-sorts="${table.id}"]`);
     if (choice) choice.addEventListener("change", () => {
-      const [column, direction] = choice.value.split(".");
-      sort(table, Number(column), direction);
+      const [direction, ...name] = choice.value.split(".");
+      const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.dataset.col === name.join("."));
+      sort(table, column, direction);
       remember("sort", `${table.id}.${column}.${direction}`);
     });
   });

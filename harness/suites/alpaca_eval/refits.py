@@ -14,36 +14,37 @@ import numpy as np
 
 from ...records.errors import ConfigError
 from ...stats.intervals import FloatArray
-from ...stats.length_control import REFITS, LengthControl, LengthRows, control_length_replicates
+from ...stats.length_control import REFITS, LengthRows
 from ...store.files import cache_folder
+from .scores import LengthRefits, length_refits
 
-RULES = b"refits 1"
+RULES = b"refits 2"
 """To be changed if the fit changes, because files of earlier versions lie in the same folder."""
 
 
-def remembered_replicates(
-    rows: LengthRows, gamed: Sequence[tuple[float, float, float]], fit: LengthControl, *, seed: int = 0
-) -> FloatArray | None:
-    """Return `control_length_replicates`, from the cache folder if they were drawn before."""
+def remembered_refits(
+    rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, seed: int = 0
+) -> LengthRefits | None:
+    """Return `length_refits`, from the cache folder if they were drawn before."""
     key = hashlib.sha256(RULES)
-    for values in (rows.preference, rows.length_difference, rows.difficulty, np.array(gamed), fit.coefficients):
+    for values in (rows.preference, rows.length_difference, rows.difficulty, np.array(gamed)):
         key.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
-    key.update(f"{fit.strength!r} {seed} {REFITS}".encode())
+    key.update(f"{seed} {REFITS}".encode())
     with suppress(OSError, ValueError, ConfigError):  # a cache that cannot be read only costs time
-        drawn: FloatArray = np.load(cache_folder() / "refits" / f"{key.hexdigest()}.npy", allow_pickle=False)
-        if drawn.shape == (REFITS,):
-            return drawn
-    replicates = control_length_replicates(rows, gamed, fit, seed=seed)
-    if replicates is not None:
+        stored: FloatArray = np.load(cache_folder() / "refits" / f"{key.hexdigest()}.npy", allow_pickle=False)
+        if stored.shape == (1 + REFITS,):
+            return LengthRefits(float(stored[0]), stored[1:])
+    refits = length_refits(rows, gamed, seed=seed)
+    if refits is not None:
         with suppress(OSError, ConfigError):
-            _store(key.hexdigest(), replicates)
-    return replicates
+            _store(key.hexdigest(), np.append(refits.win_rate, refits.replicates))
+    return refits
 
 
-def _store(key: str, replicates: FloatArray) -> None:
+def _store(key: str, values: FloatArray) -> None:
     folder = cache_folder() / "refits"
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{key}.{os.getpid()}"
     with draft.open("wb") as stream:
-        np.save(stream, replicates)
+        np.save(stream, values)
     draft.replace(folder / f"{key}.npy")

@@ -219,8 +219,30 @@ def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswer
 # Both models are refitted on the same resamples of the instructions.
 
 
-Replicate = Callable[..., FloatArray | None]
-"""`control_length_replicates`, or the same with a memory."""
+@dataclass(frozen=True)
+class LengthRefits:
+    """A length-controlled win rate in percent, and its refits on resampled instructions, shape (refits,)."""
+
+    win_rate: float
+    replicates: FloatArray
+
+
+DrawsRefits = Callable[..., LengthRefits | None]
+"""`length_refits`, or the same with a memory."""
+
+
+def length_refits(
+    rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, seed: int = 0
+) -> LengthRefits | None:
+    """Return the fit of one model and its refits.
+
+    None if it cannot be fitted, or if all its coefficients are zero: its refits would be meaningless.
+    """
+    fit = control_length(rows, gamed)
+    if fit is None or not any(fit.coefficients):
+        return None
+    replicates = control_length_replicates(rows, gamed, fit, seed=seed)
+    return None if replicates is None else LengthRefits(fit.win_rate, replicates)
 
 
 def paired_length_control(
@@ -230,22 +252,17 @@ def paired_length_control(
     second: RunRows,
     *,
     seed: int = 0,
-    replicate: Replicate = control_length_replicates,
+    draw: DrawsRefits = length_refits,
 ) -> Refits | None:
-    """Return `lc_win_rate` of both models over the instructions that both answered.
-
-    None if one cannot be fitted, or if a fit has only zero coefficients, whose refits would be meaningless."""
+    """Return `lc_win_rate` of both models over the instructions that both answered; None if one has no refits."""
     judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
     both = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
-    values, replicates = [], []
+    refits = []
     for part in judged:
         rows = length_rows(data, both, part)
-        fit = None if rows is None else control_length(rows, data.gamed)
-        if rows is None or fit is None or not any(fit.coefficients):
-            return None
-        drawn = replicate(rows, data.gamed, fit, seed=seed)
+        drawn = None if rows is None else draw(rows, data.gamed, seed=seed)
         if drawn is None:
             return None
-        values.append(fit.win_rate)
-        replicates.append(drawn)
-    return Refits("lc_win_rate", (values[0], values[1]), (replicates[0], replicates[1]), len(both))
+        refits.append(drawn)
+    values, replicates = (refits[0].win_rate, refits[1].win_rate), (refits[0].replicates, refits[1].replicates)
+    return Refits("lc_win_rate", values, replicates, len(both))

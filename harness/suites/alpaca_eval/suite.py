@@ -28,7 +28,7 @@ from ...store.provenance import install_command
 from ..editions import load_edition, official_files, only_template, pinned, template_shas
 from ..exchange import same_baseline
 from .facts import ALPACA_EVAL
-from .refits import remembered_replicates
+from .refits import remembered_refits
 from .scores import ScoreRules, paired_length_control, score_preferences
 
 MAX_TOKENS = 4096
@@ -109,9 +109,7 @@ class AlpacaEval:
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
         """Return the refitted length-controlled win rates of two models for a comparison."""
-        return paired_length_control(
-            self._data, prompts, first, second, seed=self._seed, replicate=remembered_replicates
-        )
+        return paired_length_control(self._data, prompts, first, second, seed=self._seed, draw=remembered_refits)
 
 
 def preference_task(

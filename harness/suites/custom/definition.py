@@ -180,7 +180,7 @@ class BaselineChoice(Record):
     @property
     def text(self) -> str:
         """Return the baseline as `--baseline` has it; a file is already a path."""
-        return self.run or self.file or self.model or ""
+        return f"run:{self.run}" if self.run is not None else self.file or self.model or ""
 
 
 class AnswerSettings(Record):

@@ -1,0 +1,133 @@
+"""How often the set of models that may be the best is right, on published verdicts with a known best model.
+
+Each data set draws models and, with replacement, questions of one suite. The best model is known in three ways:
+
+- *equal best*: the better half of the models exchange their answers, question by question at random;
+- *near tie*: all of them do, and one is then given the best of their answers to so many questions that it truly leads
+  by half a standard error of a difference, the hardest case for a set that must contain it;
+- *clear best*: the models as published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from harness.analysis.best import best_of_sums
+from harness.pages.text import markdown_table
+from harness.stats.intervals import FloatArray
+from harness.suites.scoring import QuestionSums, common
+
+from .published import published
+
+DESIGNS = {"mt_bench": ((80,), (5,)), "alpaca_eval": ((100, 805), (3, 5, 10)), "arena_hard": ((500,), (5,))}
+"""Suite -> questions, candidates."""
+Shape = Literal["equal best", "near tie", "clear best"]
+SHAPES: tuple[Shape, ...] = ("equal best", "near tie", "clear best")
+LEAD = 0.5
+"""Of a near tie, in standard errors of a difference."""
+SETS_PER_TRIAL = 20
+"""2,000 data sets per cell by default: a share of 95 % then has a standard error of 0.5 points."""
+HEAD = (
+    *("suite", "questions", "candidates", "scores", "all intervals hold", "the best is in the set"),
+    *("models in the set, mean", "data sets"),
+)
+LEFT = ("suite", "scores")
+
+
+@dataclass(frozen=True)
+class Field:
+    """The models of one suite: arrays of shape (models, questions), the lowest score first."""
+
+    first: QuestionSums
+    above: FloatArray
+    below: FloatArray
+
+    def truth(self, above: FloatArray, below: FloatArray) -> FloatArray:
+        return self.first.scale * above.sum(axis=1) / below.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One data set: terms of shape (models, questions) and the models' true values."""
+
+    above: FloatArray
+    below: FloatArray
+    true: FloatArray
+
+
+def best_lines(trials: int) -> list[str]:
+    rows = []
+    for suite, design in DESIGNS.items():
+        field = _field(list(published(suite).models.values()))
+        for size, candidates, shape in product(*design, SHAPES):
+            cells = best_shares(field, shape, candidates, size, SETS_PER_TRIAL * trials)
+            rows.append([suite, str(size), str(candidates), shape, *cells])
+    return markdown_table(HEAD, rows, LEFT)
+
+
+def _field(models: Sequence[QuestionSums]) -> Field:
+    shared = common(models)
+    return Field(shared[0], np.stack([sums.above for sums in shared]), np.stack([sums.below for sums in shared]))
+
+
+def best_shares(field: Field, shape: Shape, candidates: int, size: int, sets: int, *, seed: int = 0) -> list[str]:
+    """Return the cells of one row after the shape, over `sets` data sets of `size` questions."""
+    rng = np.random.default_rng([seed, candidates, size, SHAPES.index(shape)])
+    held = inside = members = 0
+    ids = tuple(map(str, range(size)))
+    for _ in range(sets):
+        drawn = _drawn(field, shape, candidates, size, rng)
+        sums = [
+            replace(field.first, ids=ids, above=above, below=below)
+            for above, below in zip(drawn.above, drawn.below, strict=True)
+        ]
+        _, bounds = best_of_sums(sums)
+        best = int(drawn.true.argmax())
+        gaps = [float(value - np.delete(drawn.true, at).max()) for at, value in enumerate(drawn.true)]
+        held += all(row.low - 1e-9 <= gap <= row.high + 1e-9 for row, gap in zip(bounds, gaps, strict=True))
+        inside += bounds[best].may_be_best
+        members += sum(row.may_be_best for row in bounds)
+    shares = [f"{100 * hits / sets:.1f} %" for hits in (held, inside)]
+    return [*shares, f"{members / sets:.1f}", str(sets)]
+
+
+def _drawn(field: Field, shape: Shape, candidates: int, size: int, rng: np.random.Generator) -> Drawn:
+    models, total = field.above.shape
+    if shape == "near tie":  # neighbours, so that their answers can be exchanged
+        chosen = rng.integers(models - candidates + 1) + np.arange(candidates)
+    else:
+        chosen = np.sort(rng.choice(models, candidates, replace=False))
+    above, below = field.above[chosen], field.below[chosen]
+    at = rng.integers(total, size=size)
+    if shape == "clear best":
+        return Drawn(above[:, at], below[:, at], field.truth(above, below))
+    tied = np.arange(candidates - (candidates + 1) // 2 if shape == "equal best" else 0, candidates)
+    mean_above, mean_below = above.copy(), below.copy()
+    mean_above[tied], mean_below[tied] = above[tied].mean(axis=0), below[tied].mean(axis=0)
+    order = rng.permuted(np.tile(tied[:, None], (1, size)), axis=0)
+    drawn_above, drawn_below = above[:, at], below[:, at]
+    drawn_above[tied], drawn_below[tied] = above[order, at], below[order, at]
+    if shape == "near tie":
+        top = (above / below).argmax(axis=0)
+        top_above, top_below = (np.take_along_axis(part, top[None], axis=0)[0] for part in (above, below))
+        share = _share_given(field, above, below, (top_above, top_below), size)
+        given = rng.random(size) < share
+        drawn_above[-1] = np.where(given, top_above[at], drawn_above[-1])
+        drawn_below[-1] = np.where(given, top_below[at], drawn_below[-1])
+        mean_above[-1] += share * (top_above - mean_above[-1])
+        mean_below[-1] += share * (top_below - mean_below[-1])
+    return Drawn(drawn_above, drawn_below, field.truth(mean_above, mean_below))
+
+
+def _share_given(
+    field: Field, above: FloatArray, below: FloatArray, top: tuple[FloatArray, FloatArray], size: int
+) -> float:
+    """Return the share of questions with the best answer that makes a lead of about `LEAD` standard errors."""
+    gain = top[0].sum() / top[1].sum() - above.sum() / below.sum()
+    spread = np.sqrt(2 * (above / below).var(axis=0, ddof=1).mean() / size)
+    return float(min(1.0, LEAD * spread / gain)) if gain > 0 else 0.0
