@@ -63,7 +63,9 @@ def show_suites(flags: LsFlags) -> None:
     for name, point in installed(GROUPS[SUITES]).items():
         facts = facts_of(name)
         title = facts.title or name
-        cells.append([name, title, facts.headline or "-", str(facts.questions or "-"), point.dist.name if point.dist else ""])
+        cells.append(
+            [name, title, facts.headline or "-", str(facts.questions or "-"), point.dist.name if point.dist else ""]
+        )
     table = rich_table("", head, cells, ("suite", "benchmark", "headline", "package"), (*head[:4],), 3)
     console = stdout_console(wide=flags.wide)
     console.print(table)
