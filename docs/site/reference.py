@@ -73,7 +73,7 @@ def _cli() -> str:
 def _command(name: str, command: Any, level: int) -> Iterator[str]:
     yield f"{'#' * level} {name}\n"
     if command.help:
-        yield inspect.cleandoc(command.help).replace("<", "&lt;") + "\n"
+        yield _help(inspect.cleandoc(command.help))
     rows = []
     for parameter in command.params:
         if getattr(parameter, "hidden", False) or parameter.name == "help":
@@ -90,6 +90,28 @@ def _command(name: str, command: Any, level: int) -> Iterator[str]:
         yield _table(("flag", "what it does", "default"), rows)
     for child_name in getattr(command, "commands", {}):
         yield from _command(f"{name} {child_name}", command.commands[child_name], level + 1)
+
+
+def _help(text: str) -> str:
+    """Return a command's help with its examples, which it separates by semicolons, as one block of commands.
+
+    >>> print(_help("Rank cards.\\n\\nExamples: harness a --b 'x; y';\\nharness c"), end="")
+    Rank cards.
+    <BLANKLINE>
+    ```sh
+    harness a --b 'x; y'
+    harness c
+    ```
+    """
+    parts = []
+    for paragraph in text.split("\n\n"):
+        line = " ".join(paragraph.split())
+        if examples := re.fullmatch(r"Examples?: (harness .*)", line):
+            commands = re.split(r"; (?=harness )", examples[1])
+            parts.append("\n".join(["```sh", *commands, "```"]))
+        else:
+            parts.append(paragraph.replace("<", "&lt;"))
+    return "\n\n".join(parts) + "\n"
 
 
 # ------------------------------------------------------------------------------------------------------------- records

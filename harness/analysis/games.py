@@ -117,7 +117,9 @@ def board_games(
         key = table.suite, table.suite_version
         played = [(card, folder) for card, folder in stored if (suite_of_games(card.suite), card.suite_version) == key]
         answers = {row.run_id: _readable_answers(folders[row.run_id]) for row in table.rows} if played else {}
-        games = [_of_rows(StoredRun(card, folder), answers) for card, folder in played]
+        digests = {answers_digest(rows): row for row, rows in answers.items() if rows}
+        shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}
+        games = [_of_rows(StoredRun(card, folder), digests, shas) for card, folder in played]
         if any(games):
             games_of_tables[table.anchor] = tuple(game for game in games if game is not None)
     return games_of_tables
@@ -131,17 +133,18 @@ def _readable_answers(folder: Path) -> list[Answer]:
         return []
 
 
-def _of_rows(stored: StoredRun, answers: Mapping[str, Sequence[Answer]]) -> BoardGames | None:
-    """Return a run of games with the rows that played it; `answers`: run id -> the row's answers."""
+def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, Mapping[str, str]]) -> BoardGames | None:
+    """Return a run of games with the rows that played it.
+
+    `digests`: digest of a row's answers -> its run id. `shas`: run id -> answer key -> digest of the text.
+    """
     try:
         run = run_rows(stored)
     except ConfigError as error:
         log.debug("%s: direct games left out: %s", stored.folder, error)
         return None
-    digest = run.card.protocol.get("baseline_answers")
-    opponent = next((row for row, rows in answers.items() if rows and answers_digest(rows) == digest), None)
-    shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}
-    played = next((row for row in answers if row != opponent and _are_of(run.answers, shas[row])), None)
+    opponent = digests.get(str(run.card.protocol.get("baseline_answers")))
+    played = next((row for row in shas if row != opponent and _are_of(run.answers, shas[row])), None)
     difference, score = games_difference(run), run.card.scores[run.card.headline]
     if opponent is None or played is None or difference is None or score.value is None or score.ci_low is None:
         return None

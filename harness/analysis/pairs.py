@@ -96,18 +96,18 @@ class PairedRuns:
         if isinstance(suite, RefitsPairs) and loaded.prompts:
             suite = _SharedRefits(suite, loaded.prompts, list(rows.values()))
         both = {
-            (card, other): (rows[other], rows[card])
-            for card, other in combinations([run_id(card) for card in cards], 2)
-            if card in rows and other in rows
+            (run, lower): (rows[lower], rows[run])
+            for run, lower in combinations([run_id(card) for card in cards], 2)
+            if run in rows and lower in rows
         }
         differences = headline_differences(
             list(both.values()), prompts=loaded.prompts, suite=suite, sums_of=self._sums_of
         )
         stated = dict(zip(both, map(_stated, differences), strict=True))
         pairs = []
-        for card, other in combinations(cards, 2):
-            runs = run_id(card), run_id(other)
-            step = stated[runs] if runs in both else against(card, other, {})
+        for card, lower_card in combinations(cards, 2):
+            runs = run_id(card), run_id(lower_card)
+            step = stated[runs] if runs in both else against(card, lower_card, {})
             if step is None:
                 continue
             self._known[(*runs, card.headline)] = step

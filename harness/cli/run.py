@@ -146,7 +146,7 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     jury: Annotated[
         str | None,
         typer.Option(
-            help="How a jury decides: mean (default), majority, median; cyclic: one judge per answer, in turn."
+            help="How a jury decides: mean (default), majority, median; cyclic: one judge per prompt, in turn."
         ),
     ] = None
     audit: Annotated[

@@ -97,8 +97,16 @@ def _score(score: Score) -> JsonValue:
 def _games(position: Mapping[str, int], game: BoardGames) -> JsonValue:
     """Return [row, other row, win rate, low, high, p, won, tied, lost, judge]; rounded as in `_pair`."""
     numbers = [round(value, 2) + 0.0 for value in (game.win_rate, game.ci_low, game.ci_high)]
-    places = [position[game.run], position[game.other]]
-    return [*places, *numbers, float(f"{game.p:.8g}"), game.won, game.tied, game.lost, visible(game.judge)]
+    return [
+        position[game.run],
+        position[game.other],
+        *numbers,
+        float(f"{game.p:.8g}"),
+        game.won,
+        game.tied,
+        game.lost,
+        visible(game.judge),
+    ]
 
 
 def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
