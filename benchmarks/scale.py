@@ -2,10 +2,13 @@
 
 Inputs are made in a temporary folder. Times are those of a whole process, imports included; processor seconds are
 printed beside wall seconds because only they mean something on a machine that others use too.
+
+`--only resume` measures one section, and may be repeated.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -13,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,34 +68,60 @@ class Figure:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", metavar="SECTION", action="append", choices=SECTIONS, help=", ".join(SECTIONS))
+    sections = parser.parse_args().only or SECTIONS
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for figure in measure(Path(folder)):
-            sys.stdout.write(f"{figure}\n")
-            sys.stdout.flush()
-            figures.append(figure)
+        for section in sections:
+            for figure in SECTIONS[section](Path(folder)):
+                sys.stdout.write(f"{figure}\n")
+                sys.stdout.flush()
+                figures.append(figure)
     return 0 if all(figure.holds for figure in figures) else 1
 
 
-def measure(folder: Path) -> Iterator[Figure]:
-    """Yield every figure, in the order of the promises."""
+def scored(folder: Path) -> Iterator[Figure]:
+    """Yield the memory of scoring one file or folder of each format."""
     for file_format, write in (("fastchat", fastchat), ("alpaca_eval", alpaca_eval), ("arena_hard", arena_hard)):
         source = folder / file_format
         write(source)
         usage = command(folder, "score", str(source), "--format", file_format, "--no-intervals", "--json")
         yield Figure(f"score, {JUDGMENTS:,} judgments: {file_format}", usage.memory, "MB", 300, times(usage))
+
+
+def ranked(folder: Path) -> Iterator[Figure]:
+    """Yield the time of a leaderboard and of its page."""
     many_cards(folder / "cards")
     for name, output_format, limit in (("leaderboard", "md", 4), ("its page", "html", 10)):
         words = ("leaderboard", "--results", "cards", "--format", output_format, "--out", f"board.{output_format}")
         usage = command(folder, *words)
         yield Figure(f"{name}, {CARDS:,} cards", usage.wall, "s", limit, times(usage))
+
+
+def resumed(folder: Path) -> Iterator[Figure]:
+    """Yield the time of a run that has nothing left to ask, and of the same run's first session for comparison."""
     run = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
     judged = (*run, "--judge", "reference", "--repeats", str(REPEATS))
-    command(folder, *judged)
     usage = command(folder, *judged)
-    yield Figure(f"resume with {JUDGMENTS:,} rows", usage.wall, "s", 5, times(usage))
-    promise = wide(WIDE_COUNT, times=1)[0]
+    yield Figure(f"judging {JUDGMENTS:,} rows by rules: processor", usage.cpu, "s", None, times(usage))
+    usage = command(folder, *judged)
+    yield Figure(f"resume with {JUDGMENTS:,} rows: processor", usage.cpu, "s", 5, times(usage))
+
+
+def widely_asked(folder: Path) -> Iterator[Figure]:
+    """Yield the time of many slow calls in flight, as a multiple of the ideal, and their processor time."""
+    promise, _, processor = wide(WIDE_COUNT, times=1)
     yield Figure(promise.name.removesuffix(": wall"), promise.value, "x", promise.limit, f"of {promise.unit[2:]}")
+    yield Figure(processor.name, processor.value, "ms", processor.limit, processor.unit)
+
+
+SECTIONS: dict[str, Callable[[Path], Iterator[Figure]]] = {
+    "scores": scored,
+    "boards": ranked,
+    "resume": resumed,
+    "calls": widely_asked,
+}
 
 
 def times(usage: Usage) -> str:

@@ -24,6 +24,7 @@ from .layout import STAGES, Recipe
 from .pipeline import all_steps, before, check_span, up_to
 from .records import PARTS
 from .schedule import check_fits, job_of
+from .spec import RIVALS
 from .steps import Step, gpu_hours, is_done, remaining
 from .training.launch import training_devices
 
@@ -176,6 +177,8 @@ def _notes(known: Estimator, items: tuple[PlanItem, ...]) -> Iterator[str]:
         yield f"a source's answer: {length.value:.0f} tokens, by {length.by}"
     yield f"the target's answer: {known.target_answer.value:.0f} tokens, by {known.target_answer.by}"
     yield f"training on {training_devices(spec)} device(s); reference log-probabilities as a third of a training pass"
+    if ensembles := [name for name in known.recipe.rivals if name in RIVALS]:
+        yield f"{', '.join(ensembles)}: models are loaded in turn, and only the start of the first is in the hours"
     if spec.devices is not None:
         yield f"{spec.devices} GPUs; a model starts in {spec.rates.start_minutes:g} minutes, by rates.start_minutes"
     else:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, one_line
-from harness.records.judge_choice import choose_judges, find_judge
+from harness.records.judge_choice import NO_JUDGE, choose_judges, find_judge
 from harness.records.keys import api_key
 from harness.store.provenance import install_command
 
@@ -47,6 +47,10 @@ OUTPUT_TERMS = {
 """Licence identifier -> what it says of models trained on the answers, from the licence texts; read them yourself."""
 PROVIDERS = ("openai.com", "anthropic.com", "googleapis.com", "azure.com", "x.ai")
 """Hosts of providers whose terms of service restrict training on their models' answers."""
+NO_SUITE_JUDGE = (
+    "no judge is configured for the suites: set OPENAI_API_KEY for their default judges, HARNESS_JUDGE, or `judge: "
+    "PROVIDER:MODEL` (or endpoint:MODEL@URL) under `evaluate`"
+)
 OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
 """Keys of the trainer that decide, with those of the model, what is built."""
 Place = Callable[[str], str]
@@ -138,7 +142,8 @@ def _check_judges(spec: SuitesSpec, check: Preflight) -> None:
     except ConfigError as error:
         if spec.judge is not None:
             raise
-        check.of_machine(f"evaluate: {error} (or train now with --until align and evaluate later)")
+        why = NO_SUITE_JUDGE if str(error).endswith(NO_JUDGE) else str(error)
+        check.of_machine(f"evaluate: {why} (or train now with --until align and evaluate later)")
         return
     for suite, jury in judges.items():
         for judge in jury:

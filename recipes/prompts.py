@@ -82,7 +82,7 @@ def is_missing_file(dataset: str) -> bool:
     return Path(dataset).suffix in FILES and not HUB.fullmatch(dataset) and not Path(dataset).expanduser().is_file()
 
 
-class Conversation(NamedTuple):
+class PromptTurns(NamedTuple):
     """What a row asks: the user's last turn, after earlier turns with their answers."""
 
     system: str | None
@@ -95,14 +95,14 @@ class Conversation(NamedTuple):
         return digest(list(self) if self.answered else [self.system, self.turns[0]])[:16]
 
 
-def prompt_in(row: Row, column: str) -> Conversation:
+def prompt_in(row: Row, column: str) -> PromptTurns:
     """Return the prompt in a row's column: a text, a message or a conversation, whose last answer is left out.
 
     Raise PromptError if there is no prompt, or if a turn of the user has no answer before the next one.
     """
     value = row.get(column)
     if isinstance(value, str):
-        return Conversation(None, (_words(value),))
+        return PromptTurns(None, (_words(value),))
     listed = [value] if isinstance(value, Mapping) else value
     if not isinstance(listed, Iterable):
         raise PromptError("no_prompt", f"{column} is {type(value).__name__}")
@@ -117,7 +117,7 @@ def prompt_in(row: Row, column: str) -> Conversation:
     if [role for role, _ in talk] != ["user", *["assistant", "user"] * (len(talk) // 2)]:
         raise PromptError("several_turns", f"{len(talk)} messages that are not question, answer, question, ...")
     texts = [_words(text) for _, text in talk]
-    return Conversation(system, tuple(texts[::2]), tuple(texts[1::2]))
+    return PromptTurns(system, tuple(texts[::2]), tuple(texts[1::2]))
 
 
 def _message(message: object, column: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from harness.backends.devices import devices_of
 from harness.records import ModelRef
 from harness.records.keys import ENDPOINT_KEY
 from harness.records.settings import ServeSpec
@@ -72,6 +73,14 @@ def members_of(spec: RecipeSpec) -> list[SourceSpec]:
     return [source for source in spec.sources if source.model is not None]
 
 
+def rival_devices(spec: RecipeSpec, name: str) -> int:
+    """Return the GPUs that an ensemble uses at a time: those of its largest model, as its models are loaded in turn."""
+    serves = [source.serve for source in members_of(spec) if not is_endpoint(source)]
+    if name == "moa" and spec.evaluate.moa.aggregator == "target":
+        serves.append(spec.target_serve)
+    return max(map(devices_of, serves), default=0)
+
+
 def is_endpoint(source: SourceSpec) -> bool:
     return (source.model or "").startswith("endpoint:")
 
@@ -122,13 +131,15 @@ def _later_layers(known: Estimator, lengths: dict[str, float], questions: int) -
     yield Asked(moa.aggregator, questions, questions * seen, questions * final)
 
 
-def with_asked(known: Estimator, item: PlanItem, asked: list[Asked], serve: ServeSpec, *extra: DeviceTime) -> PlanItem:
+def with_asked(
+    known: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
+) -> PlanItem:
     """Return the item with these calls, their tokens, time and price. `serve`: how all but the sources are served."""
     recipe = known.recipe
     sources = {source.name: source for source in members_of(recipe.spec)} if recipe.rivals else {}
     times: list[DeviceTime] = []
     prices: list[float | None] = []
-    for part in asked:
+    for part in requests:
         source = sources.get(part.model)
         if source is None:
             folders = [recipe.target(seed) for seed in recipe.spec.seeds]
@@ -139,9 +150,9 @@ def with_asked(known: Estimator, item: PlanItem, asked: list[Asked], serve: Serv
             folders = [recipe.source(source.name)]
             times.append(generation_time(known, source.name, source.serve, part.written, measured=folders))
     sums: dict[str, object] = {
-        "calls": round(sum(part.calls for part in asked)),
-        "prompt_tokens": sum(part.read for part in asked),
-        "answer_tokens": sum(part.written for part in asked),
+        "calls": round(sum(part.calls for part in requests)),
+        "prompt_tokens": sum(part.read for part in requests),
+        "answer_tokens": sum(part.written for part in requests),
     }
     item = known.timed(item.model_copy(update=sums), *times, *extra)
     if not prices:

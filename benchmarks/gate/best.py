@@ -48,7 +48,8 @@ class Field:
     below: FloatArray
 
     def truth(self, above: FloatArray, below: FloatArray) -> FloatArray:
-        return self.first.scale * above.sum(axis=1) / below.sum(axis=1)
+        values: FloatArray = self.first.scale * above.sum(axis=1) / below.sum(axis=1)
+        return values
 
 
 @dataclass(frozen=True)

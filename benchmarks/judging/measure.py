@@ -87,6 +87,7 @@ def wide(count: int, places: int = WIDE, latency: float = 1.0, times: int = 2) -
     return [
         Promise(f"{calls}: wall", found["wall"] / best, f"x ideal ({best:.1f} s)", 1.15),
         Promise("most in flight there", stats["peak_in_flight"], "calls", places, at_most=False),
+        Promise("processor time with as many in flight", 1000 * found["cpu"] / count, "per call", 1.0),
     ]
 
 

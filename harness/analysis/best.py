@@ -19,7 +19,7 @@ from ..records.facts import higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.best import BestBounds, compare_with_best
 from ..stats.intervals import FloatArray
-from ..stats.paired import least_se, terms
+from ..stats.paired import least_error, terms
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
 from .finished_runs import StoredRun, matched, refuse_different, run_rows, shown_names, suite_of
 
@@ -187,7 +187,7 @@ def best_of_sums(
 ) -> tuple[FloatArray, list[BestBounds]]:
     """Return the values (models,) and bounds of models with the same questions; `sign` -1 if less is better."""
     values, covariance = _estimates(sums)
-    bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums, values), seed=seed)
+    bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums), seed=seed)
     return values, bounds
 
 
@@ -200,15 +200,14 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
     return values, covariance
 
 
-def _least(sums: Sequence[QuestionSums], values: FloatArray) -> FloatArray | None:
+def _least(sums: Sequence[QuestionSums]) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
     known = [part.bounds for part in sums if part.bounds is not None]
     if len(known) < len(sums):
         return None
-    first, questions = sums[0], len(sums[0].ids)
     bounds = min(low for low, _ in known), max(high for _, high in known)
-    gaps = (values[:, None] - values) / first.scale
-    return first.scale * np.array([[least_se(questions, float(gap), bounds) for gap in row] for row in gaps])
+    terms_of = [(part.above, part.below) for part in sums]
+    return sums[0].scale * np.array([[least_error(row, other, bounds) for other in terms_of] for row in terms_of])
 
 
 def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:

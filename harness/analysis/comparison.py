@@ -292,9 +292,11 @@ def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows],
     # an audit is itself an estimate of the questions that the expensive judge did not see
     if first.audit is not None or second.audit is not None:
         return ()
-    adjust = adjustment if is_part(first, second) else adjustment_of_parts if are_parts(first, second) else None
+    if not is_part(first, second) and not are_parts(first, second):
+        return ()
+    adjust = adjustment if is_part(first, second) else adjustment_of_parts
     rows = []
-    for rule in rules_of(first.card.suite, first.card.headline, first.judgments) if adjust is not None else ():
+    for rule in rules_of(first.card.suite, first.card.headline, first.judgments):
         if rule.category is None:  # the categories of the missing questions may be unknown
             sums = [question_sums(rule, run.answers, run.judgments) for run in (first, second, *covariates)]
             rows.append(adjust(sums, [run.name for run in covariates], seed=seed))

@@ -24,7 +24,7 @@ from .chat import ContextWindow, Dialogue, changed, engine_settings
 from .loadable import check_loadable
 from .served import ServedBackend, has_argument, refuse_ours
 from .server import ServerCommand
-from .thinking import installed_sglang_parsers, lost_mark, parser_in_use, sglang_parser_for
+from .thinking import SPECIAL_MARKS, installed_sglang_parsers, lost_mark, parser_in_use, sglang_parser_for
 
 FLAGS = {
     "tensor_parallel": "--tensor-parallel-size",
@@ -78,7 +78,8 @@ class SglangBackend(ServedBackend):
         known = installed_sglang_parsers()
         parser = parser_in_use(wanted, self.label, server="SGLang", known=known, chosen=chosen)
         mark = lost_mark(self.checkpoint)
-        if parser is None and mark is not None:
+        # its parsers of `</think>` read texts, in which a special token does not appear
+        if mark is not None and (parser is None or (wanted == "auto" and mark not in SPECIAL_MARKS)):
             raise CheckpointError(
                 f"{self.label!r} marks its reasoning with {mark!r}, which SGLang leaves out of its replies unless a "
                 "parser reads it: give one with --reasoning PARSER, or use --backend vllm"

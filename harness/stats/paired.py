@@ -205,15 +205,35 @@ def paired_difference(
 ) -> ClusteredEstimate | None:
     """Return the ratio of `first` minus that of `second`, each (above, below) over the same ordered questions.
 
-    `bounds` of a question's score: the error is at least `least_se`. None with fewer than two questions or clusters.
+    `bounds` of a question's score: the error is at least `least_error`. None with fewer than two questions or clusters.
     """
     if _too_few(len(first[0]), clusters):
         return None
     se, df = clustered_se(terms(*first) - terms(*second), clusters)
     value = float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum())
     if bounds is not None and clusters is None:
-        se = max(se, least_se(len(first[0]), value, bounds))
+        se = max(se, least_error(first, second, bounds))
     return ClusteredEstimate(scale * value, scale * se, df, len(first[0]))
+
+
+def least_error(first: Terms, second: Terms, bounds: Bounds) -> float:
+    """Return the least standard error of a paired difference of scores within `bounds`, before scaling.
+
+    `least_se`; if each question is at a bound in both, as if it was right or wrong, the error with two questions added,
+    one lost entirely and one won entirely. Such differences are 0 or as large as possible: if only a few differ, their
+    spread in the sample is as uncertain as their number, so the floor of `least_se` is too low.
+    """
+    questions = len(first[0])
+    if not (_is_right_or_wrong(first, bounds) and _is_right_or_wrong(second, bounds)):
+        return least_se(questions, float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()), bounds)
+    apart, widest = first[0] - second[0], bounds[1] - bounds[0]
+    mean_square = (float(apart @ apart) + 2 * widest**2) / (questions + 2)
+    return math.sqrt((mean_square - (float(apart.sum()) / (questions + 2)) ** 2) / (questions + 2))
+
+
+def _is_right_or_wrong(scores: Terms, bounds: Bounds) -> bool:
+    above, below = scores
+    return bool((below == 1.0).all()) and bool(((above == bounds[0]) | (above == bounds[1])).all())
 
 
 def least_se(questions: int, difference: float, bounds: Bounds) -> float:

@@ -30,7 +30,7 @@ from ..records import RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
-from ..rivals import asked_of, rival_ref, source_named, target_serve, with_asked, write_team
+from ..rivals import asked_of, rival_devices, rival_ref, source_named, target_serve, with_asked, write_team
 from ..sampling import AnswerFile, Sampler, gpus_of, needs_machine, prompts_of, sample
 from ..spec import RIVALS, RecipeSpec, SuitesSpec
 from ..steps import Step
@@ -48,8 +48,8 @@ def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[St
     by_folder = {step.folder: step for step in models}
     steps = []
     if seed == recipe.seeds[0]:
-        asked = [name for name in recipe.fixed if name != "best_source"]
-        steps = [_held_out(recipe, name, spec.seeds[0], prompts, None) for name in asked]
+        names = [name for name in recipe.fixed if name != "best_source"]
+        steps = [_held_out(recipe, name, spec.seeds[0], prompts, None) for name in names]
     if seed == recipe.seeds[0] and "best_source" in recipe.rivals:
         steps.append(_best_source(recipe, prompts, steps))
     return steps + [
@@ -91,10 +91,10 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         answers = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
-        asked = asked_of(known, model, answers)
-        last = asked[-1].written / max(1.0, asked[-1].calls)  # tokens per answer of the one that is rewarded
+        requests = asked_of(known, model, answers)
+        last = requests[-1].written / max(1.0, requests[-1].calls)  # tokens per answer of the one that is rewarded
         rewarding = reward_time(known, answers * (known.prompts.tokens.value + last))
-        yield with_asked(known, item.model_copy(update={"model": model}), asked, spec.target_serve, *rewarding)
+        yield with_asked(known, item.model_copy(update={"model": model}), requests, spec.target_serve, *rewarding)
 
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
@@ -108,6 +108,8 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
     inputs = (prompts,) if trained is None else (prompts, trained)
     folder = recipe.held_out(model, seed)
     sampling, rewarding = gpus_of(sampler.model, sampler.backend, sampler.serve), reward_gpus(spec.reward)
+    if model in RIVALS:
+        sampling = Gpus(rival_devices(spec, model), replicas=1)
     return Step(
         "evaluate",
         name,
@@ -261,11 +263,11 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         # the judges' calls are not included: `harness run --dry-run` estimates them
         calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
-        asked = asked_of(known, model, calls)
-        chosen = sum(part.read + part.written for part in asked) if model == "best_source" else 0.0
+        requests = asked_of(known, model, calls)
+        chosen = sum(part.read + part.written for part in requests) if model == "best_source" else 0.0
         rewarding = reward_time(known, chosen)
         item = item.model_copy(update={"model": model})
-        yield with_asked(known, item, asked, recipe.spec.evaluate.serve, *rewarding)
+        yield with_asked(known, item, requests, recipe.spec.evaluate.serve, *rewarding)
 
     spec = recipe.spec.evaluate
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated
@@ -279,10 +281,16 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
         always=best,
         alone=True,
         one_core=spec.judge is None and spec.edition == "pocket" and _loads_all(recipe, model),
-        gpus=Gpus(devices_of(_suites_spec(recipe, model).serve), replicas=1),
+        gpus=Gpus(_suite_devices(recipe, model), replicas=1),
         seed=seed,
         estimate=estimate,
     )
+
+
+def _suite_devices(recipe: Recipe, model: str) -> int:
+    if model in RIVALS:
+        return rival_devices(recipe.spec, model)
+    return devices_of(_suites_spec(recipe, model).serve)
 
 
 def _loads_all(recipe: Recipe, model: str) -> bool:

@@ -99,8 +99,8 @@ def take_pairs(spec: RecipeSpec, folder: Path) -> Counts:
         except UnreadablePairError as error:
             dropped.append(Dropped(id=f"row-{number}", reason=error.reason))
             continue
-        asked = (message["content"] for message in pair.messages if message["role"] == "user")
-        question = next((match for text in asked if (match := questions.lookup(text)) is not None), None)
+        user_turns = (message["content"] for message in pair.messages if message["role"] == "user")
+        question = next((match for text in user_turns if (match := questions.lookup(text)) is not None), None)
         if question is None:
             pairs.append(pair)
         else:

@@ -7,7 +7,6 @@ fusepo. The target's own answers are not used.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -96,9 +95,9 @@ def weighted_step(
 
 
 def _reference(known: Estimator, item: PlanItem, rows: int) -> PlanItem:
-    """Estimate the reference's log-probabilities of the method fusepo, which one process computes."""
+    """Estimate the reference's log-probabilities of the method fusepo."""
     tokens = 0.0 if item.done else rows * row_tokens(known, "fusepo", "source")
-    time = replace(training_time(known, tokens * FORWARD, "training, forward"), devices=1)
+    time = training_time(known, tokens * FORWARD, "training, forward")
     name = item.name.replace("/align/", "/reference/", 1)
     return known.timed(item.model_copy(update={"name": name, "prompt_tokens": tokens}), time)
 

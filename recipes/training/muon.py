@@ -45,10 +45,10 @@ class MuonWithAdamW(Optimizer):
         hidden, rest = hidden_and_rest(model)
         if not hidden:
             raise ConfigError(f"optim = {MUON!r} has no matrix of a hidden layer to train; use another optimizer")
-        keys = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+        keys: dict[str, Any] = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
         super().__init__([*hidden, *rest], keys)
         still = {id(weight) for name, weight in model.named_parameters() if name not in decayed}
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [weight for weight in rest if id(weight) not in still]},
             {"params": [weight for weight in rest if id(weight) in still], "weight_decay": 0.0},
         ]
@@ -60,7 +60,7 @@ class MuonWithAdamW(Optimizer):
         # the very groups of both, so that a scheduler reaches them
         self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None if closure is None else closure()
         for part in self._parts.values():
             part.step()

@@ -489,24 +489,14 @@ def store_reference(job: TrainingJob) -> None:
         prefer_flex(model)
     rows = Rows(job.rows).load()
     autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None
+    size = config.per_device_train_batch_size
     if job.method in WEIGHTED:
-        if state.is_main_process:
-            model = model.to(state.device)
-            with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
-                logps = weighted_reference(rows, model, config.per_device_train_batch_size)
-            write_atomic(job.reference, json.dumps(logps) + "\n")
-        state.wait_for_everyone()
-        return
-    rows = with_reference(
-        rows,
-        model,
-        layout=config.layout,
-        batch_size=config.per_device_train_batch_size,
-        state=state,
-        autocast=autocast,
-    )
+        logps = weighted_reference(rows, model, size, state, autocast)
+    else:
+        rows = with_reference(rows, model, layout=config.layout, batch_size=size, state=state, autocast=autocast)
+        logps = list(rows["ref_logps"])
     if state.is_main_process:
-        write_atomic(job.reference, json.dumps(list(rows["ref_logps"])) + "\n")
+        write_atomic(job.reference, json.dumps(logps) + "\n")
     state.wait_for_everyone()
     del model
     free_memory()

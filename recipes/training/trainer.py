@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,26 +75,42 @@ def with_reference(
     FSDP2 and DeepSpeed the model is sharded as in training.
     """
     state = state or PartialState()
-    model = _placed(model, state)
-    order = sorted(range(len(rows)), key=lambda index: -_tokens(rows[index]))
-    share = order[state.process_index :: state.num_processes]
-    logps: list[list[float]] = []
+    model = placed(model, state)
     with torch.no_grad(), torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
         limit = TOLERANCE[autocast or model.dtype]
         collate = fitting_collator(model, collator_for(base_model(model), layout), typical(rows), state.device, limit)
-        # Sharded models compute together, so every process makes as many forward passes: the last rows are repeated.
-        for start in range(0, math.ceil(len(rows) / state.num_processes), batch_size):
-            chosen = share[start : start + batch_size] or order[:1]
-            batch = {
-                name: tensor.to(state.device) for name, tensor in collate([rows[index] for index in chosen]).items()
-            }
-            logps.extend(batch_logps(model, batch)[0].T.tolist())
-    indexed = list(zip(share, logps, strict=False))
+
+        def score(chosen: Sequence[RowIds]) -> list[list[float]]:
+            batch = {name: tensor.to(state.device) for name, tensor in collate(chosen).items()}
+            logps: list[list[float]] = batch_logps(model, batch)[0].T.tolist()
+            return logps
+
+        logps = in_shares(rows, score, [_tokens(row) for row in rows], batch_size, state)
+    return rows.add_column("ref_logps", logps)
+
+
+def in_shares(
+    rows: Dataset,
+    score: Callable[[Sequence[Any]], list[list[float]]],
+    sizes: Sequence[int],
+    batch_size: int,
+    state: PartialState,
+) -> list[list[float]]:
+    """Return the scores of all rows, in their order. Each process scores a share in batches, the largest rows first."""
+    order = sorted(range(len(rows)), key=lambda index: -sizes[index])
+    share = order[state.process_index :: state.num_processes]
+    scores: list[list[float]] = []
+    # Sharded models compute together, so every process makes as many forward passes: the last rows are repeated.
+    for start in range(0, math.ceil(len(rows) / state.num_processes), batch_size):
+        chosen = share[start : start + batch_size] or order[:1]
+        scores.extend(score([rows[index] for index in chosen]))
+    indexed = list(zip(share, scores, strict=False))
     merged: dict[int, list[float]] = dict(gather_object(indexed) if state.num_processes > 1 else indexed)
-    return rows.add_column("ref_logps", [merged[index] for index in range(len(rows))])
+    return [merged[index] for index in range(len(rows))]
 
 
-def _placed(model: PreTrainedModel, state: PartialState) -> nn.Module:
+def placed(model: PreTrainedModel, state: PartialState) -> nn.Module:
+    """Return the model for computing log-probabilities: on this process's device, or sharded as in training."""
     add_scoring(model)
     if state.num_processes == 1 or not (os.environ.get("ACCELERATE_USE_FSDP") or is_deepspeed_zero3_enabled()):
         return model.to(state.device).eval()
@@ -103,8 +119,8 @@ def _placed(model: PreTrainedModel, state: PartialState) -> nn.Module:
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     # accelerate shards a model together with its optimiser; this one has no state and makes no step
     sharded, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
-    placed: nn.Module = sharded.eval()
-    return placed
+    evaluated: nn.Module = sharded.eval()
+    return evaluated
 
 
 def _tokens(row: RowIds) -> int:

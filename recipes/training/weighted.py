@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -28,6 +29,7 @@ from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model
 from .rows import Rows, write_rows
 from .templates import Rendering, UnusableAnswerError, render_answers
+from .trainer import in_shares, placed
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
@@ -147,17 +149,24 @@ def row_logps(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def weighted_reference(rows: Dataset, model: PreTrainedModel, batch_size: int) -> list[list[float]]:
-    """Return the reference's summed log-probabilities of each row, chosen and rejected, in the rows' order."""
-    add_scoring(model)
-    model.eval()
+def weighted_reference(
+    rows: Dataset, model: PreTrainedModel, batch_size: int, state: PartialState, autocast: torch.dtype | None
+) -> list[list[float]]:
+    """Return the reference's summed log-probabilities of each row, chosen and rejected, in the rows' order.
+
+    All processes take part, as in `trainer.with_reference`.
+    """
     collate = WeightedCollator(model.config.get_text_config().pad_token_id or 0)
-    logps: list[list[float]] = []
-    for start in range(0, len(rows), batch_size):
-        batch = collate([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
-        moved = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        logps.extend(row_logps(model, moved)[0].T.tolist())
-    return logps
+    scoring = placed(model, state)
+
+    def score(chosen: Sequence[WeightedIds]) -> list[list[float]]:
+        batch = {name: tensor.to(state.device) for name, tensor in collate(chosen).items()}
+        with torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+            logps: list[list[float]] = row_logps(scoring, batch)[0].T.tolist()
+        return logps
+
+    sizes = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    return in_shares(rows, score, sizes, batch_size, state)
 
 
 class WeightedTrainer(Trainer):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.records.protocols import installed
 from tests import ROOT
 
 PAGE = ROOT / "CONTRIBUTING.md"
@@ -55,6 +56,15 @@ def test_the_printed_suite_judge_and_backend_run(tmp_path: Path) -> None:
         "value": 10.0, "ci_low": None, "ci_high": None, "se": None, "n": 4, "unscored": 0,
     }  # fmt: skip
     assert (card["suite"], card["judge"], card["complete"]) == ("shout", "exact", True)
+
+
+def test_a_package_that_is_installed_meanwhile_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "shout" not in installed("suites")
+
+    install(tmp_path)
+
+    assert "shout" in installed("suites")
 
 
 def harness(folder: Path, *words: str, codes: tuple[int, ...] = (0,)) -> str:

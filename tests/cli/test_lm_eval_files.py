@@ -296,7 +296,7 @@ def differences(folder: Path, *models: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
-    """40 questions, 20 right; the other gets 4 more right: 0.1 with se sqrt(0.1 * 0.9 / 39) = 0.04804."""
+    """40 questions, 20 right; the other gets 4 more right: 0.1. With one lost and one won besides: 6 of 42, 4 net."""
     logged_run(tmp_path, "a", [1] * 20 + [0] * 20)
     logged_run(tmp_path, "b", [1] * 24 + [0] * 16)
 
@@ -305,7 +305,7 @@ def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
     acc = rows["acc,none"]
     assert (acc["method"], acc["n"]) == ("paired", 40)
     assert acc["value"] == pytest.approx(0.1)
-    assert acc["se"] == pytest.approx((0.1 * 0.9 / 39) ** 0.5)
+    assert acc["se"] == pytest.approx(((6 / 42 - (4 / 42) ** 2) / 42) ** 0.5)
     assert rows["bleu,none"]["method"] == "unpaired"  # not a mean over questions
     assert [flip["kind"] for flip in rows["all"]["flips"]] == ["gained"] * 4
     assert "unpaired" not in call(tmp_path, "leaderboard", "--format", "md").out.split("| rank")[1]
@@ -316,14 +316,14 @@ def test_samples_pair_the_questions_of_two_runs(tmp_path: Path) -> None:
 
 
 def test_few_right_and_wrong_answers_are_not_taken_as_certain(tmp_path: Path) -> None:
-    """Two models with the same 40 answers: as if one were lost and one won besides, se sqrt(2 / (41 * 42)) = 0.0341."""
+    """Two models with the same 40 answers: as if one were lost and one won besides, se sqrt(2 / 42) / sqrt(42)."""
     logged_run(tmp_path, "a", [1] * 38 + [0] * 2)
     logged_run(tmp_path, "b", [1] * 38 + [0] * 2)
 
     acc = differences(tmp_path, "a", "b")["acc,none"]
 
     assert (acc["value"], acc["p"]) == (0.0, 1.0)
-    assert acc["se"] == pytest.approx((2 / (41 * 42)) ** 0.5)
+    assert acc["se"] == pytest.approx(2**0.5 / 42)
     (tmp_path / "gate.yaml").write_text('checks: [{suite: "lm_eval:sums", margin: 0.01}]')
     gate = call(tmp_path, "gate", "--candidate", "b", "--baseline", "a", "--policy", "gate.yaml")
     assert gate.code == 3

@@ -357,5 +357,3 @@ def test_teachers_and_references_of_weighted_pairs_take_a_pass_forward(tmp_path:
 
     assert seconds(plan, "seed-42/align/distill") == pytest.approx(6 * 30 / 50 * (1 + 1 / 3))
     assert seconds(plan, "seed-42/reference/fusepo") == pytest.approx(6 * 2 * (10 + 2 * 20) / 50 / 3)
-    (item,) = [item for item in plan.items if item.name == "seed-42/reference/fusepo"]
-    assert item.hours == item.gpu_hours  # one process computes it

@@ -183,6 +183,17 @@ def test_max_cost_needs_a_price(harness: Callable[..., Done], judge: FakeOpenAI,
         assert model.requests == []
 
 
+def test_a_budget_that_cannot_be_kept_archives_nothing(run: Run, judge: FakeOpenAI, tmp_path: Path) -> None:
+    assert run().code == 0
+    before = sorted(tmp_path.rglob("*"))
+
+    done = run("--fresh", "--max-cost", "1", "--judge", f"endpoint:fake@{judge.url}")
+
+    assert done.code == 2
+    assert "--max-cost needs the price of judge 'fake'" in done.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_a_dry_run_says_what_is_done_and_what_is_cached(run: Run, judge: FakeOpenAI) -> None:
     before = json.loads(run("--dry-run", "--json").out)["dry_run"]

@@ -147,6 +147,18 @@ def test_the_parser_has_sglangs_name_or_is_left_out(tmp_path: Path, notes: Path)
         backend_of(tmp_path, reasoning="deepseek_r1")
 
 
+def test_marks_that_are_special_tokens_are_refused_unless_a_parser_is_named(tmp_path: Path, notes: Path) -> None:
+    (tmp_path / "r1.jinja").write_text("{{ messages[0].content }}{# </think> #}<think>")
+    template = str(tmp_path / "r1.jinja")
+
+    assert backend_of(tmp_path, chat_template=template).parser == "deepseek-r1"
+    added = {"added_tokens": [{"id": 1, "content": "</think>", "special": True}]}
+    (tmp_path / "ckpt" / "tokenizer.json").write_text(json.dumps(added))
+    with pytest.raises(CheckpointError, match="marks its reasoning with '</think>', which SGLang leaves out"):
+        backend_of(tmp_path, chat_template=template)
+    assert backend_of(tmp_path, chat_template=template, reasoning="qwen3").parser == "qwen3"
+
+
 def test_what_it_cannot_serve_is_refused(tmp_path: Path, notes: Path) -> None:
     with pytest.raises(ConfigError, match="set by the harness"):
         backend_of(tmp_path, engine_args=("--tp-size=2",))

@@ -30,6 +30,7 @@ from recipes.worlds.tiny import CHAT_TEMPLATE, SPECIALS, build_tokenizer  # noqa
 from tests.fakes.recipe_files import answers_step, prompt_rows, prompts_step  # noqa: E402
 from tests.fakes.tiny_models import make_checkpoint  # noqa: E402
 from tests.fakes.training_steps import (  # noqa: E402
+    QUICK,
     distance,
     losses,
     made,
@@ -251,12 +252,12 @@ def test_infifpo_starts_from_the_distance_of_model_and_sources(
 # ------------------------------------------------------------------------------------------------------------ FuseRL
 
 
-def fuserl_recipe(tmp_path: Path, target: Path, part: str) -> tuple[Recipe, Step, list[Step]]:
+def fuserl_recipe(tmp_path: Path, target: Path, **further: Any) -> tuple[Recipe, Step, list[Step]]:
     variants = {
         "f-sft": {"method": "fusesft", "training": {"tau": 1.0}},
         "f": {"method": "fusepo", "after": "f-sft", "training": {"tau": 1.0, "beta": 0.5}},
     }
-    recipe = made(tmp_path, target, sources=sources(target, target), variants=variants)
+    recipe = made(tmp_path, target, sources=sources(target, target), variants=variants, **further)
     ids = [f"p{number}" for number in range(8)]
     prompts = prompts_step(recipe, [*prompt_rows(ids[:4], "sft"), *prompt_rows(ids[4:])])
     answers, rewards = [], []
@@ -278,10 +279,38 @@ def fuserl_recipe(tmp_path: Path, target: Path, part: str) -> tuple[Recipe, Step
 
 
 @pytest.mark.slow
+def test_the_reference_of_weighted_pairs_is_computed_by_all_processes(tmp_path: Path, target: Path) -> None:
+    config = tmp_path / "two.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\nmixed_precision: 'no'\n"
+        "num_machines: 1\nnum_processes: 2\n"
+    )
+    keys = {**QUICK, "per_device_train_batch_size": 4}
+    recipe, prompts, answered = fuserl_recipe(tmp_path / "here", target, training=keys)
+    first = weighted_step(recipe, 42, "f-sft", prompts, answered, None)
+    alone = weighted_step(recipe, 42, "f", prompts, answered, first)
+    keys = {**QUICK, "per_device_train_batch_size": 2}
+    launched, _, _ = fuserl_recipe(tmp_path / "there", target, training=keys, launch=str(config))
+    both = weighted_step(launched, 42, "f", prompts, answered, first)
+    for step in (first, alone, both):
+        run_step(step)
+
+    references = [
+        json.loads(next(made_from.seed(42).glob("rows/*/reference-*.json")).read_text())
+        for made_from in (recipe, launched)
+    ]
+    assert [value for row in references[1] for value in row] == pytest.approx(
+        [value for row in references[0] for value in row], abs=1e-4
+    )
+    # Adam makes steps of full size from gradients that are rounding errors, so the weights of eight rows differ more
+    assert losses(both) == pytest.approx(losses(alone), abs=1e-3)
+
+
+@pytest.mark.slow
 def test_fuserl_learns_all_sources_by_weight_and_then_prefers_their_best(tmp_path: Path, target: Path) -> None:
     from recipes.training.rows import Rows
 
-    recipe, prompts, answered = fuserl_recipe(tmp_path, target, "sft")
+    recipe, prompts, answered = fuserl_recipe(tmp_path, target)
     first = weighted_step(recipe, 42, "f-sft", prompts, answered, None)
     second = weighted_step(recipe, 42, "f", prompts, answered, first)
     records = [run_step(first), run_step(second)]
@@ -307,7 +336,7 @@ def test_fuserl_learns_all_sources_by_weight_and_then_prefers_their_best(tmp_pat
 @pytest.mark.slow
 def test_equal_weights_give_plain_sft(tmp_path: Path, target: Path) -> None:
     """With a large tau, the first loss is the mean log-probability per token of the batch's answers."""
-    recipe, prompts, answered = fuserl_recipe(tmp_path, target, "sft")
+    recipe, prompts, answered = fuserl_recipe(tmp_path, target)
     recipe.variants["f-sft"].training["tau"] = 1e9
     recipe.variants["f-sft"].training["per_device_train_batch_size"] = 8
     step = weighted_step(recipe, 42, "f-sft", prompts, answered, None)

@@ -152,9 +152,13 @@ def test_conversations_are_sampled_rewarded_and_learned_as_a_whole(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_seeds_and_two_suites_make_one_board(tmp_path: Path, models: Path) -> None:
+def test_two_seeds_and_two_suites_make_one_board(tmp_path: Path) -> None:
+    """With models that have learned a little: untaught ones say nothing greedily, and an ensemble of them fails."""
     from recipes.pipeline import train
 
+    models = tmp_path / "models"
+    for name in (TARGET, *SPECIALISTS):
+        teach(models, name, course(name, scale=10 * SCALE))
     written = yaml.safe_load(recipe_path("pocket").read_text())
     variants = {name: written["variants"][name] for name in ("wrpo", "sft-cont")}
     rivals = ["code", "best_source", "moa", "route"]

@@ -10,10 +10,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
 
-from recipes.layout import Recipe  # noqa: E402
-from recipes.spec import read_recipe, recipe_path  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from recipes.layout import STAGES, Recipe  # noqa: E402
+from recipes.plan import make_plan  # noqa: E402
+from recipes.preflight import preflight  # noqa: E402
+from recipes.spec import read_recipe, recipe_path, shipped_recipes  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
+from recipes.train import narrow  # noqa: E402
 from recipes.worlds.tiny import EOS, build_tokenizer  # noqa: E402
+from tests.fakes.tiny_trainer import CONFIG  # noqa: E402
 from tests.fakes.training_steps import aligned, log_of, made, one_thread, pairs_of, sft_of, target_folder  # noqa: E402
 
 __all__ = ["one_thread"]  # a fixture
@@ -115,3 +121,54 @@ def test_the_last_checkpoints_stay_if_asked_for(tmp_path: Path) -> None:
     run_step(step)
 
     assert saved_steps(step) == ["checkpoint-18", "checkpoint-20"]
+
+
+def stand_ins(name: str, folder: Path) -> Recipe:
+    """A shipped recipe whose models of the Hub are tiny ones on this machine."""
+    spec = read_recipe(recipe_path(name))
+    target = folder / "target"
+    if not target.is_dir():
+        tokenizer = build_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": [*PAD.values()]})
+        padless(target)
+        tokenizer.pad_token = None
+        tokenizer.save_pretrained(target)
+        LlamaForCausalLM(LlamaConfig(**{**CONFIG.to_dict(), "vocab_size": len(tokenizer)})).save_pretrained(target)
+    model = str(target)
+    sources = tuple(
+        source.model_copy(update={"model": model} if source.model is not None else {}) for source in spec.sources
+    )
+    reward = (
+        spec.reward.model_copy(update={"model": model}) if (spec.reward.model or "").startswith("hf:") else spec.reward
+    )
+    changes = {"target": model, "sources": sources, "reward": reward, "output_dir": folder / "out"}
+    return narrow(spec.model_copy(update=changes), None, None)
+
+
+OF_MACHINE = ("before a run on this machine: evaluate: no judge", "before a run on this machine: launch: zero3")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_passes_its_own_checks_on_stand_ins(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Templates, modules, keys and free disk are checked; what is noted is the machine's or a licence's."""
+    for variable in ("OPENAI_API_KEY", "HARNESS_JUDGE"):
+        monkeypatch.delenv(variable, raising=False)
+    recipe = stand_ins(name, tmp_path)
+
+    notes = preflight(recipe, frozenset(STAGES), here=False)
+
+    licences = [note for note in notes if "its licence" in note]
+    assert [note for note in notes if note not in licences and not note.startswith(OF_MACHINE)] == []
+    assert not any("--judge" in note or "--edition" in note for note in notes)  # flags that harness train does not have
+
+
+@pytest.mark.parametrize("name", sorted(name for name in shipped_recipes() if "8b" in name))
+def test_every_shipped_recipe_of_8b_says_what_it_takes(tmp_path: Path, name: str) -> None:
+    spec = read_recipe(recipe_path(name))
+    plan = make_plan(narrow(spec.model_copy(update={"output_dir": tmp_path / "out"}), None, None))
+
+    assert all(item.gpu_hours is not None for item in plan.items)
+    assert plan.schedule
+    assert plan.busy_devices > 5

@@ -25,6 +25,7 @@ def sha256(text: str) -> str:
         ({"\ud800": 1, "a": {}}, '{"a":{},"\ud800":1}'),
         (float("nan"), "NaN"),
         ("", '""'),
+        ({"a": 10**30, "b": -(2**63)}, '{"a":1000000000000000000000000000000,"b":-9223372036854775808}'),
     ],
 )
 def test_the_canonical_form_is_sorted_compact_and_utf8(value: object, canonical: str) -> None:

@@ -108,7 +108,9 @@ def test_equal_parts_are_adjusted_as_their_difference() -> None:
     first, second = JudgedPart(scores[at, 3], at), JudgedPart(scores[at, 4], at)
 
     estimate = difference_of_parts(second, first, scores[:, :3])
-    apart = difference_of_parts(JudgedPart(scores[at, 4] - scores[at, 3], at), JudgedPart(0 * at, at), scores[:, :3])
+    apart = difference_of_parts(
+        JudgedPart(scores[at, 4] - scores[at, 3], at), JudgedPart(np.zeros(100), at), scores[:, :3]
+    )
 
     assert estimate is not None
     assert apart is not None

@@ -273,3 +273,14 @@ def test_joint_rank_intervals_hold_for_all_models_at_once() -> None:
         )
     assert joint <= 6  # equal models may have any rank: 5 % of boards say otherwise, with a standard error of 3
     assert joint < single
+
+
+def test_right_and_wrong_answers_vary_at_least_as_if_one_more_was_won_and_one_lost() -> None:
+    # 3 of 8 lost, none won; with one of each besides: (4 + 1) / 10 differ, 3 / 10 net
+    first, second = right_or_wrong(3, 0, alike=5)
+
+    estimate = paired_difference(second, first, bounds=(0, 1))
+
+    assert estimate is not None
+    assert (estimate.value, estimate.df) == (-0.375, 7)
+    assert estimate.se == pytest.approx(max(((0.5 - 0.09) / 10) ** 0.5, (0.375 * 0.625 / 7) ** 0.5))

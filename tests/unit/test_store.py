@@ -92,6 +92,24 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     store.close()
 
 
+def test_rows_are_indexed_without_writing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.answers.append(answer("q1"))
+    store.answers.append(failed("q2"))
+    store.close()
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"prompt_id": "q3", "mod')
+    before = path.read_bytes()
+
+    rows = RunStore(tmp_path)
+    rows.answers.index()
+    rows.anchors.index()
+
+    assert [rows.answers.succeeded(f"q{number}#0") for number in (1, 2, 3)] == [True, False, False]
+    assert path.read_bytes() == before
+    assert not rows.anchors.path.exists()
+
+
 def test_a_line_that_is_no_row_names_file_and_line(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
