@@ -13,7 +13,7 @@ not judged.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -174,30 +174,21 @@ def compare(
     """
     categories = None if prompts is None else {prompt.id: prompt.category for prompt in prompts}
     pairs = _paired_sums(first, second, categories)
-    main = pairs[0] if pairs else None
-    is_audited = first.audit is not None or second.audit is not None
+    own_pairs = {} if pairs else _own_sums(first, second)
+    main = pairs[0] if pairs else own_pairs.get((first.card.headline, None))
     fits = _fits(first, second, prompts, suite)
-    rows = [refitted(fits)] if fits is not None else []
-    clusters: Mapping[str, str] = getattr(suite, "clusters", {})
-    units = [(sums[0].by_cluster(clusters), sums[1].by_cluster(clusters)) for sums in pairs]
-    rows += [row for sums in units if (row := paired(*sums, None, seed)) is not None]
-    if main is not None and categories is not None and not is_audited:  # too few audited questions per category
-        rows += _by_category(main, categories, seed)
-    if main is None:
-        own_pairs = _own_sums(first, second)
-        main = own_pairs.get((first.card.headline, None))
-        rows += [row for key, sums in own_pairs.items() if (row := paired(*sums, key[1], seed)) is not None]
-    known = {(row.metric, row.category) for row in rows}
-    rows += [
-        row
-        for metric, category in _stated_metrics(first)
-        if (metric, category) not in known and (row := unpaired(first.card, second.card, metric, category)) is not None
-    ]
+    rows = [] if fits is None else [refitted(fits)]
+    rows += _by_metric(pairs, getattr(suite, "clusters", {}), seed)
+    if pairs and categories is not None and not _is_audited(first, second):  # too few audited questions per category
+        rows += _by_category(pairs[0], categories, seed)
+    rows += [row for key, sums in own_pairs.items() if (row := paired(*sums, key[1], seed)) is not None]
+    rows += _by_cards(first, second, known={(row.metric, row.category) for row in rows})
     rows = [_directed(row, first.card) for row in rows]
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
     own = bool(facts_of(first.card.suite).pairing)
     only_first, only_other = _unmatched(first, second, categories)
-    if is_audited:  # terms of an audited score say nothing about single questions, so these are the cheap judge's
+    if _is_audited(first, second):
+        # terms of an audited score say nothing about single questions, so these are the cheap judge's
         cheap = _paired_sums(replace(first, audit=None), replace(second, audit=None), categories)
         main = cheap[0] if cheap else None
     doubts = order_doubts(first, second, main)
@@ -266,14 +257,14 @@ def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[Qu
 
 
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
-    if not isinstance(suite, RefitsPairs) or not prompts or first.audit is not None or second.audit is not None:
+    if not isinstance(suite, RefitsPairs) or not prompts or _is_audited(first, second):
         return None
     return suite.paired_refits(prompts, first, second)
 
 
 def is_part(first: RunRows, second: RunRows) -> bool:
     """Return whether one run has only some of the other's questions: a limit, or far fewer. Never of audited runs."""
-    if first.audit is not None or second.audit is not None:
+    if _is_audited(first, second):
         return False  # an audited score is an adjusted one already
     few, many = sorted(({answer.prompt_id for answer in run.answers} for run in (first, second)), key=len)
     return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
@@ -284,13 +275,17 @@ def are_parts(first: RunRows, second: RunRows) -> bool:
     return _limit(first) is not None and _limit(second) is not None and not is_part(first, second)
 
 
+def _is_audited(first: RunRows, second: RunRows) -> bool:
+    return first.audit is not None or second.audit is not None
+
+
 def _limit(run: RunRows) -> JsonValue:
     return run.card.protocol.get("limit")
 
 
 def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows], seed: int) -> tuple[Adjustment, ...]:
     # an audit is itself an estimate of the questions that the expensive judge did not see
-    if first.audit is not None or second.audit is not None:
+    if _is_audited(first, second):
         return ()
     if not is_part(first, second) and not are_parts(first, second):
         return ()
@@ -308,7 +303,7 @@ def _adjustments(first: RunRows, second: RunRows, covariates: Sequence[RunRows],
 def _plain_notes(first: RunRows, second: RunRows, adjustments: Sequence[Adjustment]) -> list[str]:
     """Return a sentence if the headline is not adjusted although questions are missing, and other metrics may be."""
     headline = first.card.headline
-    if (first.audit is not None or second.audit is not None) and are_parts(first, second):
+    if _is_audited(first, second) and are_parts(first, second):
         return [
             "audited scores are not adjusted for questions beyond the limit: an audit corrects the cheap judge's "
             "score as a whole, so it has no score of a single question to predict others from"
@@ -387,6 +382,24 @@ def _paired_sums(
         if len(shared[0].ids) >= 2:
             pairs.append((shared[0], shared[1]))
     return pairs
+
+
+def _by_metric(
+    pairs: Sequence[tuple[QuestionSums, QuestionSums]], clusters: Mapping[str, str], seed: int
+) -> list[Difference]:
+    """Return the paired difference of each metric, over all questions; those of one cluster count as one."""
+    rows = [paired(first.by_cluster(clusters), second.by_cluster(clusters), None, seed) for first, second in pairs]
+    return [row for row in rows if row is not None]
+
+
+def _by_cards(first: RunRows, second: RunRows, *, known: Container[tuple[str, str | None]]) -> list[Difference]:
+    """Return the differences by the cards' own errors, of the stated metrics that are not `known` from rows."""
+    rows = [
+        unpaired(first.card, second.card, metric, category)
+        for metric, category in _stated_metrics(first)
+        if (metric, category) not in known
+    ]
+    return [row for row in rows if row is not None]
 
 
 def _by_category(main: tuple[QuestionSums, QuestionSums], categories: Mapping[str, str], seed: int) -> list[Difference]:
@@ -544,9 +557,7 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     part, whole = (second, first) if sign > 0 else (first, second)
     part = common([part, whole])[0]
     at = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
-    known = [(name, row) for name, row in zip(names, covariates, strict=True) if _share_of(row, at) >= FEW]
-    columns = [_column(row, whole.ids) for _, row in known]
-    models = np.column_stack(columns) if columns else None
+    predictors, models = _predictors(covariates, names, whole.ids)
     judged = [at[prompt_id] for prompt_id in part.ids]
     if not judged:
         return None
@@ -555,8 +566,7 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
         return None
     row = _adjusted_row(first.metric, estimate, sign)
     low, high = sorted(sign * end for end in estimate.interval_set())
-    names_known = tuple(name for name, _ in known)
-    return Adjustment(difference=row, n=estimate.n, of=estimate.of, set_low=low, set_high=high, models=names_known)
+    return Adjustment(difference=row, n=estimate.n, of=estimate.of, set_low=low, set_high=high, models=predictors)
 
 
 def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int = 0) -> Adjustment | None:
@@ -568,15 +578,14 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
     first, second, *covariates = sums
     ids = max((row.ids for row in covariates), key=len, default=())
     at = {prompt_id: position for position, prompt_id in enumerate(ids)}
-    known = [(name, row) for name, row in zip(names, covariates, strict=True) if ids and _share_of(row, at) >= FEW]
-    if not known:
+    predictors, models = _predictors(covariates, names, ids)
+    if models is None:
         return None
     parts = [row.of(ids) for row in (first, second)]
     positions = [np.array([at[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in parts]
     if not all(map(len, positions)):
         return None
     reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
-    models = np.column_stack([_column(row, ids) for _, row in known])
     estimate = difference_of_parts(judged, reference, models, seed=seed)
     if estimate is None:
         return None
@@ -588,7 +597,7 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
         judged=(len(parts[0].ids), len(parts[1].ids)),
         set_low=low,
         set_high=high,
-        models=tuple(name for name, _ in known),
+        models=predictors,
     )
 
 
@@ -619,8 +628,17 @@ def adjustment_line(row: Adjustment, plain: Difference) -> str:
     )
 
 
-def _share_of(sums: QuestionSums, at: Mapping[str, int]) -> float:
-    return sum(prompt_id in at for prompt_id in sums.ids) / len(at)
+def _predictors(
+    covariates: Sequence[QuestionSums], names: Sequence[str], ids: Sequence[str]
+) -> tuple[tuple[str, ...], FloatArray | None]:
+    """Return names and scores (questions, models) of the models that have 90 % of the questions; None without any."""
+    asked = set(ids)
+    known = [
+        (name, _column(row, ids))
+        for name, row in zip(names, covariates, strict=True)
+        if asked and sum(prompt_id in asked for prompt_id in row.ids) / len(asked) >= FEW
+    ]
+    return tuple(name for name, _ in known), np.column_stack([scores for _, scores in known]) if known else None
 
 
 def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:
