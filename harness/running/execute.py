@@ -13,17 +13,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 
 from pydantic import JsonValue
 
-from ..records import ScoreCard, digest
+from ..records import ScoreCard
 from ..records.asking import slug_of
 from ..records.errors import IncompleteError
 from ..records.protocols import Backend, Definable, Numbers, OwnRun, OwnRunner, Presented, Serving
-from ..store import RunStore, archive_run, make_folder, read_card, run_dir
+from ..store import RunStore, archive_run, make_folder, read_card
 from ..store.provenance import provenance
 from ..store.runs import keep_beside
 from .card import numbers_card, score_card
 from .estimate import check_budget
 from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
-from .plan import Plan, manifest_model
+from .plan import Plan, manifest_model, run_folder
 from .same_model import check_same_model, compare, record
 
 log = logging.getLogger(__name__)
@@ -161,10 +161,7 @@ async def own_card(
     """
     assert isinstance(plan.backend, Serving), "plan() refuses other backends"
     spec, manifest = plan.spec, own_manifest(plan, suite)
-    run_id = digest(manifest)[:12]
-    slug = slug_of(suite.name)
-    model, earlier = spec.model.slug, spec.model.earlier_slugs
-    folder = run_dir(spec.results, model=model, suite=slug, version=suite.version, run_id=run_id, earlier=earlier)
+    folder = run_folder(spec.results, spec.model, suite.name, suite.version, manifest)
     if not fresh and (folder / "card.json").exists():
         if presented is not None:
             compare(folder, presented, assume_same=spec.same_model)
@@ -174,7 +171,7 @@ async def own_card(
     try:
         if presented is not None:
             record(folder, presented)
-        work_dir = spec.log_dir / f"{slug}-{run_id}"
+        work_dir = spec.log_dir / f"{slug_of(suite.name)}-{folder.name}"
         if fresh and work_dir.exists():
             archive_run(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -182,7 +179,7 @@ async def own_card(
         async with server:
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
-        card = numbers_card(spec.model.label, numbers, run_id, plan.identity)
+        card = numbers_card(spec.model.label, numbers, folder.name, plan.identity)
         store.write_questions(numbers.questions)
         store.write_card(card)
     finally:

@@ -14,16 +14,16 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, ScoreCard, SuiteScores, digest
-from ..records.asking import slug_of
 from ..records.errors import ConfigError
 from ..records.protocols import Numbers, Suite, TakesBaseline
 from ..records.reasoning import split_reasoning
-from ..store import RunStore, run_dir, write_atomic
+from ..store import RunStore, write_atomic
 from ..store.files import file_sha256, visible_files
 from ..store.runs import BASELINE_ROWS
 from ..suites.exchange import Imported
 from ..suites.scoring import rules_of
 from .card import count, empty_notes, numbers_card
+from .plan import run_folder
 from .trust import judging
 
 UNKNOWN = "unknown"
@@ -170,14 +170,7 @@ def write_numbers(
         "protocol": numbers.protocol,
     }
     ref = ModelRef(scheme="endpoint", name=model)
-    folder = run_dir(
-        results,
-        model=ref.slug,
-        suite=slug_of(numbers.suite),
-        version=numbers.suite_version,
-        run_id=digest(manifest)[:12],
-        earlier=ref.earlier_slugs,
-    )
+    folder = run_folder(results, ref, numbers.suite, numbers.suite_version, manifest)
     store = RunStore(folder)
     store.open(manifest)
     try:

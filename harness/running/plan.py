@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ..judging.jury import (
     judge_protocol,
     turns,
 )
-from ..records import JudgeSpec, JudgeTask, Prompt, Sampling, ScoreCard, digest
+from ..records import JudgeSpec, JudgeTask, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.asking import slug_of
 from ..records.errors import ConfigError
 from ..records.facts import facts_of, load_function
@@ -171,22 +171,7 @@ def plan(spec: RunSpec) -> Plan:
     loaded, own_runners = _load_suites(spec, identity)
     suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
     check_used(spec, (baseline for _, baseline in suites))
-    if own_runners and not isinstance(backend, Serving):
-        raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
-    if own_runners and identity.get("thinking"):
-        raise ConfigError(
-            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour --chat-template-kwargs, "
-            "--reasoning-effort or --reasoning-room; run it without them"
-        )
-    if spec.sampling.server_settings and not getattr(backend, "takes_parameters", False):
-        raise ConfigError(
-            f"backend {spec.backend!r} cannot honour {', '.join(spec.sampling.server_settings)} of sampling, which are "
-            "for servers; use --backend vllm, or endpoint:NAME@URL"
-        )
-    if own_runners and (spec.sampling.omit or spec.sampling.max_completion_tokens):
-        raise ConfigError(
-            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour omit or max_completion_tokens"
-        )
+    _check_backend(spec, backend, identity, own_runners)
     pool = JudgePool(spec)
     anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
     planned = Plan(
@@ -211,6 +196,28 @@ def plan(spec: RunSpec) -> Plan:
     if spec.transport == "batch":
         _use_batches(planned)
     return planned
+
+
+def _check_backend(
+    spec: RunSpec, backend: Backend, identity: dict[str, JsonValue], own_runners: Sequence[OwnRunner]
+) -> None:
+    """Raise ConfigError for suites or settings that this backend cannot honour."""
+    if own_runners and not isinstance(backend, Serving):
+        raise ConfigError(f"suite {own_runners[0].name!r} needs a served model; backend {spec.backend!r} has no server")
+    if own_runners and identity.get("thinking"):
+        raise ConfigError(
+            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour --chat-template-kwargs, "
+            "--reasoning-effort or --reasoning-room; run it without them"
+        )
+    if spec.sampling.server_settings and not getattr(backend, "takes_parameters", False):
+        raise ConfigError(
+            f"backend {spec.backend!r} cannot honour {', '.join(spec.sampling.server_settings)} of sampling, which are "
+            "for servers; use --backend vllm, or endpoint:NAME@URL"
+        )
+    if own_runners and (spec.sampling.omit or spec.sampling.max_completion_tokens):
+        raise ConfigError(
+            f"suite {own_runners[0].name!r} asks the model by itself, so it cannot honour omit or max_completion_tokens"
+        )
 
 
 def suite_plan(
@@ -246,20 +253,12 @@ def suite_plan(
         protocol["baseline_answers"] = baseline.sha
     manifest = _manifest(spec, suite, protocol, identity)
     changes = spec.sampling.changes
-    run_id = digest(manifest)[:12]
     return SuitePlan(
         suite=suite,
         judges=judges,
         prompts=chosen,
         sampling=(lambda prompt: spec.sampling.applied(suite.sampling(prompt))) if changes else suite.sampling,
-        folder=run_dir(
-            spec.results,
-            model=spec.model.slug,
-            suite=slug_of(suite.name),
-            version=suite.version,
-            run_id=run_id,
-            earlier=spec.model.earlier_slugs,
-        ),
+        folder=run_folder(spec.results, spec.model, suite.name, suite.version, manifest),
         repeats=spec.repeats,
         strict=spec.strict_reference,
         jury=jury,
@@ -318,6 +317,18 @@ def _manifest(
         "judge_url": urls[0] if len(urls) == 1 else urls,
         "seed": spec.seed,
     }
+
+
+def run_folder(results: Path, model: ModelRef, suite: str, version: str, manifest: Mapping[str, JsonValue]) -> Path:
+    """Return the folder of a run; its last part is the run's id, a digest of the manifest."""
+    return run_dir(
+        results,
+        model=model.slug,
+        suite=slug_of(suite),
+        version=version,
+        run_id=digest(manifest)[:12],
+        earlier=model.earlier_slugs,
+    )
 
 
 def manifest_model(spec: RunSpec) -> str:
