@@ -54,18 +54,22 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         complete = is_complete_card(suite.name, headline, results.scores) and audited.is_complete
         spending = spending_by_judge(run.store, [judge.spec.name for judge in suite_plan.judges])
         trust = trust.model_copy(update={"audit": audited.audit.model_copy(update={"spending": spending})})
-    citation = None
-    if spec.edition == "official":
-        citation = cite(spec.results, suite.name, suite_plan.scale)
+    citation = cite(spec.results, suite.name, suite_plan.scale) if spec.edition == "official" else None
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
-    notes = [*suite_plan.differences(), *results.notes, *judge_notes, *injection_notes(answers)]
-    notes += [*slot_notes(suite_plan, answers), *_thinking_notes(plan.identity)]
-    notes += [*reasoning_notes(answers), *empty_notes(answers), *_long_notes(suite_plan, answers)]
-    notes += [
+    notes = (
+        *suite_plan.differences(),
+        *results.notes,
+        *judge_notes,
+        *injection_notes(answers),
+        *slot_notes(suite_plan, answers),
+        *_thinking_notes(plan.identity),
+        *reasoning_notes(answers),
+        *empty_notes(answers),
+        *_long_notes(suite_plan, answers),
         *trust_notes(trust),
         *([] if citation is None else [citation.note]),
         *incomplete_notes(suite.name, headline, results.scores),
-    ]
+    )
     return ScoreCard(
         suite=suite.name,
         suite_version=suite.version,
@@ -78,7 +82,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         scores=results.scores,
         by_category=results.by_category,
         counts=count(suite_plan.prompts, answers, judgments),
-        notes=tuple(notes),
+        notes=notes,
         margin=getattr(suite, "margin", None),
         judging=trust,
         provenance={**environment, **_provenance(plan, run, citation)},

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Literal, Self, TypeVar
 
 from ..judging.injection import is_suspect
-from ..records import Answer, JudgeTask, JudgeTemplate, Judgment, Prompt, Verdict
+from ..records import Answer, Failure, JudgeTask, JudgeTemplate, Judgment, Prompt, Verdict
 from ..records.errors import HarnessError, first_error
 from ..records.protocols import Backend, Draw, Judge, LoadedJudge, Preparing
 from ..store import JsonlRows, RunStore
@@ -51,6 +51,19 @@ class StageUsage:
     def seconds(self) -> float:
         """Return the wall time from the first request to the last row."""
         return 0.0 if self.first is None else max(0.0, self.last - self.first)
+
+    def start(self) -> None:
+        """Note the time, if this is the stage's first request."""
+        if self.first is None:
+            self.first = time.monotonic()
+
+    def add(self, error: Failure | None, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count a row that has just arrived."""
+        self.rows += 1
+        self.failed += error is not None
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.last = time.monotonic()
 
 
 @dataclass
@@ -271,18 +284,12 @@ async def _answer_worker(
     on_progress: ProgressCallback,
 ) -> None:
     for run, prompt, index in draws:
-        usage = run.answering
-        if usage.first is None:
-            usage.first = time.monotonic()
+        run.answering.start()
         sampling = run.plan.sampling(prompt)
         system = prompt.system if sampling.system_prompt is None else sampling.system_prompt
         answer = await server.answer(prompt.model_copy(update={"system": system}), sampling, index)
         run.store.answers.append(answer)
-        usage.rows += 1
-        usage.failed += answer.error is not None
-        usage.prompt_tokens += sum(answer.prompt_tokens)
-        usage.completion_tokens += sum(answer.completion_tokens)
-        usage.last = time.monotonic()
+        run.answering.add(answer.error, sum(answer.prompt_tokens), sum(answer.completion_tokens))
         on_progress(Progress(run.plan.suite.name, "answers", answer.error is None))
         for task in run.open_tasks(prompt, answer):
             await queues.put(run.judge_of(task), (run, task))
@@ -292,8 +299,7 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
     while (item := await queue.get()) is not None:
         run, task = item
         usage = run.judging
-        if usage.first is None:
-            usage.first = time.monotonic()
+        usage.start()
         verdict = await run.judge_of(task).judge(task)
         # Third-party judges may set these. They form the row key, so overwrite them.
         row_fields: dict[str, object] = {"answer_sha": task.answer.sha, "judge": task.judge, "repeat": task.repeat}
@@ -302,15 +308,11 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         changes = {name: value for name, value in row_fields.items() if getattr(verdict, name) != value}
         judgment = verdict.model_copy(update=changes) if changes else verdict
         run.rows_of(task).append(judgment)
-        usage.rows += 1
-        usage.failed += judgment.error is not None
-        usage.prompt_tokens += judgment.prompt_tokens
-        usage.completion_tokens += judgment.completion_tokens
-        usage.cost += judgment.cost or 0.0
-        usage.paid += judgment.paid or 0.0
-        usage.calls += judgment.calls
-        usage.last = time.monotonic()
         paid = judgment.paid or 0.0
+        usage.add(judgment.error, judgment.prompt_tokens, judgment.completion_tokens)
+        usage.cost += judgment.cost or 0.0
+        usage.paid += paid
+        usage.calls += judgment.calls
         on_progress(Progress(run.plan.suite.name, "judgments", judgment.error is None, judgment.verdict, paid))
 
 
