@@ -22,15 +22,13 @@ from ..sampling import model_name, record_weights
 from ..spec import Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished
 from ..training.launch import (
-    FORWARD,
     KEEP,
     do_job,
     evaluation_of,
     fusion_of,
-    row_tokens,
+    reference_estimate,
     training_estimate,
     training_gpus,
-    training_time,
 )
 from ..training.settings import PREFERENCE_DEFAULTS, TrainingJob, decisive, has_reference, renamed, variant_settings
 
@@ -133,9 +131,7 @@ def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec
         model="reference",
         done=any(known.done(name, recipe.out / name) for name in names),
     )
-    tokens = 0.0 if item.done else _rows(known, pairs) * row_tokens(known, "preference", "source")
-    time = training_time(known, tokens * FORWARD, "training, forward")
-    return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
+    return reference_estimate(known, item, _rows(known, pairs), "preference")
 
 
 def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom) -> Counts:

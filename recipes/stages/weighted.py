@@ -20,15 +20,13 @@ from ..records import Part
 from ..spec import Selection
 from ..steps import Step, input_digests
 from ..training.launch import (
-    FORWARD,
     KEEP,
     do_job,
     evaluation_of,
     fusion_of,
-    row_tokens,
+    reference_estimate,
     training_estimate,
     training_gpus,
-    training_time,
 )
 from ..training.settings import TrainingJob, decisive, variant_settings
 
@@ -67,7 +65,9 @@ def weighted_step(
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         rows = known.prompts.of(part) * len(used)
         if variant.method == "fusepo":
-            yield _reference(known, item.model_copy(update={"model": name}), rows)
+            reference = item.name.replace("/align/", "/reference/", 1)
+            named = item.model_copy(update={"model": name, "name": reference})
+            yield reference_estimate(known, named, rows, "fusepo")
         yield training_estimate(
             known,
             item.model_copy(update={"model": name}),
@@ -92,14 +92,6 @@ def weighted_step(
         estimate=estimate,
     )
     return step
-
-
-def _reference(known: Estimator, item: PlanItem, rows: int) -> PlanItem:
-    """Estimate the reference's log-probabilities of the method fusepo."""
-    tokens = 0.0 if item.done else rows * row_tokens(known, "fusepo", "source")
-    time = training_time(known, tokens * FORWARD, "training, forward")
-    name = item.name.replace("/align/", "/reference/", 1)
-    return known.timed(item.model_copy(update={"name": name, "prompt_tokens": tokens}), time)
 
 
 def answered_by(

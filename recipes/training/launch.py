@@ -106,6 +106,13 @@ def training_estimate(
     return known.timed(item, *times)
 
 
+def reference_estimate(known: Estimator, item: PlanItem, rows: int, method: Method) -> PlanItem:
+    """Return the item with the tokens of which the reference still has to compute log-probabilities, and its time."""
+    tokens = 0.0 if item.done else rows * row_tokens(known, method, "source")
+    time = training_time(known, tokens * FORWARD, "training, forward")
+    return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
+
+
 def row_tokens(known: Estimator, method: Method, answer: str) -> float:
     """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
     lengths = {"source": known.any_source_answer, "target": known.target_answer.value}

@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
 ANSWERS = ("source", "target", "rejected")
-MOST = 0.5
+MIN_CHANGED = 0.5
 """Share of weights below which a warning says that saving has lost most of the updates."""
 SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
 """Keys of the trainer's log that depend on the session, so they would differ after a resume."""
@@ -98,11 +98,11 @@ def last_whole(checkpoints: Path, digest: str, processes: int) -> Path | None:
             continue
         expected = {"digest": digest, "processes": processes}
         if facts != expected:
-            changed = "settings or rows" if facts.get("digest") != digest else "a number of processes"
-            detail = "" if changed == "settings or rows" else f" ({facts.get('processes')}, now {processes})"
+            changed = "settings or rows"
+            if facts.get("digest") == digest:
+                changed = f"a number of processes ({facts.get('processes')}, now {processes})"
             raise ConfigError(
-                f"{folder} was made with {changed}{detail} that differ; restore them, or remove {checkpoints} to start "
-                "over"
+                f"{folder} was made with {changed} that differ; restore them, or remove {checkpoints} to start over"
             )
         return folder
     return None
@@ -292,7 +292,7 @@ def _train(job: TrainingJob) -> Trained:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
     write_weights(trainer, job.folder, _saved_as(job, tokenizer))
-    done = _trained(job, trainer, seconds)
+    done = _record(job, trainer, seconds)
     if trainer.is_world_process_zero():
         done = done.model_copy(update={"changed": changed_share(job.model, job.folder)})
         _warn_of_lost_updates(job, done.changed, _saved_as(job, tokenizer).dtype)
@@ -310,7 +310,7 @@ def _saved_as(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> SavedAs:
 
 
 def _warn_of_lost_updates(job: TrainingJob, changed: float | None, dtype: torch.dtype) -> None:
-    if changed is not None and changed < MOST and dtype.itemsize < torch.float32.itemsize:
+    if changed is not None and changed < MIN_CHANGED and dtype.itemsize < torch.float32.itemsize:
         log.warning(
             "%s: %.1f %% of the saved weights differ from those that training started from; the others were not "
             "trained, or changed by less than %s can hold, and that is lost. `save_dtype: float32` keeps it",
@@ -422,7 +422,7 @@ def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
     return rows.remove_columns("ref_logps").add_column("ref_logps", fused.T.tolist()).select(usable)
 
 
-def _trained(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
+def _record(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
     args, rows = trainer.args, trainer.train_dataset
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return Trained(

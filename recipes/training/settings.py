@@ -148,8 +148,7 @@ class TrainingSettings(Record):
 
     def decisive(self) -> dict[str, JsonValue]:
         """Return the keys that affect the weights."""
-        kept = {key: value for key, value in self.trainer.items() if key not in WITHOUT_EFFECT}
-        return {**kept, **self.model, **self.rendering}
+        return {**decisive(self.trainer), **self.model, **self.rendering}
 
 
 def sft_settings(spec: RecipeSpec) -> Training:
