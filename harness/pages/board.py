@@ -243,7 +243,7 @@ def figures(tables: Iterable[Table], pairs: Mapping[str, Sequence[BoardPair]] = 
             key.replace("_", "-"): charts.against(table, key, across) for key, across in charts.axes(table).items()
         }
         drawings["categories"] = charts.categories(table)
-        drawings |= {f"scaling-{number}": drawing for number, drawing in enumerate(charts.scaling(table), start=1)}
+        drawings |= {f"scaling-{position}": drawing for position, drawing in enumerate(charts.scaling(table), start=1)}
         yield from (
             Figure(f"{table.anchor}-{kind}", drawing) for kind, drawing in drawings.items() if drawing is not None
         )

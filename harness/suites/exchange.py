@@ -117,11 +117,8 @@ class ImportRequest:
     """Folder or URL of the pinned files."""
 
 
-Reader = Callable[[Sequence[SourceFile], ImportRequest], Imported]
-
-
 def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
-    """Return the wanted_name name, or the only one there is; raise ConfigError if there are several."""
+    """Return the wanted name, or the only one there is; raise ConfigError if there are several."""
     names = sorted(set(candidates))
     if wanted_name in names or not names:
         return wanted_name or ""
