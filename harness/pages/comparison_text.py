@@ -77,20 +77,13 @@ def verdict(pair: Comparison) -> str:
     # identical verdicts have no spread, so no interval could be shown
     if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
-    if row.ci_low is None and row.method == "within":
-        return (
-            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
-            f"draws of each of {row.n} questions agree, too few questions to tell how much they vary"
-        )
-    if row.ci_low is None:
-        return (
-            f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; all "
-            f"{row.n} questions have the same difference, too few to tell how much it varies"
-        )
-    return (
-        f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; "
-        f"this comparison can only detect differences of {row.detectable:.2f} or more"
-    )
+    if row.ci_low is not None:
+        why = f"this comparison can only detect differences of {row.detectable:.2f} or more"
+    elif row.method == "within":
+        why = f"all draws of each of {row.n} questions agree, too few questions to tell how much they vary"
+    else:
+        why = f"all {row.n} questions have the same difference, too few to tell how much it varies"
+    return f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; {why}"
 
 
 def difference_span(row: Difference) -> str:

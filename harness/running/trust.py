@@ -151,23 +151,18 @@ def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
 
 def pair_agreement(by_judge: Mapping[str, Sequence[Judgment]], judge: str, peer: str) -> PairAgreement:
     """Return the agreement of two judges on the questions on which both gave a verdict."""
-    verdicts, peer_verdicts = (
-        {_key(row): row.verdict for row in by_judge.get(name, ()) if row.verdict} for name in (judge, peer)
+    outcomes, peer_outcomes = (
+        {_key(row): outcome_of(row.verdict) for row in by_judge.get(name, ()) if row.verdict is not None}
+        for name in (judge, peer)
     )
-    shared = [key for key in verdicts if key in peer_verdicts]
-    labels = [[outcome_of(_verdict_of(side, key)) for key in shared] for side in (verdicts, peer_verdicts)]
+    shared = [key for key in outcomes if key in peer_outcomes]
+    labels = [[side[key] for key in shared] for side in (outcomes, peer_outcomes)]
     measures = agreement(labels[0], labels[1], [key[0] for key in shared])
     return PairAgreement(one=judge, other=peer, agreement=percent(measures.raw), kappa=score_of(measures.kappa))
 
 
 def _key(row: Judgment) -> tuple[str, str]:
     return row.prompt_id, "|".join(map(str, (row.index, row.turn, row.order, row.repeat)))
-
-
-def _verdict_of(side: Mapping[tuple[str, str], Verdict | None], key: tuple[str, str]) -> Verdict:
-    verdict = side[key]
-    assert verdict is not None, "rows without a verdict were left out"
-    return verdict
 
 
 def differing(decided: Sequence[Judgment]) -> Score:

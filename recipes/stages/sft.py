@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.records import ModelRef
+from harness.records import ModelRef, digest
 
 from ..estimate import Estimator, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
@@ -83,8 +83,6 @@ def start_step(recipe: Recipe, seed: int) -> Step:
 def _train(
     recipe: Recipe, seed: int, step: Step, prompts: Step, answers: Sequence[Step], rewards: Sequence[Step]
 ) -> Counts:
-    from harness.records import digest
-
     from ..training.checkpoint import model_folder
     from ..training.rows import answer_rows, rows_folder
     from ..training.settings import settings as checked

@@ -127,7 +127,7 @@ def _train(
     tokenizer = load_tokenizer(str(model), chat_template=chat_template, pad_token=pad_token)
     tau = float(hyperparameters.trainer.get("tau", 1.0))  # type: ignore[arg-type]  # a checked number
     keep = spec.keep_reasoning
-    sources = {name: sha for name, sha in input_digests(step).items() if start is None or name != start.name}
+    sources = {made_by: sha for made_by, sha in input_digests(step).items() if start is None or made_by != start.name}
     made_from = {"inputs": sources, "method": variant.method, "tau": tau, "keep_reasoning": keep}
     made_from |= {} if variant.samples is None else {"samples": variant.samples}
     texts = digest(made_from | {"drop_truncated": spec.pairs.drop_truncated})
