@@ -33,7 +33,7 @@ from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, 
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.running.pipeline import DONE_FAILURES
-from harness.running.same_model import ask_foreign, compare, record
+from harness.running.same_model import ask_foreign, check_served, record_served
 from harness.store import JsonlRows, dump_json, write_atomic
 from harness.store.checkpoint import weights_digest
 
@@ -213,8 +213,8 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
     check_identity(folder, identity, sampler.name)
     presented = await ask_foreign(backends[0], needed=True)
     if presented is not None:
-        compare(folder, presented, advice="serve the earlier model, or move the folder away")
-        record(folder, presented)
+        check_served(folder, presented, advice="serve the earlier model, or move the folder away")
+        record_served(folder, presented)
     session.replicas = len(backends)
     begun = time.monotonic()
     try:

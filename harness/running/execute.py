@@ -24,7 +24,7 @@ from .card import numbers_card, score_card
 from .estimate import check_budget
 from .pipeline import ProgressCallback, SuiteRun, evaluate, suite_runs, waits
 from .plan import Plan, manifest_model, run_folder
-from .same_model import check_same_model, compare, record
+from .same_model import check_same_model, check_served, record_served
 
 log = logging.getLogger(__name__)
 
@@ -164,13 +164,13 @@ async def own_card(
     folder = run_folder(spec.results, spec.model, suite.name, suite.version, manifest)
     if not fresh and (folder / "card.json").exists():
         if presented is not None:
-            compare(folder, presented, assume_same=spec.same_model)
+            check_served(folder, presented, assume_same=spec.same_model)
         log.info("%s: done before, %s", suite.name, folder)
         return read_card(folder / "card.json")
     store = RunStore(folder).open(manifest, fresh=fresh)
     try:
         if presented is not None:
-            record(folder, presented)
+            record_served(folder, presented)
         work_dir = spec.log_dir / f"{slug_of(suite.name)}-{folder.name}"
         if fresh and work_dir.exists():
             archive_run(work_dir)

@@ -60,13 +60,13 @@ async def check_same_model(backend: Backend, runs: Sequence[SuiteRun], *, assume
     if presented is not None:
         for run in runs:
             if run.store.answers.count_succeeded:
-                compare(run.store.folder, presented, assume_same=assume_same)
+                check_served(run.store.folder, presented, assume_same=assume_same)
         for run in runs:
-            record(run.store.folder, presented)
+            record_served(run.store.folder, presented)
     return presented
 
 
-def compare(folder: Path, presented: Presented, *, assume_same: bool = False, advice: str = ADVICE) -> None:
+def check_served(folder: Path, presented: Presented, *, assume_same: bool = False, advice: str = ADVICE) -> None:
     """Raise ConfigError if the folder's last session was served by a model that stated something else.
 
     Warn if only its canary answer differs, since not every server is deterministic.
@@ -132,7 +132,7 @@ def last_session(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def record(folder: Path, presented: Presented) -> None:
+def record_served(folder: Path, presented: Presented) -> None:
     """Append what the server shows now. Raise StoreError if it cannot be written."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     make_folder(folder)

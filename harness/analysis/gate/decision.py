@@ -244,12 +244,10 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
         at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
         for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
-            # a check that was worse by itself may not be after the correction
-            worse = p <= policy.alpha
-            now: CheckFinding = adjusted[index].found
-            if now == "worse" and not worse:
-                now = "undecided"
-            adjusted[index] = adjusted[index].model_copy(update={"p_worse": p, "found": now})
+            finding: CheckFinding = adjusted[index].found
+            if finding == "worse" and p > policy.alpha:
+                finding = "undecided"
+            adjusted[index] = adjusted[index].model_copy(update={"p_worse": p, "found": finding})
     return adjusted
 
 
@@ -258,8 +256,8 @@ def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
-    now: CheckFinding = "undecided" if step == "open" else step
-    return result.model_copy(update={"found": now})
+    finding: CheckFinding = "undecided" if step == "open" else step
+    return result.model_copy(update={"found": finding})
 
 
 def _limits(suite: str, evidence: Evidence, policy: GatePolicy, candidate: str, baseline: str) -> list[LimitResult]:
