@@ -6,10 +6,11 @@ import getpass
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from ..analysis.comparison import Population
 from ..analysis.finished_runs import StoredRun, find_runs
@@ -37,7 +38,7 @@ from ..pages.gate_text import (
 )
 from ..pages.text import plain
 from ..records.documents import SUITE_COPY
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, UsageError, did_you_mean
 from ..records.judge_choice import plugin_name
 from ..records.settings import FileSpec
 from ..running.plan import plan
@@ -49,7 +50,22 @@ from .console import json_text, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
-gate_app = typer.Typer(invoke_without_command=True, **SETTINGS)
+
+class GateGroup(TyperGroup):
+    """The gate's subcommands; a model that is named without its flag is told which flag it takes."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names:
+            near = did_you_mean(args[0], names)
+            raise UsageError(
+                f"no command {args[0]!r} of the gate{near}; a model is named by a flag, as in `harness gate "
+                f"--candidate NEW --baseline OLD`; commands: {', '.join(names)}"
+            )
+        return super().resolve_command(ctx, args)
+
+
+gate_app = typer.Typer(cls=GateGroup, invoke_without_command=True, **SETTINGS)
 LIVE = "With --live (also harness.yaml, as in harness run)"
 AS_IN_RUN = typer.Option(help="As in harness run.", rich_help_panel=LIVE)
 

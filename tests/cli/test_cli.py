@@ -69,6 +69,8 @@ def test_every_command_has_help_with_an_example(harness: Callable[..., Done], co
         (("run", "--model", "x", *POCKET, "--config", "none.yaml"), "cannot read none.yaml"),
         (("leaderboard", "--results", "none"), "no score cards under none/runs"),
         (("leaderboard", "--format", "pdf"), "no format 'pdf'; known: table"),
+        (("gate", "new", "old"), "no command 'new' of the gate; a model is named by a flag, as in `harness gate"),
+        (("gate", "promot", "new"), "no command 'promot' of the gate (did you mean 'promote'?)"),
         (("ls", "things"), "no group 'things'; known: runs, backends"),
     ],
 )
