@@ -161,6 +161,8 @@ class SuiteComparison:
         card = pairs[0][0]
         differences = [pair.difference for pair in known]
         mean = self._crossed([*pairs]) or _pooled(differences, errors, card.scores[card.headline].n)
+        if mean is not None and not mean.varies and value == 0:  # every question has the same result in both
+            return HeadlineDifference(difference=0.0, ci_low=0.0, ci_high=0.0, p=1.0, paired=True)
         if mean is None or not mean.varies:
             return None
         low, high = around(mean, value)
@@ -227,7 +229,7 @@ def _gap(reference: str, pair: HeadlineDifference, p: float, higher: bool | None
         verdict = "incomplete"
     elif p < ALPHA and higher is not None:
         verdict = "better" if (pair.difference > 0) == higher else "worse"
-    low, high = pair.ci_low, pair.ci_high
+    low, high = (None, None) if pair.ci_low == pair.ci_high else (pair.ci_low, pair.ci_high)
     return Gap(reference=reference, value=pair.difference, ci_low=low, ci_high=high, p_adjusted=p, verdict=verdict)
 
 
