@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, JsonValue
@@ -142,6 +142,10 @@ class Table(Record):
         """Return an id that is unique among tables, for page fragments and file names."""
         metric = f"-{_safe(self.headline)}" if HEADLINE in self.differs else ""
         return f"{_safe(self.suite)}-{self.protocol_sha}{metric}"
+
+    def without_ranges(self) -> Self:
+        """Return the table without the range of each rank."""
+        return self.model_copy(update={"rows": tuple(row.model_copy(update={"rank_range": None}) for row in self.rows)})
 
 
 def _safe(text: str) -> str:

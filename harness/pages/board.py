@@ -172,7 +172,7 @@ def columns_of(table: Table) -> list[TableColumn]:
             table.headline, first="ascending" if table.higher_is_better is False else "descending", strong=True
         ),
         TableColumn("95 % interval", numeric=False, wide=True),
-        TableColumn(against_name(table), wide=True),
+        *([TableColumn(against_name(table), wide=True)] if any(row.above for row in table.rows) else []),
         *(TableColumn(name, first="descending", texts=texts) for name, texts in figures.items()),
         TableColumn("run", numeric=False),
     ]

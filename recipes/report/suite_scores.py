@@ -131,8 +131,8 @@ class SuiteComparison:
             return Score(value=None, n=sum(row.n for row in scores), unscored=sum(row.unscored for row in scores))
         value = sum(values) / len(values)
         errors = [score.se for score in scores]
-        mean = self._crossed([(card, None) for card in cards.values()]) or _pooled(values, errors, scores[0].n)
-        interval, se = (None, None) if mean is None or not mean.varies else (around(mean, value), mean.se)
+        mean = self._mean([(card, None) for card in cards.values()], values, errors)
+        interval, se = (None, None) if mean is None else (self._on_scale(around(mean, value), cards), mean.se)
         return score_of(value, interval, se, n=sum(row.n for row in scores), lost=sum(row.unscored for row in scores))
 
     def gaps(self, group: SuiteGroup, reference: str | None) -> dict[str, Gap]:
@@ -158,10 +158,8 @@ class SuiteComparison:
             return single[0] if len(single) == 1 else None
         value = sum(pair.difference for pair in known) / len(known)
         errors = [(pair.ci_high - pair.ci_low) / 2 / NORMAL for pair in known]
-        card = pairs[0][0]
-        differences = [pair.difference for pair in known]
-        mean = self._crossed([*pairs]) or _pooled(differences, errors, card.scores[card.headline].n)
-        if mean is None or not mean.varies:
+        mean = self._mean(pairs, [pair.difference for pair in known], errors)
+        if mean is None:
             return None
         low, high = around(mean, value)
         return HeadlineDifference(difference=value, ci_low=low, ci_high=high, p=mean.p_two_sided(), paired=True)
@@ -176,6 +174,26 @@ class SuiteComparison:
             (single,) = cards.values()
             return [(single, card) for card in base.values()]
         return [(card, base[seed]) for seed, card in cards.items() if seed in base]
+
+    def _mean(
+        self,
+        pairs: Sequence[tuple[ScoreCard, ScoreCard | None]],
+        values: Sequence[float],
+        errors: Sequence[float | None],
+    ) -> CrossedMean | None:
+        """Return the mean over questions and seeds; from the seeds' values and errors if no question varies."""
+        card = pairs[0][0]
+        mean = self._crossed(pairs)
+        return mean if mean is not None and mean.varies else _pooled(values, errors, card.scores[card.headline].n)
+
+    def _on_scale(self, interval: tuple[float, float], cards: SeedCards) -> tuple[float, float]:
+        """Return the part of an interval that a score can have."""
+        low, high = interval
+        for card in cards.values():
+            sums = self._questions.get(run_id(card))
+            if sums is not None and sums.bounds is not None:
+                low, high = max(low, sums.scale * sums.bounds[0]), min(high, sums.scale * sums.bounds[1])
+        return low, high
 
     def _crossed(self, pairs: Sequence[tuple[ScoreCard, ScoreCard | None]]) -> CrossedMean | None:
         """Return the mean over questions and seeds; None unless all cards have terms of their headline."""
@@ -227,7 +245,7 @@ def _gap(reference: str, pair: HeadlineDifference, p: float, higher: bool | None
         verdict = "incomplete"
     elif p < ALPHA and higher is not None:
         verdict = "better" if (pair.difference > 0) == higher else "worse"
-    low, high = pair.ci_low, pair.ci_high
+    low, high = (None, None) if pair.ci_low == pair.ci_high else (pair.ci_low, pair.ci_high)
     return Gap(reference=reference, value=pair.difference, ci_low=low, ci_high=high, p_adjusted=p, verdict=verdict)
 
 

@@ -230,8 +230,9 @@ class CheckedTrainer(Trainer):
         if not self.with_muon or self.optimizer is not None:
             return super().create_optimizer(model)
         trained = self.model if model is None else model
-        self.optimizer = MuonWithAdamW(trained, self.args, self.get_decay_parameter_names(trained))
-        return self.optimizer
+        optimizer = MuonWithAdamW(trained, self.args, self.get_decay_parameter_names(trained))
+        self.optimizer: torch.optim.Optimizer | None = optimizer
+        return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss: Tensor = super().training_step(*args, **kwargs)

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from harness.records import Score, ScoreCard
+from harness.store import read_card
 from recipes.layout import Recipe
 from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
-from recipes.report.methods import BoardMeasure, Gap, MethodBoard, front_figure, method_board, method_sentence
+from recipes.report.methods import BoardMeasure, MethodBoard, front_figure, method_board, method_sentence
+from recipes.report.suite_scores import Gap, SuiteComparison, SuiteGroup
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
 from recipes.report.tables import Verdict
 from recipes.stages.report import read_variant_board, report_step
 from recipes.steps import run_step
+from tests.fakes.made_runs import make_run, pocket
 from tests.fakes.recipe_folder import toy_recipe, write_checkpoint, write_held_out, write_prompts
 
 RECIPE = """
@@ -163,7 +166,8 @@ def test_a_sweep_has_a_table_per_suite_paired_by_seed(recipe: Recipe) -> None:
     assert suite.name == "pairs 1, win_rate"
     assert {name: score.value for name, score in suite.scores.items()} == {"wrpo": 63.0, "wrpo-alpha0.9": 64.25}
     gap = suite.differences["wrpo-alpha0.9"]
-    assert (gap.reference, gap.value) == ("wrpo", pytest.approx(1.25))
+    assert gap.reference == "wrpo"
+    assert gap.value == pytest.approx(1.25)
     # per seed 1.0 and 1.5, each with errors of 4 on both sides: sqrt(32 + 0.125 / 2)
     assert gap.ci_high is not None
     assert gap.ci_high - 1.25 > 1.96 * 32**0.5
@@ -302,3 +306,26 @@ def test_pairs_of_later_rounds_and_of_subsets_are_in_the_data_report(tmp_path: P
 
     assert [row.name for row in report.pairs] == names
     assert "seed-1/rounds/wrpo-round1/pairs" in report.counts
+
+
+def test_equal_results_over_seeds_have_an_interval_and_none_leaves_the_scale(recipe: Recipe, tmp_path: Path) -> None:
+    """No question differs in either seed, so the error is the least that a single seed's comparison has."""
+    folders = [make_run(tmp_path / "runs", name, pocket("arena_hard"), skill=1.0) for name in ("first", "second")]
+    first, second = (read_card(folder / "card.json") for folder in folders)
+    both = {1: first, 2: second}
+    compared = SuiteComparison(
+        recipe, [(folder / "card.json", card) for folder, card in zip(folders, both.values(), strict=True)]
+    )
+
+    gap = compared.gaps(SuiteGroup("arena_hard", "arena_hard", {"wrpo": both, "dpo": both}), "dpo")["wrpo"]
+    score = compared.score(both)
+
+    assert gap.value == 0
+    assert gap.ci_low is not None
+    assert gap.ci_high is not None
+    assert -gap.ci_low == pytest.approx(gap.ci_high)
+    assert 1 < gap.ci_high < 20
+    assert gap.p_adjusted == 1
+    assert score.value is not None
+    assert score.ci_high is not None
+    assert score.value < score.ci_high <= 100

@@ -217,6 +217,15 @@ def test_two_runs_are_compared_question_by_question(client: TestClient, results:
     assert "Judgments of <bdi>weak</bdi>" in one
 
 
+def test_the_first_page_has_scores_and_leaves_differences_to_the_board(client: TestClient) -> None:
+    """From the cards alone they would not be those of `harness leaderboard` and `harness compare`."""
+    home = client.get("/").text
+    assert "weak" in home
+    assert "95 % interval" in home
+    assert "against the row above" not in home
+    assert not re.search(r'class="number rank">\s*1 <span', home)
+
+
 def test_a_damaged_file_is_said_and_breaks_no_other_page(client: TestClient, results: Path, tmp_path: Path) -> None:
     folder = make_run(tmp_path, "hurt", pocket("arena_hard"), skill=0.5)
     with (folder / "judgments.jsonl").open("a") as file:

