@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis.comparison import refitted
+from harness.analysis.differences import refitted
 from harness.analysis.gate.policy import GatePolicy, default_checks
 from harness.analysis.gate.sequential import look_result, looks, order_of
 from harness.pages.text import markdown_table

@@ -21,7 +21,8 @@ from ..records.protocols import RunRows
 from ..store import find_cards, read_card
 from ..store.runs import read_rows
 from ..suites.scoring import run_sums
-from .comparison import Comparison, Difference, paired
+from .comparison import Comparison
+from .differences import Difference, paired
 from .finished_runs import StoredRun, run_rows
 from .leaderboard import Table, run_id
 

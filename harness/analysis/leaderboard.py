@@ -30,7 +30,7 @@ from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_in
 from ..store import read_card
 from ..store.checkpoint import Fusion
 from ..suites.scoring import QuestionSums, common, is_complete, sums_difference
-from .comparison import ALPHA
+from .differences import ALPHA
 from .naming import row_names
 
 RESAMPLES = 2000

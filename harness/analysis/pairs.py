@@ -21,7 +21,8 @@ from ..records.facts import QuestionRule, facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..store.official import is_available_offline
 from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
-from .comparison import Difference, SumsOf, adjusted, compare, headline_difference, headline_differences
+from .comparison import SumsOf, adjusted, compare, headline_difference, headline_differences
+from .differences import Difference
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
 from .leaderboard import HeadlineDifference, Table, against, run_id
 

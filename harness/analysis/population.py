@@ -22,7 +22,8 @@ from ..stats.intervals import FloatArray
 from ..stats.paired import detectable
 from ..stats.variance import Parts, within_difference
 from ..suites.scoring import common, question_sums, rules_of
-from .comparison import ALPHA, Comparison, Difference, Population
+from .comparison import Comparison, Population
+from .differences import ALPHA, Difference
 
 POPULATION_LINES: Mapping[Population, str] = {
     "all": "population all: would the difference hold on other questions of this kind? (questions resampled)",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ..analysis.best import BestOf, BestRow
 from ..analysis.changes import AnswerShift
-from ..analysis.comparison import ALPHA, Comparison, Difference, adjustment_line
+from ..analysis.comparison import Comparison
+from ..analysis.differences import ALPHA, Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .terminal import FittedTable

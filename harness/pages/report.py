@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from ..analysis.best import BestOf
-from ..analysis.comparison import Comparison, Difference
+from ..analysis.comparison import Comparison
+from ..analysis.differences import Difference
 from ..records import Score
 from .board import Figure, asset, content_policy, environment
 from .charts import ChartPoint, differences

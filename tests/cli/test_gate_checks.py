@@ -11,7 +11,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from harness.analysis.comparison import Difference, compare, unpaired
+from harness.analysis.comparison import compare
+from harness.analysis.differences import Difference, unpaired
 from harness.analysis.finished_runs import compare_models
 from harness.analysis.games import games_difference
 from harness.analysis.gate.decision import judge_gate

@@ -24,7 +24,8 @@ from ...stats.paired import (
     required_n,
     required_repeats,
 )
-from ..comparison import Comparison, Difference, adjustment_line, judge_failures, unscored_share
+from ..comparison import Comparison, judge_failures, unscored_share
+from ..differences import Difference, adjustment_line
 from .policy import (
     CheckFinding,
     CheckResult,

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from ...records import MAX_EMPTY, Record, ScoreCard
 from ...records.facts import Tier, all_facts
-from ..comparison import Comparison, Difference, Population
+from ..comparison import Comparison, Population
+from ..differences import Difference
 
 MIN_QUESTIONS = 20
 """With fewer, intervals still cover, but they assume that the few questions resemble the rest of the benchmark."""

@@ -20,7 +20,7 @@ from ...records import Record, ScoreCard
 from ...records.facts import facts_of
 from ...stats.combined import disagreement, pooled, slope_between
 from ...stats.paired import detectable
-from ..comparison import ALPHA, Difference
+from ..differences import ALPHA, Difference
 from .policy import GateCheck
 
 FEWEST_MODELS = 5
