@@ -20,7 +20,8 @@ from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.best import BestBounds, compare_with_best
 from ..stats.intervals import FloatArray
 from ..stats.paired import least_error, terms
-from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
+from ..suites.scoring import QuestionSums
+from .comparison import main_sums
 from .finished_runs import StoredRun, matched, refuse_different, run_rows, shown_names, suite_of
 
 
@@ -168,17 +169,7 @@ def _refits(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None, suite: ob
 def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[QuestionSums] | None:
     """Return the headline's terms over the questions that all runs have, or of the suite's main sum over questions."""
     categories: Mapping[str, str] | None = None if prompts is None else {row.id: row.category for row in prompts}
-    if all(run.questions for run in runs):
-        headline = runs[0].card.headline
-        means = [own_question_sums(run.card, run.questions).get(headline) for run in runs]
-        parts = [part for part in means if part is not None]
-    elif all(run.judgments for run in runs):
-        rules = rules_of(runs[0].card.suite, runs[0].card.headline, runs[0].judgments)
-        rule = next((rule for rule in rules if rule.metric == runs[0].card.headline), rules[0])
-        parts = [run_sums(rule, run, categories=categories) for run in runs]
-    else:
-        return None
-    shared = common(parts) if len(parts) == len(runs) else []
+    shared = main_sums(runs, categories=categories)
     return shared if shared and len(shared[0].ids) >= 2 else None
 
 

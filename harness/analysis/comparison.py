@@ -176,6 +176,25 @@ def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[Qu
     return None if own_sums is None or _paired_sums(first, second, None, sums_of) else own_sums
 
 
+def main_sums(
+    runs: Sequence[RunRows], *, categories: Mapping[str, str] | None = None, sums_of: SumsOf = run_sums
+) -> list[QuestionSums]:
+    """Return the runs' terms over their common questions: of the headline, or of the suite's main sum over questions.
+
+    Empty if a run has no rows, or if its headline is no mean over the questions that it scored by itself.
+    """
+    card = runs[0].card
+    sums: list[QuestionSums | None] = []
+    if all(run.questions for run in runs):
+        sums = [own_question_sums(run.card, run.questions).get(card.headline) for run in runs]
+    elif all(run.judgments for run in runs):
+        rules = rules_of(card.suite, card.headline, runs[0].judgments)
+        rule = next((rule for rule in rules if rule.metric == card.headline), rules[0])
+        sums = [sums_of(rule, run, categories=categories) for run in runs]
+    known = [run_terms for run_terms in sums if run_terms is not None]
+    return common(known) if len(known) == len(runs) else []
+
+
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
     if not isinstance(suite, RefitsPairs) or not prompts or _is_audited(first, second):
         return None

@@ -20,8 +20,8 @@ from ..records.errors import ConfigError
 from ..records.facts import QuestionRule, facts_of, higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..store.official import is_available_offline
-from ..suites.scoring import QuestionSums, common, own_question_sums, rules_of, run_sums
-from .comparison import SumsOf, adjusted, compare, headline_difference, headline_differences
+from ..suites.scoring import QuestionSums, own_question_sums, rules_of, run_sums
+from .comparison import SumsOf, adjusted, compare, headline_difference, headline_differences, main_sums
 from .differences import Difference
 from .finished_runs import Loaded, StoredRun, run_rows, suite_of
 from .leaderboard import HeadlineDifference, Table, against, run_id
@@ -91,7 +91,7 @@ class PairedRuns:
         self._rows.clear()
         rows = {run_id(card): _ranked_by(rows[run_id(card)], card) for card in cards if run_id(card) in rows}
         for key, run in rows.items():
-            self._questions[key, run.card.headline] = _headline_sums(run, self._sums_of)
+            self._questions[key, run.card.headline] = _sums_of_card(run, self._sums_of)
         loaded = self._suite(cards[0]) if cards else Loaded(None, None)
         suite = loaded.suite
         if isinstance(suite, RefitsPairs) and loaded.prompts:
@@ -140,7 +140,7 @@ class PairedRuns:
             key = run_id(card), card.headline
             if key not in self._questions:
                 run = self._read(card)
-                self._questions[key] = None if run is None else _headline_sums(run)
+                self._questions[key] = None if run is None else _sums_of_card(run)
             if (known := self._questions[key]) is not None:
                 sums[run_id(card)] = known
         return sums
@@ -158,20 +158,10 @@ class PairedRuns:
 
     def _question_scores(self, first: RunRows, second: RunRows) -> tuple[QuestionSums, QuestionSums] | None:
         """Return both runs' terms over common questions: of the headline, or of the suite's main sum over questions."""
-        headline = first.card.headline
-        if first.questions and second.questions:
-            means = [own_question_sums(run.card, run.questions).get(headline) for run in (first, second)]
-            parts = [sums for sums in means if sums is not None]
-        elif first.judgments and second.judgments and first.audit is None and second.audit is None:
-            rules = rules_of(first.card.suite, headline, first.judgments)
-            rule = next((rule for rule in rules if rule.metric == headline), rules[0])
-            parts = [self._sums_of(rule, run) for run in (first, second)]
-        else:
+        if first.audit is not None or second.audit is not None:
             return None  # an audited run's terms say nothing about single questions
-        if len(parts) < 2:
-            return None
-        shared = common(parts)
-        return (shared[0], shared[1]) if shared[0].ids else None
+        shared = main_sums([first, second], sums_of=self._sums_of)
+        return (shared[0], shared[1]) if shared and shared[0].ids else None
 
     def by_category(self, card: ScoreCard, above: ScoreCard, prompts: Sequence[Prompt] | None) -> list[Difference]:
         """Return `card` minus `above` per category, as `compare` states it: p is corrected over the categories.
@@ -252,7 +242,7 @@ class _SharedRefits:
         return self._refits[key]
 
 
-def _headline_sums(run: RunRows, sums_of: SumsOf = run_sums) -> QuestionSums | None:
+def _sums_of_card(run: RunRows, sums_of: SumsOf = run_sums) -> QuestionSums | None:
     """Return the terms of the headline, or of the rate behind it; None unless they are the card's own number."""
     card = run.card
     if run.questions:  # None: not a mean over questions
