@@ -63,19 +63,12 @@ def weighted_step(
         return _train(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
 
     def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        rows = known.prompts.of(part) * len(used)
+        item = item.model_copy(update={"model": name})
+        rows, keys = known.prompts.of(part) * len(used), variant_settings(spec, variant)
         if variant.method == "fusepo":
-            reference = item.name.replace("/align/", "/reference/", 1)
-            named = item.model_copy(update={"model": name, "name": reference})
-            yield reference_estimate(known, named, rows, "fusepo")
-        yield training_estimate(
-            known,
-            item.model_copy(update={"model": name}),
-            rows=rows,
-            method=variant.method,
-            answer="source",
-            keys=variant_settings(spec, variant),
-        )
+            reference = item.model_copy(update={"name": item.name.replace("/align/", "/reference/", 1)})
+            yield reference_estimate(known, reference, rows, "fusepo")
+        yield training_estimate(known, item, rows=rows, method=variant.method, answer="source", keys=keys)
 
     inputs = (prompts, *answers, *rewards, *(() if start is None else (start,)))
     folder = recipe.variant(name, seed)
