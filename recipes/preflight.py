@@ -142,7 +142,7 @@ def _check_judges(spec: SuitesSpec, check: Preflight) -> None:
     except ConfigError as error:
         if spec.judge is not None:
             raise
-        why = NO_SUITE_JUDGE if str(error).endswith(NO_JUDGE) else str(error)
+        why = NO_SUITE_JUDGE if NO_JUDGE in str(error) else str(error)
         check.of_machine(f"evaluate: {why} (or train now with --until align and evaluate later)")
         return
     for suite, jury in judges.items():
