@@ -163,6 +163,10 @@ _HOMES = {
 """Module -> its public names. They are imported on first use, so that `import harness` costs nothing."""
 
 
+def __dir__() -> list[str]:
+    return list(__all__)
+
+
 def __getattr__(name: str) -> object:
     if name == "__version__":
         return import_module(".store.provenance", __name__).VERSION

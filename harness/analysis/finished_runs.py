@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
-from ..records.errors import ConfigError, DataError, did_you_mean
+from ..records.errors import ConfigError, DataError, did_you_mean, first_names
 from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec
@@ -197,13 +197,15 @@ def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[St
         and (not suites or run.card.suite in suites)
     ]
     if not matches:
-        known = sorted({run.card.model for run in runs})
-        near = did_you_mean(name, known)
-        models = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "") or "none"
+        known = {run.card.model for run in runs}
         kind = f" of {' or '.join(sorted(suites))}" if suites else ""
+        if name in known:
+            has = sorted({run.card.suite for run in runs if run.card.model == name})
+            near = "".join(did_you_mean(suite, has) for suite in sorted(suites))
+            raise ConfigError(f"{name!r} has no run{kind}{near}; its runs under {results} are of {', '.join(has)}")
         raise ConfigError(
-            f"no run{kind} named {name!r}{near}: pass its folder, its card, or a model under {results}; models there: "
-            f"{models}"
+            f"no run{kind} named {name!r}{did_you_mean(name, known)}: pass its folder, its card, or a model under "
+            f"{results}; models there: {first_names(known)}"
         )
     refuse_two_models(name, matches)
     return matches

@@ -23,7 +23,7 @@ from pydantic import Field, JsonValue
 
 from ..records import LARGEST, Record, Score, ScoreCard
 from ..records.asking import is_empty
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, did_you_mean, first_names
 from ..records.facts import facts_of, higher_is_better
 from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
@@ -193,8 +193,11 @@ def rank(
     """
     cards = list(cards)
     if options.baseline and options.baseline not in {card.model for card in cards}:
-        models = ", ".join(sorted({card.model for card in cards})[:12])
-        raise ConfigError(f"no score card of the baseline {options.baseline!r}; models with cards: {models}")
+        models = {card.model for card in cards}
+        near = did_you_mean(options.baseline, models)
+        raise ConfigError(
+            f"no score card of the baseline {options.baseline!r}{near}; models with cards: {first_names(models)}"
+        )
     groups: dict[tuple[str, str, str], list[ScoreCard]] = {}
     for card in cards:
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)

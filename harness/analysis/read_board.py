@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from ..records import ScoreCard
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, did_you_mean, first_names
 from ..store import find_cards
 from ..store.checkpoint import read_fusion
 from .games import BoardGames, board_games
@@ -100,6 +100,8 @@ def _nothing_left(cards: list[ScoreCard], options: BoardOptions) -> str:
     suites = sorted({card.suite for card in cards})
     unknown = [suite for suite in options.suites if suite not in suites]
     if unknown:
-        return f"no score card of {', '.join(unknown)}; the folder has cards of {', '.join(suites)}"
-    models = ", ".join(sorted({card.model for card in cards})[:12])
-    return f"no model matches {options.matching!r}; models with score cards: {models}"
+        near = "".join(did_you_mean(suite, suites) for suite in unknown)
+        return f"no score card of {', '.join(unknown)}{near}; the folder has cards of {', '.join(suites)}"
+    models = {card.model for card in cards}
+    near = did_you_mean(options.matching, models)
+    return f"no model matches {options.matching!r}{near}; models with score cards: {first_names(models)}"

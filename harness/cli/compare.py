@@ -31,7 +31,7 @@ from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
 from ..store import write_atomic
-from .console import json_text, set_up_logging, stdout_console
+from .console import json_text, print_hidden, set_up_logging, stdout_console
 from .options import MirrorFlags, ResultsFlags, comma_list, command
 from .run import ask_and_judge
 
@@ -110,11 +110,14 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
         return
     console = stdout_console()
     console.print(Text(POPULATION_LINES[flags.population]))
+    tables = []
     for comparison in comparisons:
         for table in rich_comparison(comparison, flips=flags.flips):
             console.print(table)
+            tables.append(table)
         for line in other_lines(comparison):
             console.print(Text(plain(line)))
+    print_hidden(console, tables)
     for comparison in comparisons:
         console.print(Text(plain(verdict(comparison)), style="bold"))
 
@@ -143,6 +146,7 @@ def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:
         console.print(rich_best(best))
         for line in best_lines(best):
             console.print(Text(plain(line)))
+    print_hidden(console, [rich_best(best) for best in answers])
     for best in answers:
         console.print(Text(plain(best_sentence(best)), style="bold"))
 

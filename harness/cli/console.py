@@ -72,6 +72,11 @@ def print_tables(*tables: FittedTable, more: str = "--json has them") -> None:
     console = stdout_console()
     for table in tables:
         console.print(table)
+    print_hidden(console, tables, more)
+
+
+def print_hidden(console: Console, tables: Sequence[FittedTable], more: str = "--json has them") -> None:
+    """Print which columns of the tables the terminal is too narrow for, if any, and how to see them."""
     if sentence := hidden_line(tables, console.width, more):
         console.print(Text(sentence, style="dim"))
 
@@ -129,7 +134,7 @@ class StageTally:
         """Return `2 failed, 3.2/s, 0:38 left, mean rating 7.42, $0.31`, as far as it is known."""
         parts = [f"{self.failed} failed"] if self.failed else []
         elapsed = 0.0 if self._begin is None else self._clock() - self._begin
-        if self.done > 1 and elapsed > 0:
+        if self.done > 1 and elapsed >= 1:  # rows that arrive together have no rate
             rate = (self.done - 1) / elapsed
             parts.append(f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min")
             if self.done < self.total:

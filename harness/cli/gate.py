@@ -46,7 +46,7 @@ from ..running.resolve import overlaid, resolve
 from ..store import dump_json, find_cards, read_card, write_atomic
 from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
-from .console import json_text, set_up_logging, stdout_console
+from .console import json_text, print_hidden, print_tables, set_up_logging, stdout_console
 from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
 from .run import work
 
@@ -234,7 +234,7 @@ def show(report: GateReport, *, as_json: bool) -> None:
         return
     console = stdout_console()
     console.print(Text(POPULATION_LINES[report.policy.population]))
-    console.print(rich_checks(report))
+    print_tables(rich_checks(report))
     for limit in report.limits:
         if not limit.kept:
             console.print(Text(plain(f"over its limit: {limit.suite} {limit.name} of {limit.run}: {limit.value:.1%}")))
@@ -252,6 +252,7 @@ def show_several(report: CandidatesReport, *, as_json: bool) -> None:
     console, count = stdout_console(), len(report.reports)
     for row in report.reports:
         console.print(rich_checks(row, row.candidate))
+    print_hidden(console, [rich_checks(row) for row in report.reports])
     for row in report.reports:
         console.print(Text(candidate_line(row, count)))
     for best in report.best:
@@ -299,7 +300,7 @@ def slopes_command(flags: SlopesFlags) -> None:
         raise ConfigError(
             f"no two suites under {flags.results} have {FEWEST_MODELS} models in common, each measured in one way"
         )
-    stdout_console().print(rich_slopes(rows))
+    print_tables(rich_slopes(rows))
 
 
 @gate_app.command("power")
@@ -323,4 +324,4 @@ def power(flags: PowerFlags) -> None:
     if flags.as_json:
         print(dump_json({"power": [row.model_dump(mode="json") for row in rows]}), end="")
         return
-    stdout_console().print(rich_power(rows))
+    print_tables(rich_power(rows))

@@ -98,4 +98,5 @@ def show_runs(flags: LsFlags) -> None:
     if sentence := hidden_line([table], console.width):
         print(sentence)
     open_runs = sum(run.state != "finished" for run in runs)
-    print(f"{len(runs)} runs, {open_runs} not finished" + ("; the same `harness run` resumes one" if open_runs else ""))
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    print(f"{count}, {open_runs} not finished" + ("; the same `harness run` resumes one" if open_runs else ""))

@@ -124,11 +124,7 @@ def other_lines(pair: Comparison) -> list[str]:
         plain = pair.difference(row.difference.metric)
         if plain is not None:
             lines.append(f"{row.difference.metric}: {adjustment_line(row, plain)}")
-    if pair.only_first or pair.only_other:
-        lines.append(
-            f"left out because only one run has a score: {pair.only_first} questions of {pair.first}, "
-            f"{pair.only_other} of {pair.other}"
-        )
+    lines += left_out_lines(pair)
     if any(row.method != "unpaired" for row in pair.differences) or pair.flips:
         gained = sum(flip.kind == "gained" for flip in pair.flips)
         lost = len(pair.flips) - gained
@@ -143,11 +139,31 @@ def other_lines(pair: Comparison) -> list[str]:
     return lines + [shift_line(shift) for shift in pair.shifts]
 
 
+def left_out_lines(pair: Comparison) -> list[str]:
+    """Return how many questions of each run the comparison does not count, if any."""
+    if not (pair.only_first or pair.only_other):
+        return []
+    return [
+        f"left out because only one run has a score: {pair.only_first} questions of {pair.first}, "
+        f"{pair.only_other} of {pair.other}"
+    ]
+
+
+def models_correction_lines(pair: Comparison) -> list[str]:
+    """Return over how many models the p-values over all questions are corrected, if they are."""
+    models = _most_tests(pair, by_category=False)
+    return [f"p over all questions: corrected by Holm over {models} models"] if models > 1 else []
+
+
+def _most_tests(pair: Comparison, *, by_category: bool) -> int:
+    rows = [row for row in pair.differences if (row.category is not None) == by_category]
+    return max((row.tests or 1 for row in rows), default=1)
+
+
 def correction_lines(pair: Comparison) -> list[str]:
     """Return which p-values are corrected, and over how many tests."""
-    models = max((row.tests or 1 for row in pair.differences if row.category is None), default=1)
-    tests = max((row.tests or 1 for row in pair.differences if row.category is not None), default=1)
-    lines = [f"p over all questions: corrected by Holm over {models} models"] if models > 1 else []
+    models, tests = _most_tests(pair, by_category=False), _most_tests(pair, by_category=True)
+    lines = models_correction_lines(pair)
     if tests > 1:
         what = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
         lines.append(f"p of categories: corrected by Holm over {what}")
@@ -218,8 +234,9 @@ def best_sentence(best: BestOf) -> str:
     worse = len(best.models) - len(best.tied)
     by = f"by {best.metric}" + ("" if best.higher_is_better else ", of which less is better")
     if len(best.tied) == 1:
-        return f"{best.suite}: {best.tied[0]} is the best of {len(best.models)} {by}; the others are shown to be worse"
-    rest = f"; {worse} of {len(best.models)} are shown to be worse" if worse else ""
+        others = "the other is" if worse == 1 else "the others are"
+        return f"{best.suite}: {best.tied[0]} is the best of {len(best.models)} {by}; {others} shown to be worse"
+    rest = f"; {worse} of {len(best.models)} {'is' if worse == 1 else 'are'} shown to be worse" if worse else ""
     return f"{best.suite}: {' and '.join(best.tied)} are tied for the best {by}{rest}"
 
 
@@ -258,7 +275,7 @@ def best_title(best: BestOf) -> str:
 
 
 def rich_best(best: BestOf) -> FittedTable:
-    return rich_table(best_title(best), BEST_HEAD, best_cells(best), BEST_LEFT, essential=3)
+    return rich_table(best_title(best), BEST_HEAD, best_cells(best), BEST_LEFT, ("model", "result", "value"), 3)
 
 
 def best_markdown(answers: Sequence[BestOf]) -> str:

@@ -22,6 +22,8 @@ from .terminal import FittedTable
 from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
+GATE_ORDER = ("check", "result", "difference [95 %]", "margin", "lower bound", "baseline", "candidate")
+"""Columns of a gate from the most important on, for a narrow terminal."""
 POWER_HEAD = ("metric", "questions", "margin", "true drop", "pass", "inconclusive", "fail", "trials")
 SLOPE_HEAD = ("suite", "with", "models", "points per point", "stated", "logit correlation")
 LEFT = ("suite", "with", "check", "tier", "result", "metric")
@@ -58,7 +60,7 @@ def shipping_line(report: CandidatesReport) -> str:
         return plain(
             f"{head}; ship {report.shippable[0]}: the others are shown to be worse than the best on some suite"
         )
-    return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, as the cheapest")
+    return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, such as the cheapest")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -81,7 +83,7 @@ def candidates_markdown(report: CandidatesReport) -> str:
 
 
 def rich_checks(report: GateReport, title: str = "Checks") -> FittedTable:
-    return rich_table(title, GATE_HEAD, [check_cells(check) for check in report.checks], LEFT)
+    return rich_table(title, GATE_HEAD, [check_cells(check) for check in report.checks], LEFT, GATE_ORDER, 4)
 
 
 def check_cells(check: CheckResult) -> list[str]:

@@ -21,7 +21,7 @@ from ..analysis.differences import Difference
 from ..records import Score
 from .board import Figure, asset, content_policy, environment
 from .charts import ChartPoint, differences
-from .comparison_text import best_sentence, correction_lines, difference_span, p_cell, verdict
+from .comparison_text import best_sentence, difference_span, left_out_lines, models_correction_lines, p_cell, verdict
 from .text import escape_markdown, interval, plain
 
 HEAD = ("model", "score [95 %]", "difference [95 %]", "p")
@@ -82,7 +82,13 @@ class ReportSection:
         lines = [f"compared although different: {text}" for pair in self.comparisons for text in pair.forced]
         lines += [self.unranked] if self.unranked else []
         lines += [note for pair in self.comparisons for note in pair.notes]
-        lines += [line for pair in self.comparisons[:1] for line in correction_lines(pair)[:1]]
+        lines += [line for pair in self.comparisons[:1] for line in models_correction_lines(pair)]
+        lines += [
+            f"{row.model}: {row.score.n} scored, {row.score.unscored} unscored"
+            for row in self.rows
+            if row.score.unscored
+        ]
+        lines += [line for pair in self.comparisons for line in left_out_lines(pair)]
         return list(dict.fromkeys(lines))
 
 

@@ -252,6 +252,8 @@ def compare(
 ) -> Comparisons:
     """Compare models with the first on the same questions, as `harness compare`. Raise ConfigError as it does."""
     names = [str(first), *map(str, others)]
+    if not others:
+        raise ConfigError(f"compare needs two runs or more, got {names[0]!r} alone")
     pairs = compare_models(names, Path(results), suites=list(suites), population=population, force=force)
     return Comparisons(tuple(pairs))
 

@@ -63,6 +63,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 
+def first_names(names: Iterable[str], limit: int = 12) -> str:
+    """Return the names as a list for an error's text, and how many are left out.
+
+    >>> first_names(["b", "c", "a"], limit=2)
+    'a, b and 1 more'
+    """
+    ordered = sorted(set(names))
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(ordered[:limit]) + more or "none"
+
+
 def one_line(error: object, limit: int = 300) -> str:
     """Return an error's text on one line of at most `limit` characters, and of a ValidationError the first problem."""
     if isinstance(error, ValidationError):

@@ -19,7 +19,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ..records import Answer, Failure, Finish, JudgeTask, Judgment, Prompt, ScoreCard, SuiteScores
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, did_you_mean, first_names
 from ..records.facts import Facts, FileFormat, all_facts, load_function
 from ..records.protocols import Suite
 from .files import FAILED_CALL, SourceFile
@@ -124,7 +124,8 @@ def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
         return wanted_name or ""
     if len(names) == 1 and (kind == "model" or wanted_name is None):
         return names[0]
-    problem = f"the files contain {len(names)} {kind}s, none named {wanted_name!r}: {', '.join(names[:10])}"
+    near = did_you_mean(wanted_name or "", names)
+    problem = f"the files contain {len(names)} {kind}s, none named {wanted_name!r}{near}: {first_names(names)}"
     raise ConfigError(f"{problem}; pass --{kind}" if wanted_name is None else problem)
 
 

@@ -26,9 +26,7 @@ def test_a_model_far_below_is_shown_to_be_worse_and_equal_ones_are_tied() -> Non
     assert low.high == 0.0
     # a and b have the same verdicts, so there is one comparison: t of 99 degrees of freedom, 1.66
     assert low.low == pytest.approx(-50 - 1.66 * 5.03, abs=0.15)
-    assert (
-        best_sentence(best) == "arena_hard: a and b are tied for the best by arena_hard; 1 of 3 are shown to be worse"
-    )
+    assert best_sentence(best) == "arena_hard: a and b are tied for the best by arena_hard; 1 of 3 is shown to be worse"
     assert best_lines(best)[-1].startswith("low: 10.00, worse than the best, by at most 58.")
 
 
@@ -49,7 +47,7 @@ def test_cards_without_rows_are_compared_by_their_own_errors() -> None:
 
     assert (best.method, best.tied) == ("unpaired", ("a",))
     assert "as if the questions were different" in best.notes[0]
-    assert best_sentence(best) == "arena_hard: a is the best of 2 by arena_hard; the others are shown to be worse"
+    assert best_sentence(best) == "arena_hard: a is the best of 2 by arena_hard; the other is shown to be worse"
 
 
 def test_runs_of_other_protocols_are_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.comparison import adjusted, compare, differing
-from harness.analysis.finished_runs import compare_models
-from harness.pages.comparison_text import correction_lines, markdown, other_lines, verdict
+from harness.analysis.finished_runs import compare_models, find_runs
+from harness.pages.comparison_text import correction_lines, markdown, models_correction_lines, other_lines, verdict
 from harness.records import Prompt
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
@@ -101,6 +101,7 @@ def test_categories_are_corrected_by_holm_and_the_table_says_so() -> None:
     assert smaller.p_adjusted == pytest.approx(min(1.0, 2 * smaller.p))
     assert larger.p_adjusted == pytest.approx(max(2 * smaller.p, larger.p))
     assert "p of categories: corrected by Holm over 2 categories" in other_lines(corrected)
+    assert models_correction_lines(corrected) == []  # so a report, which has no categories, says nothing of them
 
     both = adjusted([pair, compare(toy_run("a", mixed(10, 30)), toy_run("c", mixed(12, 28)), prompts=prompts)])
     assert correction_lines(both[0]) == [
@@ -137,6 +138,14 @@ def test_a_name_that_is_no_run_says_what_is_there(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"no run named 'z'.*there: a"):
         compare_models(["a", "z"], tmp_path)
+
+
+def test_a_model_without_a_run_of_the_suite_says_what_it_has(tmp_path: Path) -> None:
+    write_run(tmp_path, toy_run("a", mixed(5, 5)))
+
+    sentence = r"'a' has no run of arenahard \(did you mean 'arena_hard'\?\); its runs under .* are of arena_hard"
+    with pytest.raises(ConfigError, match=sentence):
+        find_runs("a", tmp_path, ["arenahard"])
 
 
 def test_hostile_names_stay_text_in_markdown() -> None:

@@ -20,6 +20,7 @@ from recipes.report.board import variant_board
 from recipes.report.tables import rich_tables
 from tests.cli.test_recipe_plan import shipped
 from tests.cli.test_terminal import WIDTHS, on_terminal
+from tests.fakes.deciding import mixed, toy_run, write_run
 from tests.unit.test_variant_board import one
 
 NAME = "wrpo-of-six-sources-alpha-0.1-continued-from-the-second-checkpoint"
@@ -54,6 +55,23 @@ def test_the_verdict_on_a_judge_is_on_the_line_of_its_probe(width: int) -> None:
 
     assert max(map(len, lines)) <= width
     assert sum("15 of 16" in line and ("pass" in line or "FAIL" in line) for line in lines) == len(PROBES)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_result_of_a_check_and_the_best_model_fit(width: int, tmp_path: Path) -> None:
+    for model, wins in (("base", 20), (NAME, 38)):
+        write_run(tmp_path, toy_run(model, mixed(wins, 40 - wins)))
+
+    gated = on_terminal(width, "gate", "--candidate", NAME, "--baseline", "base", "--results", str(tmp_path))
+    best = on_terminal(width, "compare", "--best", "base", NAME, "--results", str(tmp_path))
+
+    (check,) = [line for line in gated.splitlines() if line.startswith("arena_hard arena_hard ")]
+    assert check.endswith(" safe")
+    (row,) = [line for line in best.splitlines() if line.startswith("base ")]
+    assert row.endswith(" worse than the best")
+    assert max(map(len, (check, row))) <= width
+    for text in (gated, best):
+        assert ("not shown for lack of width" in text) == (width < 120)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_public_names_are_stable() -> None:
     assert {"run", "run_async", "load", "compare", "gate", "leaderboard"} <= set(harness.__all__)
     assert callable(harness.run)  # not the module of a subpackage
+    assert dir(harness) == sorted(harness.__all__)  # what a notebook completes
 
 
 def test_a_run_returns_its_cards_and_resumes(folder: Path) -> None:
@@ -72,6 +73,9 @@ def test_two_models_are_compared_gated_and_ranked(folder: Path) -> None:
     (pair,) = pairs = harness.compare("good.jsonl", "bad.jsonl", results=results)
     assert pair.differences[0].value < 0
     assert set(pairs.to_pandas().model) == {"bad.jsonl"}
+
+    with pytest.raises(harness.ConfigError, match="compare needs two runs or more"):
+        harness.compare("good.jsonl", results=results)
 
     verdict = harness.gate(
         "bad.jsonl", "good.jsonl", results=results, policy={"checks": [{"suite": "arena_hard", "margin": 8}]}

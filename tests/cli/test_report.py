@@ -80,6 +80,18 @@ def test_the_baseline_comes_first_and_need_not_be_named_twice(three: Path, harne
     assert "+62.50" in rows[3]
 
 
+def test_what_is_unscored_or_left_out_is_stated(tmp_path: Path, harness: Callable[..., Done]) -> None:
+    write_run(tmp_path / "results", toy_run("base", mixed(10, 30)))
+    write_run(tmp_path / "results", toy_run("new", mixed(20, 15), unscored=10))  # 5 questions, in both orders
+
+    done = harness("report", "base", "new", "--to", "github")
+
+    assert done.code == 0, done.err
+    assert "- new: 70 scored, 10 unscored" in done.out.splitlines()
+    left_out = "- left out because only one run has a score: 5 questions of base, 0 of new"
+    assert left_out in done.out.splitlines()
+
+
 @pytest.mark.slow
 def test_the_numbers_are_those_of_compare(three: Path, harness: Callable[..., Done]) -> None:
     compared = json.loads(harness("compare", "base", "fused-1", "fused-2", "--json").out)["comparisons"]

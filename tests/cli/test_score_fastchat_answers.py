@@ -95,6 +95,21 @@ def test_a_pair_with_a_failed_answer_has_no_outcome(tmp_path: Path) -> None:
     assert all("2 games unscored: an answer judged is $ERROR$" in card["notes"] for card in cards)
 
 
+def test_pairs_without_a_row_are_counted_as_missing(tmp_path: Path) -> None:
+    pair = {"model_1": "m", "model_2": "n", "turn": 1, "judge": ["gpt-4", "pair-v2"], "g1_winner": "model_1"}
+    rows = [
+        pair | {"question_id": number, "g2_winner": "error" if number == 81 else "tie"} for number in range(81, 161)
+    ]
+
+    cards = score(write(tmp_path / "j.jsonl", rows))
+
+    # 80 questions have two turns, and one game of the 80 first turns failed: 80 + 1 pairs are unscored
+    assert [card["scores"]["win_rate"]["unscored"] for card in cards] == [81, 81]
+    for card in cards:
+        assert "80 pairs unscored: no row in the files" in card["notes"]
+        assert any(note.startswith("1 game unscored: ") for note in card["notes"])
+
+
 @mirrored
 @pytest.mark.parametrize("name", ["official", "pr3158"])
 def test_the_reference_set_is_read_from_the_judges_prompts(tmp_path: Path, name: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import termios
@@ -181,6 +182,8 @@ def test_runs_are_listed_finished_or_not(results: Path, harness: Callable[..., D
 
     assert {run["model"]: run["state"] for run in listed} == {"stopped": "unfinished", "done": "finished"}
     assert "2 runs, 1 not finished" in harness("ls", "runs", "--results", str(tmp_path)).out
+    shutil.rmtree(tmp_path / "runs" / "done")
+    assert "\n1 run, 1 not finished" in harness("ls", "runs", "--results", str(tmp_path)).out
 
 
 def test_a_tally_states_rate_time_left_score_and_dollars() -> None:
@@ -193,6 +196,17 @@ def test_a_tally_states_rate_time_left_score_and_dollars() -> None:
     tally.add(Progress("mt_bench", "judgments", ok=False))
 
     assert str(tally) == "mt_bench judgments 5/10 (1 failed, 30.0/min, 0:10 left, mean rating 7.50, $1.00)"
+
+
+def test_rows_that_arrive_together_have_no_rate() -> None:
+    """Three rows within a thousandth of a second say nothing of the speed: their calls began before the clock."""
+    now = 0.0
+    tally = StageTally("mt_bench judgments", 3, clock=lambda: now)
+    for _ in range(3):
+        tally.add(Progress("mt_bench", "judgments", ok=False))
+        now += 0.0005
+
+    assert str(tally) == "mt_bench judgments 3/3 (3 failed)"
 
 
 def test_a_tally_of_preferences_is_a_percentage() -> None:

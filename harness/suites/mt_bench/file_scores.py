@@ -377,7 +377,9 @@ def score_paired(model: str, rows: Sequence[PairedTurn], collected: Collected, o
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} duplicated rows dropped: the last wins")
     reasons = Counter(reading.why for pair in readings for reading in pair if reading.value is None)
-    notes += [f"{count} games unscored: {why}" for why, count in reasons.items()]
+    if missing := max(0, expected - len(kept)):
+        notes.append(f"{missing} {'pair' if missing == 1 else 'pairs'} unscored: no row in the files")
+    notes += [f"{count} {'game' if count == 1 else 'games'} unscored: {why}" for why, count in reasons.items()]
     return suite_scores.model_copy(update={"notes": tuple(notes)})
 
 
