@@ -59,7 +59,7 @@ def interval(score: Score, decimals: int = 2) -> str:
     """Return `7.36 [7.10, 7.61]`, or only the value without an interval."""
     if score.value is None or score.ci_low is None or score.ci_high is None:
         return number(score, decimals)
-    return f"{score.value:.2f} [{score.ci_low:.2f}, {score.ci_high:.2f}]"
+    return f"{number(score, decimals)} [{score.ci_low:.{decimals}f}, {score.ci_high:.{decimals}f}]"
 
 
 def p_text(p: float) -> str:

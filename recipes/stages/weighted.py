@@ -56,6 +56,7 @@ def weighted_step(
         "pad_token": spec.pad_token,
         **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
         **({"keep_reasoning": True} if spec.keep_reasoning else {}),
+        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
         **({} if chosen.samples is None else {"samples": chosen.samples}),
     }
 
@@ -107,17 +108,16 @@ def _train(
     from ..training.checkpoint import model_folder
     from ..training.rows import rows_folder
     from ..training.settings import settings as checked
-    from ..training.templates import Rendering, load_tokenizer
+    from ..training.templates import Rendering, load_tokenizer, target_tokenizer
     from ..training.weighted import weighted_rows
 
     spec, variant = recipe.spec, recipe.variants[name]
     assert step.seed is not None
     hyperparameters = checked(variant_settings(spec, variant), variant.method, f"variants.{name}.training")
     rendering = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **hyperparameters.rendering)  # type: ignore[arg-type]
-    # a trained model's folder has the template and pad token already
-    chat_template, pad_token = (spec.chat_template, spec.pad_token) if start is None else (None, None)
     model = model_folder(spec.target) if start is None else start.folder
-    tokenizer = load_tokenizer(str(model), chat_template=chat_template, pad_token=pad_token)
+    # a trained model's folder has the recipe's template, its variables and the pad token already
+    tokenizer = target_tokenizer(spec, str(model)) if start is None else load_tokenizer(str(model))
     tau = float(hyperparameters.trainer.get("tau", 1.0))  # type: ignore[arg-type]  # a checked number
     keep = spec.keep_reasoning
     sources = {made_by: sha for made_by, sha in input_digests(step).items() if start is None or made_by != start.name}
@@ -142,8 +142,9 @@ def _train(
         folder=step.folder,
         settings=hyperparameters,
         seed=step.seed,
-        chat_template=chat_template,
-        pad_token=pad_token,
+        chat_template=spec.chat_template if start is None else None,
+        pad_token=spec.pad_token if start is None else None,
+        template_kwargs=spec.chat_template_kwargs if start is None else {},
         save_dtype=spec.save_dtype,
         fusion=fusion_of(recipe, name, variant=variant),
         evaluation=evaluation_of(recipe, name, step.seed),

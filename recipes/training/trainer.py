@@ -205,7 +205,7 @@ class WRPOTrainer(Trainer):
                 f"({base.config._attn_implementation}); use layout 'rows'"
             )
         kwargs.setdefault("data_collator", collator_for(base, config.layout))
-        _without_dropout(model)
+        without_dropout(model)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False  # has the effect of loss_is_scaled_for_ga in transformers before 5.19
         add_scoring(base)
@@ -356,8 +356,8 @@ def measures(rewards_3B: Tensor, policy_3B: Tensor, lengths_3B: Tensor, alpha: f
     return {**dict(zip(metrics, means, strict=True)), "alpha": alpha}
 
 
-def _without_dropout(model: nn.Module) -> None:
-    # Policy and reference must agree at the first step.
+def without_dropout(model: nn.Module) -> None:
+    """Switch dropout off, so that policy and reference agree at the first step."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -29,7 +29,7 @@ from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model
 from .rows import Rows, write_rows
 from .templates import Rendering, UnusableAnswerError, render_answers
-from .trainer import in_shares, placed
+from .trainer import in_shares, placed, without_dropout
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
@@ -178,9 +178,7 @@ class WeightedTrainer(Trainer):
         model = kwargs["model"]
         base = base_model(model)
         kwargs.setdefault("data_collator", WeightedCollator(base.config.get_text_config().pad_token_id or 0))
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        without_dropout(model)
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
         add_scoring(base)

@@ -332,6 +332,18 @@ def test_fuserl_learns_all_sources_by_weight_and_then_prefers_their_best(tmp_pat
 
 
 @pytest.mark.slow
+def test_weighted_sft_learns_and_saves_the_values_of_template_variables(tmp_path: Path, target: Path) -> None:
+    values = {"enable_thinking": False}
+    recipe, prompts, answered = fuserl_recipe(tmp_path, target, chat_template_kwargs=values)
+    first = weighted_step(recipe, 42, "f-sft", prompts, answered, None)
+    run_step(first)
+
+    assert first.settings["chat_template_kwargs"] == values
+    saved = AutoTokenizer.from_pretrained(first.folder).chat_template
+    assert saved.startswith("{%- if enable_thinking is not defined %}{% set enable_thinking = false %}")
+
+
+@pytest.mark.slow
 def test_equal_weights_give_plain_sft(tmp_path: Path, target: Path) -> None:
     """With a large tau, the first loss is the mean log-probability per token of the batch's answers."""
     recipe, prompts, answered = fuserl_recipe(tmp_path, target)
