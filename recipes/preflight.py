@@ -19,9 +19,10 @@ from urllib.parse import urlsplit
 
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
-from harness.records.errors import CheckpointError, ConfigError, one_line
+from harness.records.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from harness.records.judge_choice import NO_JUDGE, choose_judges, find_judge
 from harness.records.keys import api_key
+from harness.records.protocols import installed
 from harness.store.provenance import install_command
 
 from .estimate import tokenizer_file
@@ -84,6 +85,8 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]
     _check_pairs(spec, to_do)
     if "evaluate" in to_do and spec.evaluate.suite is not None:
         _check_judges(spec.evaluate, check)
+    if to_do & {"rewards", "evaluate"} and spec.reward.kind:
+        _check_reward(spec.reward.kind, check)
     if to_do & {"rewards", "evaluate"} and spec.reward.kind == "judge" and spec.reward.model:
         _check_key(f"reward: judge {spec.reward.model!r}", find_judge(spec.reward.model, {}).key_env, check)
     if to_do & {"sft", "align"}:
@@ -93,6 +96,14 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]
         if absent and not here:
             check.notes.append(f"not on this machine, so their chat templates were not checked: {', '.join(absent)}")
     return check.notes
+
+
+def _check_reward(kind: str, check: Preflight) -> None:
+    """Refuse a reward that nothing installs before the sources are asked, whose answers it would score."""
+    known = installed("rewards")
+    if kind not in known:
+        near = did_you_mean(kind, known)
+        check.of_machine(f"reward: no reward named {kind!r}{near}; installed: {', '.join(known)}")
 
 
 def licence_notes(spec: RecipeSpec) -> Iterator[str]:

@@ -130,6 +130,14 @@ def test_what_this_machine_lacks_is_a_note_in_a_dry_run_and_an_error_in_a_run(
     assert "launch" in keys or sentence in refused(given, here=True)
 
 
+def test_an_unknown_reward_is_a_note_in_a_dry_run_and_an_error_in_a_run(tmp_path: Path, target: Path) -> None:
+    misspelt = recipe(tmp_path, {**REWARD, "kind": "functoin"}, target=str(target))
+
+    sentence = "reward: no reward named 'functoin' (did you mean 'function'?); installed: "
+    assert any(note.startswith(f"before a run on this machine: {sentence}") for note in checked(misspelt))
+    assert refused(misspelt, here=True).startswith(sentence)
+
+
 @pytest.mark.slow
 def test_a_judges_key_is_missed_before_anything_is_trained(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
