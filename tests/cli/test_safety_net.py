@@ -198,6 +198,7 @@ def _card(run_folder: str) -> dict[str, Any]:
     return card
 
 
+@pytest.mark.slow
 def test_training_plan_of_the_pocket_recipe(net: Net) -> None:
     net.pin("plan.json", net.call("train", "pocket", "--dry-run", "--json"))
     net.check("train")

@@ -253,6 +253,7 @@ def _user(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
+@pytest.mark.slow
 def test_arena_hard_asks_at_temperature_zero_without_a_system_message(run: OfficialRun) -> None:
     questions = [row["turns"][0]["content"] for row in lines(upstream("arena_hard/questions"))]
     asked = [request for request in run.asked if (request.body["max_tokens"], request.body["temperature"]) == (4096, 0)]
