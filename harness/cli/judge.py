@@ -260,8 +260,8 @@ def list_judges(flags: ListFlags) -> None:
     print_tables(rich_table(title, head, rows, (*head[:2], *head[3:]), ("name", "$ of one model", "shutdown"), 3))
     stdout_console().print(
         f"Others: PROVIDER:MODEL ({', '.join(providers())}), endpoint:MODEL@URL, local:PATH. Agreement is what "
-        "`harness judge calibrate --judge NAME` measured here. Dollars are those of `harness run --dry-run` at 4 characters "
-        "per token.",
+        "`harness judge calibrate --judge NAME` measured here. Dollars are those of `harness run --dry-run` "
+        "at 4 characters per token.",
         markup=False,
         highlight=False,
     )

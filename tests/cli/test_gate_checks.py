@@ -63,6 +63,17 @@ def test_a_metric_of_a_users_own_suite_is_known_from_the_runs() -> None:
     refuse_unknown_metrics(GatePolicy(checks=(check.model_copy(update={"metric": "rubric"}),)), [card])
 
 
+def test_a_misspelt_category_is_a_usage_error_too() -> None:
+    card = toy_run("base", mixed(5, 5)).card
+    card = card.model_copy(update={"by_category": {"writing": card.scores, "math": card.scores}})
+
+    check = GateCheck(suite="arena_hard", category="writting", margin=3)
+    with pytest.raises(
+        ConfigError, match=r"category 'writting' of arena_hard, .*did you mean 'writing'.*: math, writi"
+    ):
+        refuse_unknown_metrics(GatePolicy(checks=(check,)), [card])
+
+
 def test_a_metric_may_be_named_without_its_filter() -> None:
     card = toy_run("base", mixed(5, 5)).card
     card = card.model_copy(update={"suite": "lm_eval:x", "scores": {"acc,none": card.scores["arena_hard"]}})

@@ -48,7 +48,7 @@ def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tupl
 
 
 def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> None:
-    """Raise ConfigError for a check's metric that neither the cards of its suite nor its facts have.
+    """Raise ConfigError for a check's metric or category that neither the cards of its suite nor its facts have.
 
     A metric that only these runs lack passes: then there is nothing to compare, which is not a wrong policy.
     """
@@ -63,6 +63,12 @@ def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> No
             raise ConfigError(
                 f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
                 f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(known)}"
+            )
+        categories = {name for card in cards if card.suite == suite for name in card.by_category}
+        if check.category is not None and categories and check.category not in categories:
+            raise ConfigError(
+                f"the gate's policy checks category {check.category!r} of {suite}, which has none of that name"
+                f"{did_you_mean(check.category, sorted(categories))}; it has: {first_names(categories)}"
             )
 
 
