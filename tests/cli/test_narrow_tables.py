@@ -57,6 +57,7 @@ def test_the_verdict_on_a_judge_is_on_the_line_of_its_probe(width: int) -> None:
     assert sum("15 of 16" in line and ("pass" in line or "FAIL" in line) for line in lines) == len(PROBES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_result_of_a_check_and_the_best_model_fit(width: int, tmp_path: Path) -> None:
     for model, wins in (("base", 20), (NAME, 38)):

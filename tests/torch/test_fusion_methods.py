@@ -465,6 +465,7 @@ def test_distillation_on_the_models_own_answers(
     assert distance(step.folder, sft.folder) > 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_needs_one_vocabulary_rejects_two(sft: Step, tmp_path: Path, target: Path, foreign: Path) -> None:
     with pytest.raises(ConfigError, match=r"the vocabulary of the teacher .* differs from the student's"):
         distilled(sft, tmp_path / "out", target, foreign, use_uld_loss=False)

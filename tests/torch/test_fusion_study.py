@@ -63,6 +63,7 @@ def test_taught_models_answer_as_they_believe(prepared: Prepared) -> None:
         assert WORLD.rewards(prompts, answers).mean() == pytest.approx(WORLD.expected_reward(number), abs=0.05)
 
 
+@pytest.mark.slow
 def test_pairs_prefer_what_the_reward_prefers(prepared: Prepared) -> None:
     prompts = prepared.prompts.numpy()
     source, target, rejected = (WORLD.rewards(prompts, each.numpy()) for each in prepared.answers)

@@ -62,6 +62,7 @@ def test_a_first_step_of_muon_has_orthogonal_updates_of_adamw_s_size(tmp_path: P
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0] * 2
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_with_identical_losses(
     sft: Step, tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

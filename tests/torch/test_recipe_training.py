@@ -165,6 +165,7 @@ def bf16_parent(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_updates_that_bf16_cannot_hold_are_counted_and_float32_keeps_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
