@@ -72,6 +72,23 @@ class Difference(Record):
         """Return how much better the other model is, negative if it is worse; None if no direction is better."""
         return None if self.higher_is_better is None else self.value if self.higher_is_better else -self.value
 
+    @property
+    def p_shown(self) -> float:
+        """Return p, after Holm's correction if there is one."""
+        return self.p if self.p_adjusted is None else self.p_adjusted
+
+    @property
+    def is_shown(self) -> bool:
+        """Return whether p and the interval, if there is one, agree that the models differ."""
+        return self.p_shown <= ALPHA and not self.is_cautious
+
+    @property
+    def is_cautious(self) -> bool:
+        """Return whether the interval contains 0 although p is small: with few questions it is wider than p needs."""
+        if self.ci_low is None or self.ci_high is None:
+            return False
+        return self.p_shown <= ALPHA and self.ci_low <= 0 <= self.ci_high
+
     def estimate(self) -> ClusteredEstimate:
         return ClusteredEstimate(self.value, self.se, self.df, self.n)
 

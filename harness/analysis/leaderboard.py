@@ -57,7 +57,13 @@ class HeadlineDifference(Record):
 
     @property
     def significant(self) -> bool:
-        return self.p <= ALPHA  # not corrected for the number of rows
+        """Return whether p, not corrected for the number of rows, and the interval both show a difference."""
+        return self.p <= ALPHA and self.is_apart
+
+    @property
+    def is_apart(self) -> bool:
+        """Return whether the interval leaves out 0."""
+        return not self.ci_low <= 0 <= self.ci_high
 
 
 PairDifference = Callable[[ScoreCard, ScoreCard], HeadlineDifference | None]

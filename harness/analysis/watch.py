@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from ..records import ModelRef, Record, Score, ScoreCard, digest
-from ..records.errors import CheckpointError, ConfigError
+from ..records.errors import CheckpointError, ConfigError, one_line
 from ..records.facts import higher_is_better
 from ..store import dump_json, write_atomic
 from ..store.checkpoint import check_whole
@@ -148,7 +148,7 @@ def read_state(file: Path, folder: Path) -> WatchState:
     except FileNotFoundError:
         return WatchState(folder=folder.resolve().name)
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{file} is not a valid watch state: {str(error).splitlines()[0]}; remove it") from None
+        raise ConfigError(f"{file} is not a valid watch state: {one_line(error)}; remove it") from None
 
 
 def write_state(file: Path, state: WatchState) -> None:

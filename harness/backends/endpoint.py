@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, Patience, is_starting, read_chat_reply, server_sentence
+from ..client import ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.keys import ENDPOINT_KEY, api_key, belongs
@@ -183,7 +183,7 @@ class EndpointBackend(ChatBackend):
                         raise StartingError(f"{self._url} is not ready: HTTP 503: {sentence}")
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ServerError(f"no server at {self._url}: {str(error) or type(error).__name__}") from None
+            raise ServerError(f"no server at {self._url}: {connection_words(self._url, error)}") from None
         except ValueError:
             return {}
         listed = listing.get("data") if isinstance(listing, dict) else None

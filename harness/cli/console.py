@@ -23,6 +23,7 @@ from ..pages.terminal import UNLIMITED, FittedTable, hidden_line
 from ..pages.text import rich_table
 from ..records import Preference, ScoreCard
 from ..records.errors import StoppedRunError
+from ..records.facts import Metric, facts_of
 from ..running.estimate import Estimate
 from ..running.pipeline import Progress as Step
 from ..running.pipeline import ProgressCallback
@@ -116,7 +117,8 @@ class StageTally:
         self._begin: float | None = None
         self._verdicts = 0
         self._sum = 0.0
-        self._scale = 1.0
+        self._rating: Metric | None = None
+        """What a mean of ratings is; None: verdicts are preferences."""
         self._paid = 0.0
 
     def add(self, step: Step) -> None:
@@ -126,7 +128,8 @@ class StageTally:
         self.failed += not step.ok
         self._paid += step.paid
         if step.verdict is not None:
-            self._scale = 100.0 if isinstance(step.verdict, Preference) else 1.0
+            if not isinstance(step.verdict, Preference):
+                self._rating = facts_of(step.suite).metric(step.headline)
             self._verdicts += 1
             self._sum += step.verdict.value
 
@@ -140,11 +143,17 @@ class StageTally:
             if self.done < self.total:
                 parts.append(f"{_clock_text((self.total - self.done) / rate)} left")
         if self._verdicts:
-            mean = self._scale * self._sum / self._verdicts
-            parts.append(f"mean rating {mean:.2f}" if self._scale == 1.0 else f"wins {mean:.1f} %")
+            parts.append(self._mean_text(self._sum / self._verdicts))
         if self._paid:
             parts.append(dollars(self._paid))
         return ", ".join(parts)
+
+    def _mean_text(self, mean: float) -> str:
+        if self._rating is None:
+            return f"wins {100 * mean:.1f} %"
+        if self._rating.unit == "percent":
+            return f"{self._rating.title or self._rating.name} {mean:.1f} %"
+        return f"{self._rating.title or 'mean rating'} {mean:.2f}"
 
     def __str__(self) -> str:
         details = self.details()

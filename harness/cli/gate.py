@@ -17,7 +17,7 @@ from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
-from ..analysis.gate.decision import checks_of
+from ..analysis.gate.decision import checks_of, refuse_unknown_metrics
 from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
@@ -185,6 +185,7 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
     if played:
         raise ConfigError(f"{played[0]} needs the answers of both models first: gate it without --live")
     runs_of_baseline = baseline_runs(flags.baseline, flags.results, suites)
+    refuse_unknown_metrics(policy, [run.card for run in runs_of_baseline])
     suites = suites or list(dict.fromkeys(run.card.suite for run in runs_of_baseline))
     spec = resolve(live_settings(flags, suites, runs_of_baseline))
     run_plan = plan(spec)

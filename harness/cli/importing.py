@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from ..pages.judge_text import judging_table
 from ..pages.tables import card_table, headline_table
 from ..pages.text import plain
 from ..records import ScoreCard
-from ..records.errors import ConfigError, IncompleteError
+from ..records.errors import ConfigError, IncompleteError, first_names
 from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
 from ..running.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
@@ -96,9 +97,24 @@ def import_all(flags: ImportFlags, sources: Sequence[SourceFile], origin: Origin
     else:
         console = stdout_console()
         console.print(headline_table(cards))
+        for line in notes_of(cards):
+            console.print(Text(plain(line)))
         console.print(f"imported {len(cards)} runs of {len(models)} models; next: harness leaderboard")
     if failures:
         raise IncompleteError(f"{len(failures)} of {len(models)} models were not imported: {'; '.join(failures)}")
+
+
+def notes_of(cards: Sequence[ScoreCard]) -> list[str]:
+    """Return each note of several models' cards once, with its suite and, unless it is of all cards, its models."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for card in cards:
+        for note in card.notes:
+            models.setdefault((card.suite, note), []).append(card.model)
+    count = Counter(card.suite for card in cards)
+    return [
+        f"{suite}: {note}" if len(names) == count[suite] else f"{suite}, {first_names(names)}: {note}"
+        for (suite, note), names in models.items()
+    ]
 
 
 def judged_models(file_format: str, sources: Sequence[SourceFile]) -> list[str]:

@@ -23,9 +23,10 @@ from ..pages.text import plain, rich_table
 from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, did_you_mean, printable
-from ..records.facts import all_facts
+from ..records.facts import Facts, all_facts
 from ..records.judge_choice import find_judge, is_local, judge_files, judge_presets, judge_templates, usable_judge
 from ..records.providers import providers
+from ..running.estimate import REPLY_TOKENS
 from ..running.pipeline import current_judgments
 from ..running.plan import limited, suite_of_card
 from ..store import RunStore, dump_json, read_card, write_atomic
@@ -242,24 +243,25 @@ def list_judges(flags: ListFlags) -> None:
     if flags.as_json:
         print(json_text("judges", specs), end="")
         return
-    sizes = {facts.name: facts.judge_tokens for facts in all_facts() if facts.judge_tokens is not None}
+    priced = [facts for facts in all_facts() if facts.judge_tokens is not None]
     agreements = measured_agreement(flags.results)
     rows = [
         (
             spec.name,
             spec.kind,
-            _prices_text(spec, sizes.values()),
+            _prices_text(spec, priced),
             _shutdown_text(spec.retired, date.today()),
             agreements.get(spec.name, ""),
         )
         for spec in specs
     ]
     head = ("name", "kind", "$ of one model", "shutdown", "agrees with people")
-    title = f"Judges; $ on {' / '.join(sizes)}, without reasoning"
+    title = f"Judges; $ on {' / '.join(facts.name for facts in priced)}, without reasoning"
     print_tables(rich_table(title, head, rows, (*head[:2], *head[3:]), ("name", "$ of one model", "shutdown"), 3))
     stdout_console().print(
         f"Others: PROVIDER:MODEL ({', '.join(providers())}), endpoint:MODEL@URL, local:PATH. Agreement is what "
-        "`harness judge calibrate --judge NAME` measured here.",
+        "`harness judge calibrate --judge NAME` measured here. Dollars are those of `harness run --dry-run` "
+        "at 4 characters per token.",
         markup=False,
         highlight=False,
     )
@@ -269,9 +271,19 @@ def _shutdown_text(day: date | None, today: date) -> str:
     return "" if day is None else f"gone, {day}" if day <= today else str(day)
 
 
-def _prices_text(spec: JudgeSpec, sizes: Iterable[tuple[int, int]]) -> str:
-    """Return what judging costs for each number of tokens, sent and received; an empty text without a price."""
+def _prices_text(spec: JudgeSpec, suites: Iterable[Facts]) -> str:
+    """Return what judging one model costs on each suite; an empty text without a price."""
     if spec.price_in == spec.price_out == 0 or (spec.model is None and not is_local(spec)):
         return "free"
-    amounts = (price(spec, *tokens) for tokens in sizes)
+    amounts = (price(spec, *_tokens(spec, facts)) for facts in suites)
     return " / ".join(f"{amount:.2f}" for amount in amounts if amount is not None)
+
+
+def _tokens(spec: JudgeSpec, facts: Facts) -> tuple[int, int]:
+    """Return the tokens sent and received, with the judge's room for reasoning as far as a dry run counts it."""
+    assert facts.judge_tokens is not None
+    sent, received = facts.judge_tokens
+    calls = facts.all_judge_calls
+    if calls is None:
+        return sent, received
+    return sent, max(received, min(calls * REPLY_TOKENS, received + calls * spec.reasoning_room))

@@ -519,11 +519,13 @@ def asks_about_judging(spec: RunSpec) -> bool:
 
 
 def show_summary(cards: Sequence[ScoreCard], results: Path) -> None:
-    """Print one table of several models, and the next command."""
+    """Print one table of several models or suites, and the next command; a lone score was printed before."""
     from ..analysis.leaderboard import rank  # deferred, like its neighbour: they need numpy, the help does not
     from ..pages.summary import summary, summary_table
 
-    stdout_console().print(summary_table(summary(rank(cards))))
+    content = summary(rank(cards))
+    if len(content.models) > 1 or len(content.columns) > 1:
+        stdout_console().print(summary_table(content))
     print(f"next: harness leaderboard --results {results}")
 
 

@@ -13,6 +13,7 @@ from .chat import REFUSALS_TO_STOP, ChatClient
 from .endpoint import Patience
 from .reading import (
     ChatReply,
+    connection_words,
     error_inside,
     is_starting,
     read_chat_reply,
@@ -28,6 +29,7 @@ __all__ = [
     "ChatClient",
     "ChatReply",
     "Patience",
+    "connection_words",
     "error_inside",
     "is_starting",
     "read_chat_reply",

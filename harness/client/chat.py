@@ -21,6 +21,7 @@ from .endpoint import NO_OUTAGE, PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Outage
 from .flow import NOTHING, Launch, RateLimitHints, read_headers
 from .reading import (
     ChatReply,
+    connection_words,
     error_inside,
     is_starting,
     read_chat_reply,
@@ -186,11 +187,13 @@ class ChatClient:
         except BodyTooLargeError as error:
             self._joined.taken(launch, NOTHING, None)
             raise ReplyError(f"{self.base_url} sent a reply that {error}", reason="http", status=200) from None
-        except TimeoutError:
+        except TimeoutError as error:
             message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             return self._failed(launch, "timeout", message)
         except (aiohttp.ClientError, OSError) as error:
-            message = f"cannot reach {self.base_url}: {str(error) or type(error).__name__}"
+            message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             outage = Outage(is_absent=isinstance(error, aiohttp.ClientConnectorError))
             return self._failed(launch, "transport", message, outage=outage)
         except BaseException:

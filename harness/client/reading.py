@@ -11,11 +11,15 @@ Surrogates become question marks.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..records import Finish, Reason, TokenLogprob
 from ..records.errors import ReplyError, printable
@@ -300,3 +304,29 @@ def words_of(content: object) -> str:
             content = content[key]
     text = content if isinstance(content, str) else json.dumps(content)
     return " ".join(printable(text).split())[:500]
+
+
+def connection_words(url: str, error: Exception) -> str:
+    """Return why the server at a URL could not be reached, and what to check, of an error of aiohttp or the system."""
+    import aiohttp  # deferred: whoever has its error has imported it
+
+    parts = urlsplit(url)
+    cause = getattr(error, "os_error", error)
+    host = getattr(error, "host", None) or parts.hostname
+    address = f"{host}:{getattr(error, 'port', None) or parts.port or (443 if parts.scheme == 'https' else 80)}"
+    code = getattr(cause, "errno", None)
+    if isinstance(cause, socket.gaierror) or isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"the name {host} was not found; check the address and the network"
+    if code == errno.ECONNREFUSED:
+        return f"{address} refused the connection; check that the server runs and listens on this port"
+    if isinstance(cause, TimeoutError):
+        return f"{address} did not answer in time; check the host, the port and the firewall"
+    if code in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        return f"there is no route to {address}; check the address and the network"
+    if isinstance(error, ssl.CertificateError):
+        return f"the certificate of {address} is not trusted; check the address, or name its authority by SSL_CERT_FILE"
+    if isinstance(cause, ssl.SSLError):
+        return f"{address} began no encrypted connection; check whether its address is http:// rather than https://"
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError):
+        return f"{address} closed the connection"
+    return str(error) or type(error).__name__

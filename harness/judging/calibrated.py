@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import JsonValue, ValidationError
 
 from ..records import Record, Score, digest
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, one_line
 from ..records.facts import facts_of
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def read_calibration(path: Path) -> Calibration:
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} is not a valid calibration: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} is not a valid calibration: {one_line(error)}") from error
 
 
 def find_calibrations(results: Path) -> list[Path]:

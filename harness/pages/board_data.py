@@ -95,7 +95,7 @@ def _score(score: Score) -> JsonValue:
 
 
 def _games(position: Mapping[str, int], game: BoardGames) -> JsonValue:
-    """Return [row, other row, win rate, low, high, p, won, tied, lost, judge]; rounded as in `_pair`."""
+    """Return [row, other row, win rate, low, high, p, won, tied, lost, judge, apart]; rounded as in `_pair`."""
     numbers = [round(value, 2) + 0.0 for value in (game.win_rate, game.ci_low, game.ci_high)]
     return [
         position[game.run],
@@ -106,16 +106,26 @@ def _games(position: Mapping[str, int], game: BoardGames) -> JsonValue:
         game.tied,
         game.lost,
         visible(game.judge),
+        int(not game.ci_low <= 50 <= game.ci_high),
     ]
 
 
 def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
-    """Return [row, other row, difference, low, high, p, won, lost, questions, paired].
+    """Return [row, other row, difference, low, high, p, won, lost, questions, paired, apart].
 
     Differences are rounded here: JavaScript rounds ties up where Python rounds them to even, and the page must print
-    what `harness compare` prints.
+    what `harness compare` prints. `apart` is whether the interval leaves out 0, which a rounded end may not tell.
     """
     step = pair.difference
     numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
     places = [position[pair.run], position[pair.other]]
-    return [*places, *numbers, float(f"{step.p:.8g}"), pair.won, pair.lost, pair.n, int(step.paired)]
+    return [
+        *places,
+        *numbers,
+        float(f"{step.p:.8g}"),
+        pair.won,
+        pair.lost,
+        pair.n,
+        int(step.paired),
+        int(step.is_apart),
+    ]

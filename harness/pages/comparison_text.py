@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..analysis.best import BestOf, BestRow
 from ..analysis.changes import AnswerShift
 from ..analysis.comparison import Comparison
-from ..analysis.differences import ALPHA, Difference, adjustment_line
+from ..analysis.differences import Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .terminal import FittedTable
@@ -25,6 +25,11 @@ GAMES_ORDER = ("model", "against", "win rate [95 %]", "p", "suite", "category", 
 BEST_HEAD = ("model", "value", "minus the best other [95 %, all at once]", "result")
 BEST_LEFT = ("model", "result")
 LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
+CAUTIOUS = (
+    "p at most 0.05 beside an interval that contains 0: p is exact, the interval is cautious with few questions; a "
+    "difference is called shown only if both agree (docs/statistics.md)"
+)
+"""Why an interval may contain 0 beside a small p."""
 
 
 def rich_comparison(pair: Comparison, *, flips: int) -> list[FittedTable]:
@@ -65,12 +70,12 @@ def verdict(pair: Comparison) -> str:
     row = pair.deciding(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
-    span = f"{difference_span(row)}, p {p_cell(_p(row))}"
-    if _p(row) <= ALPHA and row.gain is not None:
+    span = f"{difference_span(row)}, p {p_cell(row.p_shown)}"
+    if row.is_shown and row.gain is not None:
         word = "better" if row.gain > 0 else "worse"
         less = "" if row.higher_is_better else ", of which less is better"
         return f"{pair.suite}: {pair.other} is {word} than {pair.first} by {row.metric}{less}: {span}"
-    if _p(row) <= ALPHA:
+    if row.is_shown:
         return (
             f"{pair.suite}: {pair.other} and {pair.first} differ by {row.metric}: {span}; it is unknown whether more "
             "or less is better"
@@ -78,7 +83,9 @@ def verdict(pair: Comparison) -> str:
     # identical verdicts have no spread, so no interval could be shown
     if row.ci_low is None and row.value == 0:
         return f"{pair.suite}: {pair.other} and {pair.first} have the same verdict on every question, by {row.metric}"
-    if row.ci_low is not None:
+    if row.is_cautious:
+        why = CAUTIOUS
+    elif row.ci_low is not None:
         why = f"this comparison can only detect differences of {row.detectable:.2f} or more"
     elif row.method == "within":
         why = f"all draws of each of {row.n} questions agree, too few questions to tell how much they vary"
@@ -93,10 +100,6 @@ def difference_span(row: Difference) -> str:
     return f"{word}{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
 
 
-def _p(row: Difference) -> float:
-    return row.p if row.p_adjusted is None else row.p_adjusted
-
-
 def p_cell(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -109,7 +112,7 @@ def difference_cells(row: Difference) -> list[str]:
         f"{row.first:.2f}",
         f"{row.other:.2f}",
         difference_span(row),
-        p_cell(_p(row)),
+        p_cell(row.p_shown),
         "-" if row.ci_low is None else f"{row.detectable:.2f}",
         str(row.n or "-"),
     ]
@@ -124,6 +127,7 @@ def other_lines(pair: Comparison) -> list[str]:
         plain = pair.difference(row.difference.metric)
         if plain is not None:
             lines.append(f"{row.difference.metric}: {adjustment_line(row, plain)}")
+    lines += [CAUTIOUS] if any(row.is_cautious for row in pair.differences) else []
     lines += left_out_lines(pair)
     if any(row.method != "unpaired" for row in pair.differences) or pair.flips:
         gained = sum(flip.kind == "gained" for flip in pair.flips)
@@ -204,13 +208,14 @@ def games_verdict(card: ScoreCard, pair: Comparison) -> str:
     score, row = card.scores["win_rate"], pair.difference("win_rate")
     if score.value is None or score.ci_low is None or score.ci_high is None or row is None:
         return f"{card.suite}: too few games to say who wins"
-    span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}], p {p_cell(_p(row))}"
-    if _p(row) <= ALPHA and row.value:
+    span = f"{score.value:.1f} % of the points [{score.ci_low:.1f}, {score.ci_high:.1f}], p {p_cell(row.p_shown)}"
+    if row.is_shown and row.value:
         verb = "beats" if row.value > 0 else "loses to"
         return f"{card.suite}: {card.model} {verb} {pair.first}: {span}"
+    why = f"these games can only detect a win rate {row.detectable:.1f} points from 50"
     return (
-        f"{card.suite}: no winner shown between {card.model} and {pair.first}: {span}; these games can only detect a "
-        f"win rate {row.detectable:.1f} points from 50"
+        f"{card.suite}: no winner shown between {card.model} and {pair.first}: {span}; "
+        f"{CAUTIOUS if row.is_cautious else why}"
     )
 
 
@@ -219,7 +224,7 @@ def games_cells(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> list
     rows = []
     for card, pair in zip(cards, pairs, strict=True):
         total, row = card.scores["win_rate"], pair.difference("win_rate")
-        tested = ["-", "-"] if row is None else [p_cell(_p(row)), f"{row.detectable:.2f}"]
+        tested = ["-", "-"] if row is None else [p_cell(row.p_shown), f"{row.detectable:.2f}"]
         questions = [number(card.scores.get(name), 0) for name in ("n_won", "n_tied", "n_lost")]
         fixed = [card.suite, card.model, pair.first]
         rows.append([*fixed, "all", interval(total), *tested, str(total.n), str(total.unscored), *questions])

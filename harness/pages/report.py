@@ -21,7 +21,15 @@ from ..analysis.differences import Difference
 from ..records import Score
 from .board import Figure, asset, content_policy, environment
 from .charts import ChartPoint, differences
-from .comparison_text import best_sentence, difference_span, left_out_lines, models_correction_lines, p_cell, verdict
+from .comparison_text import (
+    CAUTIOUS,
+    best_sentence,
+    difference_span,
+    left_out_lines,
+    models_correction_lines,
+    p_cell,
+    verdict,
+)
 from .text import escape_markdown, interval, plain
 
 HEAD = ("model", "score [95 %]", "difference [95 %]", "p")
@@ -50,7 +58,7 @@ class ReportRow:
             self.model,
             interval(self.score),
             difference_span(row),
-            p_cell(row.p if row.p_adjusted is None else row.p_adjusted),
+            p_cell(row.p_shown),
         ]
 
 
@@ -83,6 +91,8 @@ class ReportSection:
         lines += [self.unranked] if self.unranked else []
         lines += [note for pair in self.comparisons for note in pair.notes]
         lines += [line for pair in self.comparisons[:1] for line in models_correction_lines(pair)]
+        if any(row.difference is not None and row.difference.is_cautious for row in self.rows):
+            lines.append(CAUTIOUS)
         lines += [
             f"{row.model}: {row.score.n} scored, {row.score.unscored} unscored"
             for row in self.rows

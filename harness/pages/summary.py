@@ -18,6 +18,7 @@ from .terminal import FittedTable
 from .text import interval, markdown_table, number, rich_table
 
 TITLE = "All suites: score (rank), models by their mean rank"
+ONE_SUITE = "Score (rank)"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def summary_table(content: Summary) -> FittedTable:
         for table, row in zip(content.tables, rows, strict=True):
             line += ["-", "-"] if row is None else [_value(table, row), _span(row)]
         cells.append(line)
-    return rich_table(TITLE, head, cells, ("model",), [*order, *spans], len(order))
+    return rich_table(
+        TITLE if len(content.columns) > 1 else ONE_SUITE, head, cells, ("model",), [*order, *spans], len(order)
+    )
 
 
 def summary_markdown(content: Summary) -> str:

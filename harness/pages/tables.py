@@ -30,8 +30,8 @@ MARKDOWN_HEAD = (
     "contains every rank that simultaneous comparisons with all other rows leave open "
     "(95 % for each row by itself, or for",
     "all rows of a table at once if its title says joint rank ranges). Against the row above:",
-    "difference, 95 % interval, two-sided p; a star marks p <= 0.05, not corrected for the number of rows; *unpaired*",
-    "ones use the standard errors alone.",
+    "difference, 95 % interval, two-sided p; a star marks p <= 0.05 and an interval without 0, not corrected for the",
+    "number of rows; *unpaired* ones use the standard errors alone.",
 )
 
 
@@ -146,8 +146,8 @@ def columns(table: Table) -> list[str]:
 def difference_line(table: Table) -> str:
     """Return what the differences of a table are, for the line below it."""
     return (
-        f"difference: minus {table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05, "
-        "not corrected for the number of rows"
+        f"difference: minus {table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05 "
+        "and an interval without 0, not corrected for the number of rows"
     )
 
 
@@ -212,7 +212,7 @@ def _range_text(row: BoardRow) -> str:
 
 
 def certainty(step: HeadlineDifference) -> str:
-    """Return `[-3.00, 0.60] p 0.190`; a star if p < 0.05, `unpaired` if questions were not compared."""
+    """Return `[-3.00, 0.60] p 0.190`; a star if a difference is shown, `unpaired` if questions were not compared."""
     star, kind = "*" if step.significant else "", "" if step.paired else ", unpaired"
     return f"[{step.ci_low:.2f}, {step.ci_high:.2f}] {p_text(step.p)}{star}{kind}"
 

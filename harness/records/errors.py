@@ -33,6 +33,7 @@ from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 Reason = Literal[
     "context",  # the prompt leaves no room to answer
@@ -51,6 +52,31 @@ Reason = Literal[
 """Why there is no answer or no verdict."""
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
+
+
+PROBLEMS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known key",
+    "literal_error": "must be {expected}",
+    "enum": "must be {expected}",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "too_short": "needs at least {min_length} entries",
+    "too_long": "may have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("string_type", "path_type"), "must be text"),
+    **dict.fromkeys(("list_type", "tuple_type", "set_type"), "must be a list"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_type", "dataclass_type"), "must be keys and values"),
+}
+"""Pydantic's type of an error -> our words, which follow a key and its value."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -78,8 +104,21 @@ def one_line(error: object, limit: int = 300) -> str:
     """Return an error's text on one line of at most `limit` characters, and of a ValidationError the first problem."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        error = ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+        error = ": ".join(part for part in (".".join(map(str, first["loc"])), problem_words(first)) if part)
     return " ".join(str(error).split())[:limit]
+
+
+def problem_words(problem: ErrorDetails) -> str:
+    """Return what a value must be, in the words of `PROBLEMS`; pydantic's own for a rare kind.
+
+    >>> problem_words({"type": "greater_than", "loc": ("limit",), "msg": "", "input": 0, "ctx": {"gt": 0.0}})
+    'must be above 0'
+    """
+    words = PROBLEMS.get(problem["type"])
+    if words is None:
+        return problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    context = problem.get("ctx", {})
+    return words.format(**{key: f"{value:g}" if isinstance(value, float) else value for key, value in context.items()})
 
 
 def printable(text: str) -> str:

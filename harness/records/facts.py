@@ -179,7 +179,8 @@ class Facts:
     judge_calls: int = 1
     """Judge calls per question."""
     judge_tokens: tuple[int, int] | None = None
-    """Tokens sent and received to judge one model, for a rough price; those of a judge's reasoning come on top."""
+    """Tokens sent and received to judge one model, as a dry run without a token table counts them: 4 characters each,
+    400 per verdict in words. So a price needs no data. Those of a judge's reasoning come on top."""
     official_judges: tuple[str, ...] = ()
     """Models that made the published numbers."""
     recorded: tuple[RecordedJudgments, ...] = ()
@@ -213,6 +214,11 @@ class Facts:
             raise ValueError(f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - known)}")
         if not self.metric(self.headline).higher_is_better:
             raise ValueError(f"facts of {self.name!r}: more must be better of the headline, {self.headline!r}")
+
+    @property
+    def all_judge_calls(self) -> int | None:
+        """Return the calls that judge one model on the official edition; None if its size is not stated."""
+        return None if self.questions is None else self.questions * self.judge_calls
 
     def metric(self, name: str) -> Metric:
         """Return the metric; of one that the record lacks, the name tells the unit."""

@@ -6,15 +6,16 @@ Unknown keys are rejected, with the known ones in the message.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from .asking import ModelRef, Record, Sampling, is_empty
 from .documents import read_yaml
-from .errors import ConfigError, did_you_mean
+from .errors import ConfigError, did_you_mean, problem_words
 from .judging import AuditSpec, JudgeSpec, JuryRule
 from .keys import note_key_variable
 
@@ -281,10 +282,37 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
             known = sorted(_fields(kind, parents))
             near = did_you_mean(str(name), known)
             raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
-        problem = first["msg"].removeprefix("Value error, ")
-        shown = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
-        prefix = f"{key}{shown}: " if first["loc"] else ""
+        first = _most_precise(first, errors, values)
+        keys = _keys_of(values, first)
+        # a value that may be of several types is wrong for each of them
+        words = [problem_words(first), *(problem_words(each) for each in errors if _keys_of(values, each) == keys)]
+        problem, *alternatives = dict.fromkeys(words)
+        problem = " or ".join([problem, *(text.removeprefix("must be ") for text in alternatives)])
+        has_value = first["type"] != "missing" and not isinstance(first["input"], Mapping)
+        shown = f" = {first['input']!r}" if has_value else ""
+        prefix = f"{'.'.join(map(str, keys))}{shown}: " if keys else ""
         raise ConfigError(f"{where}: {prefix}{problem}") from None
+
+
+def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | str, ...]:
+    """Return the keys and indices at which a problem is in the values, without the names of alternative types."""
+    keys: list[int | str] = []
+    value: Any = values
+    for part in problem["loc"]:
+        is_key = isinstance(value, Mapping) and part in value
+        if is_key or (isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)):
+            value = value[part]
+            keys.append(part)
+    if problem["type"] == "missing":
+        keys.append(problem["loc"][-1])
+    return tuple(keys)
+
+
+def _most_precise(first: ErrorDetails, errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> ErrorDetails:
+    """Return the problem deepest inside the first wrong value."""
+    keys = _keys_of(values, first)
+    inside = [each for each in errors if keys and _keys_of(values, each)[: len(keys)] == keys]
+    return max(inside, key=lambda each: len(_keys_of(values, each)), default=first)
 
 
 def _fields(kind: type[Record], parents: list[int | str]) -> list[str]:

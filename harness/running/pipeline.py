@@ -155,6 +155,8 @@ class Progress:
     """Of a judgment, if it has one."""
     paid: float = 0.0
     """US dollars paid for it now."""
+    headline: str = ""
+    """The suite's headline, which names what a mean of ratings is."""
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -313,7 +315,9 @@ async def _judge_worker(queue: TaskQueue, on_progress: ProgressCallback) -> None
         usage.cost += judgment.cost or 0.0
         usage.paid += paid
         usage.calls += judgment.calls
-        on_progress(Progress(run.plan.suite.name, "judgments", judgment.error is None, judgment.verdict, paid))
+        suite = run.plan.suite
+        is_ok = judgment.error is None
+        on_progress(Progress(suite.name, "judgments", is_ok, judgment.verdict, paid, suite.headline))
 
 
 def current_judgments(answers: Sequence[Answer], judgments: Iterator[Judgment]) -> list[Judgment]:

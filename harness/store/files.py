@@ -23,7 +23,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import ValidationError
 
 from ..records import ScoreCard
-from ..records.errors import ConfigError, RunLockedError, StoreError
+from ..records.errors import ConfigError, RunLockedError, StoreError, one_line
 
 REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 
@@ -123,9 +123,7 @@ def read_card(path: Path) -> ScoreCard:
     try:
         card = ScoreCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"{part}: " for part in first["loc"])
-        raise ConfigError(f"{path} is not a score card: {where}{first['msg']}") from error
+        raise ConfigError(f"{path} is not a score card: {one_line(error)}") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     wrong = card.unreadable()

@@ -469,7 +469,7 @@ def _rows_about(path: Path, row_type: type[RowOfPrompt], prompt_id: str) -> list
                     row = row_type.model_validate_json(line)
                 except ValidationError as error:
                     raise ConfigError(
-                        f"{path}: a row of {prompt_id!r} is not a valid {row_type.__name__}: {error}"
+                        f"{path}: a row of {prompt_id!r} is not a valid {row_type.__name__}: {one_line(error)}"
                     ) from error
                 if row.prompt_id == prompt_id:
                     rows[row.key] = row

@@ -10,7 +10,14 @@ import pytest
 
 from harness.analysis.comparison import adjusted, compare, differing
 from harness.analysis.finished_runs import compare_models, find_runs
-from harness.pages.comparison_text import correction_lines, markdown, models_correction_lines, other_lines, verdict
+from harness.pages.comparison_text import (
+    CAUTIOUS,
+    correction_lines,
+    markdown,
+    models_correction_lines,
+    other_lines,
+    verdict,
+)
 from harness.records import Prompt
 from harness.records.errors import ConfigError
 from harness.records.protocols import RunRows
@@ -177,6 +184,28 @@ def test_strong_verdicts_weigh_three_times_in_a_comparison() -> None:
 
     assert row is not None
     assert row.other == pytest.approx(100 * 6 / 8)  # two games of weight 3 won, two of weight 1 lost
+
+
+def test_a_small_p_beside_an_interval_with_0_is_not_called_shown() -> None:
+    """Six of six won: exact p 2 / 64, while one more question won and one lost widen the interval beyond 0."""
+    pair = compare(toy_run("a", [LOSS] * 6), toy_run("b", [TIE] * 6))
+    row = pair.difference("arena_hard")
+
+    assert row is not None
+    assert row.ci_low is not None
+    assert row.p == pytest.approx(2 / 64, abs=0.01)
+    assert row.ci_low < 0
+    assert (row.is_cautious, row.is_shown) == (True, False)
+    assert verdict(pair).startswith("arena_hard: no difference shown between b and a")
+    assert verdict(pair).endswith(CAUTIOUS)
+    assert CAUTIOUS in other_lines(pair)
+
+
+def test_where_p_and_interval_agree_nothing_is_said_of_it() -> None:
+    pair = compare(toy_run("a", mixed(10, 30)), toy_run("b", mixed(30, 10)))
+
+    assert " is better than a " in verdict(pair)
+    assert CAUTIOUS not in other_lines(pair)
 
 
 def test_four_equal_differences_show_little_and_stay_within_the_scores_range() -> None:

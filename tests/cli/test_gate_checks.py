@@ -15,7 +15,7 @@ from harness.analysis.comparison import compare
 from harness.analysis.differences import Difference, unpaired
 from harness.analysis.finished_runs import compare_models
 from harness.analysis.games import games_difference
-from harness.analysis.gate.decision import judge_gate
+from harness.analysis.gate.decision import judge_gate, refuse_unknown_metrics
 from harness.analysis.gate.evidence import GateOptions, gate_runs
 from harness.analysis.gate.policy import Evidence, GateCheck, GatePolicy
 from harness.analysis.gate.pooling import pooled_difference, slopes_of
@@ -33,6 +33,54 @@ def policy_file(folder: Path, **check: object) -> Path:
     path = folder / "gate.yaml"
     path.write_text(yaml.safe_dump({"checks": [check]}))
     return path
+
+
+@pytest.mark.parametrize("metric", ["arena_hrd", "win_rat"])
+def test_a_misspelt_metric_is_a_usage_error(harness: Callable[..., Done], tmp_path: Path, metric: str) -> None:
+    for run in (toy_run("base", mixed(50, 50)), toy_run("cand", mixed(50, 50))):
+        write_run(tmp_path, run)
+    policy = policy_file(tmp_path, suite="arena_hard", metric=metric, margin=3)
+
+    done = harness(
+        *("gate", "--candidate", "cand", "--baseline", "base", "--results", str(tmp_path)),
+        *("--policy", str(policy), "--json-file", str(tmp_path / "gate.json")),
+    )
+
+    assert done.code == 2
+    assert f"checks metric {metric!r} of arena_hard, which has none of that name (did you mean 'arena_hard'" in (
+        done.err.replace("win_rate", "arena_hard")
+    )
+    assert not (tmp_path / "gate.json").exists()
+
+
+def test_a_metric_of_a_users_own_suite_is_known_from_the_runs() -> None:
+    card = toy_run("base", mixed(5, 5)).card
+    card = card.model_copy(update={"suite": "custom:mine", "scores": {"rubric": card.scores["arena_hard"]}})
+    check = GateCheck(suite="custom:mine", metric="rubrik", margin=3)
+
+    with pytest.raises(ConfigError, match=r"'rubrik' of custom:mine, .*did you mean 'rubric'.*it has: rubric$"):
+        refuse_unknown_metrics(GatePolicy(checks=(check,)), [card])
+    refuse_unknown_metrics(GatePolicy(checks=(check.model_copy(update={"metric": "rubric"}),)), [card])
+
+
+def test_a_misspelt_category_is_a_usage_error_too() -> None:
+    card = toy_run("base", mixed(5, 5)).card
+    card = card.model_copy(update={"by_category": {"writing": card.scores, "math": card.scores}})
+
+    check = GateCheck(suite="arena_hard", category="writting", margin=3)
+    with pytest.raises(
+        ConfigError, match=r"category 'writting' of arena_hard, .*did you mean 'writing'.*: math, writi"
+    ):
+        refuse_unknown_metrics(GatePolicy(checks=(check,)), [card])
+
+
+def test_a_metric_may_be_named_without_its_filter() -> None:
+    card = toy_run("base", mixed(5, 5)).card
+    card = card.model_copy(update={"suite": "lm_eval:x", "scores": {"acc,none": card.scores["arena_hard"]}})
+
+    refuse_unknown_metrics(GatePolicy(checks=(GateCheck(suite="lm_eval:x", metric="acc", margin=3),)), [card])
+    with pytest.raises(ConfigError, match=r"did you mean 'acc'\?\); it has: acc,none$"):
+        refuse_unknown_metrics(GatePolicy(checks=(GateCheck(suite="lm_eval:x", metric="ac", margin=3),)), [card])
 
 
 # ------------------------------------------------------------------------------------------------------- direct games

@@ -186,5 +186,5 @@ def test_fusion_metadata_is_read_strictly(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"keys: method, sources, alpha, target|is not JSON"):
             read_checkpoint_fusion(tmp_path)
     (tmp_path / "fusion.yaml").write_text("model: wrpo\n")
-    with pytest.raises(ConfigError, match=r"fusion.yaml: Input should be .*; expected MODEL"):
+    with pytest.raises(ConfigError, match=r"fusion.yaml: .*must be keys and values; expected MODEL"):
         read_fusion(tmp_path)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from dataclasses import replace
 from fcntl import ioctl
 from pathlib import Path
 from struct import pack
@@ -217,6 +218,14 @@ def test_a_tally_of_preferences_is_a_percentage() -> None:
     assert str(tally) == "arena_hard judgments 2/2 (wins 75.0 %)"
 
 
+def test_a_tally_of_ratings_is_named_by_the_headline() -> None:
+    tally = StageTally("custom:polite judgments", 1, clock=lambda: 0.0)
+    step = Progress("custom:polite", "judgments", ok=True, verdict=Rating(value=33.333, low=0, high=100))
+    tally.add(replace(step, headline="rubric"))
+
+    assert str(tally) == "custom:polite judgments 1/1 (share of the rubric's points 33.3 %)"
+
+
 @pytest.mark.slow
 def test_help_is_grouped_and_everywhere(harness: Callable[..., Done]) -> None:
     shown = harness("-h").out
@@ -268,6 +277,24 @@ def test_one_command_imports_every_model_of_a_file(harness: Callable[..., Done],
     done = harness("import", str(file), "--format", "fastchat", "--results", str(tmp_path / "results"))
 
     assert "imported 3 runs of 3 models" in done.out
+
+
+@pytest.mark.skipif("HARNESS_MIRROR" not in os.environ, reason="HARNESS_MIRROR has MT-Bench's questions")
+def test_an_incomplete_import_of_several_models_says_whose(harness: Callable[..., Done], tmp_path: Path) -> None:
+    rows = [
+        {"question_id": question, "model": model, "judge": ["gpt-4", "single-v1"], "score": 7, "turn": turn}
+        for model, last in (("m1", 161), ("m2", 91))
+        for question in range(81, last)
+        for turn in (1, 2)
+    ]
+    file = tmp_path / "gpt-4_single.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = harness("import", str(file), "--format", "fastchat", "--results", str(tmp_path / "results"))
+
+    text = " ".join(done.out.split())
+    assert "mt_bench, m2: incomplete: 20 of 160 scored; never ranked" in text
+    assert "m1: incomplete" not in text
 
 
 @pytest.mark.slow

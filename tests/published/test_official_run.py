@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,26 @@ def test_data_is_pulled_from_a_mirror_verified_and_then_found_without_it(harness
     assert verified.code == 0, verified.err
     listed = harness("data", "list", "--json", HARNESS_MIRROR="")
     assert "gpt-4-0314" in listed.out
+
+
+@needs_mirror
+@pytest.mark.parametrize("judge", ["gpt-4.1", "gpt-5.4"])
+def test_listed_prices_are_those_of_a_dry_run(harness: Callable[..., Done], tmp_path: Path, judge: str) -> None:
+    """With the rule of thumb: a token table may be on this machine."""
+    listed = next(line for line in harness("judge", "list").out.splitlines() if line.startswith(f"{judge} "))
+
+    prices = [float(price) for price in re.findall(r"\d+\.\d\d(?= /|\s|$)", listed.partition(" llm ")[2])]
+    done = harness(
+        *("run", "--model", "echo", "--backend", "scripted", "--suite", "all", "--judge", judge, "--dry-run"),
+        *("--json", "--results", str(tmp_path)),
+        OPENAI_API_KEY="not-called",
+        HARNESS_CACHE=str(tmp_path / "cache"),
+    )
+
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["dry_run"]
+    assert all(row["tokens_by"].startswith("4 characters per token") for row in rows)
+    assert prices == pytest.approx([row["judge_cost"] for row in rows], abs=0.006)
 
 
 @needs_mirror

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
@@ -11,7 +13,7 @@ import pytest
 from pydantic import JsonValue
 
 from harness.backends.server import free_port
-from harness.client import ChatClient, Patience
+from harness.client import ChatClient, Patience, connection_words
 from harness.client.endpoint import Breaker, Outage
 from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
 from harness.records.errors import EndpointDownError, ReplyError
@@ -379,10 +381,27 @@ def test_a_server_that_starts_late_is_waited_for_and_one_that_never_starts_is_no
 
     async def in_vain() -> None:
         async with client_of(fake, patience=Patience.of(0.3)) as client:
-            with pytest.raises(EndpointDownError, match="cannot reach"):
+            with pytest.raises(
+                EndpointDownError, match=r"cannot reach http://\S+: 127\.0\.0\.1:\d+ refused the connection; check"
+            ):
                 await ask(client, 1)
 
     assert run(in_vain) < 10
+
+
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        (ConnectionRefusedError(111, "refused"), "judge.example:8000 refused the connection; check"),
+        (socket.gaierror(-2, "unknown"), "the name judge.example was not found; check"),
+        (OSError(113, "no route"), "there is no route to judge.example:8000; check"),
+        (TimeoutError(110, "timed out"), "judge.example:8000 did not answer in time; check"),
+        (ssl.SSLError(1, "wrong version number"), "judge.example:8000 began no encrypted connection; check"),
+        (ConnectionResetError(104, "reset"), "judge.example:8000 closed the connection"),
+    ],
+)
+def test_why_a_server_is_out_of_reach_is_in_plain_words(cause: OSError, sentence: str) -> None:
+    assert connection_words("http://judge.example:8000/v1", cause).startswith(sentence)
 
 
 def test_an_endpoint_that_comes_back_loses_no_call() -> None:

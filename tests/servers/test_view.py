@@ -235,7 +235,7 @@ def test_a_damaged_file_is_said_and_breaks_no_other_page(client: TestClient, res
     with TestClient(build_app(tmp_path), base_url="http://127.0.0.1", raise_server_exceptions=False) as other:
         home = other.get("/")
         assert home.status_code == 200
-        assert "is not a score card: suite: Field required" in home.text
+        assert "is not a score card: suite: is missing" in home.text
         page = other.get(address(tmp_path, "hurt"))
         assert page.status_code == 500
         assert "judgments.jsonl, line 121 is not a valid Judgment" in page.text

@@ -37,10 +37,10 @@ def refused(recipe: Recipe) -> str:
         ({"sft": {"beta": 0.1}}, "sft: beta is a key of method 'preference', but the method is 'sft'"),
         ({"training": {"output_dir": "x"}}, "output_dir cannot be set here: set the recipe's `output_dir`"),
         ({"training": {"hub_token": "x"}}, "tokens are read from the environment only"),
-        ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': Input should be a valid number"),
+        ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': must be a number"),
         ({"training": {"learning_rate": 0}}, "learning_rate = 0.0 must be above 0"),
         ({"training": {"alpha": 1.5}}, "training: alpha = 1.5 is outside 0.0..1.0"),
-        ({"training": {"loss_type": "dpo"}}, "loss_type = 'dpo': Input should be 'sigmoid', 'unweighted', "),
+        ({"training": {"loss_type": "dpo"}}, "loss_type = 'dpo': must be 'sigmoid', 'unweighted', "),
         ({"training": {"lr_scheduler_type": "cosin"}}, "cosin is not a valid SchedulerType"),
         (
             {"variants": {"rft": {"method": "sft", "training": {"alpha": 0}}}},

@@ -131,6 +131,23 @@ def test_a_wrong_value_is_shown_with_its_key(tmp_path: Path) -> None:
         read_file_spec(yaml_file(tmp_path, "serve: {tensor_parallel: 0}"))
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("serve: {tensor_parallel: 0}", r"serve\.tensor_parallel = 0: must be at least 1$"),
+        ("limit: many", r"limit = 'many': must be a whole number$"),
+        ("cache: maybe", r"cache = 'maybe': must be true or false$"),
+        ("jury: best", r"jury = 'best': must be 'mean', "),
+        ("judge: 5", r"judge = 5: must be text or keys and values$"),
+        ("judge: {mt_bench: 5}", r"judge\.mt_bench = 5: must be text$"),
+        ("serve: fast", r"serve = 'fast': must be keys and values$"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_must_be(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_file_spec(yaml_file(tmp_path, text))
+
+
 @pytest.mark.parametrize("text", ["- a\n- b", "a: [1", "\x00"])
 def test_a_file_that_is_no_mapping_is_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"harness\.yaml"):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.analysis.leaderboard import RankRange, against, rank, rank_ranges
+from harness.analysis.leaderboard import HeadlineDifference, RankRange, against, rank, rank_ranges
 from harness.records import Score, ScoreCard
 from harness.suites.scoring import QuestionSums
 from tests.unit.test_leaderboard import card
@@ -65,6 +65,14 @@ def test_runs_that_share_too_few_questions_are_unpaired() -> None:
 
     assert found is not None
     assert not found.paired
+
+
+def test_a_star_needs_a_small_p_and_an_interval_without_0() -> None:
+    step = HeadlineDifference(difference=1.0, ci_low=-0.2, ci_high=2.2, p=0.03, paired=True)
+
+    assert not step.significant
+    assert step.model_copy(update={"ci_low": 0.1}).significant
+    assert not step.model_copy(update={"ci_low": 0.1, "p": 0.06}).significant
 
 
 def test_no_error_no_comparison() -> None:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from ...records import ScoreCard
+from ...records.errors import ConfigError, did_you_mean, first_names
 from ...records.facts import facts_of
 from ...stats.paired import (
     FEWEST,
@@ -44,6 +45,31 @@ def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tupl
     """Return the policy's checks, or the default checks of these suites; `cards` are the baseline's."""
     margins = {suite: card.margin for suite, card in cards.items() if card is not None and card.margin is not None}
     return policy.checks or default_checks(list(cards), margins)
+
+
+def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> None:
+    """Raise ConfigError for a check's metric or category that neither the cards of its suite nor its facts have.
+
+    A metric that only these runs lack passes: then there is nothing to compare, which is not a wrong policy.
+    """
+    for check in policy.checks:
+        suite = check.suites[0]
+        facts = facts_of(suite)
+        known = {name for card in cards if card.suite == suite for name in card.scores}
+        # of the metrics that the facts of users' own suites list, each suite has some
+        known |= set() if facts.by_argument and known else {metric.name for metric in facts.metrics}
+        names = known | {name.partition(",")[0] for name in known}
+        if check.metric is not None and known and check.metric not in names:
+            raise ConfigError(
+                f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
+                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(known)}"
+            )
+        categories = {name for card in cards if card.suite == suite for name in card.by_category}
+        if check.category is not None and categories and check.category not in categories:
+            raise ConfigError(
+                f"the gate's policy checks category {check.category!r} of {suite}, which has none of that name"
+                f"{did_you_mean(check.category, sorted(categories))}; it has: {first_names(categories)}"
+            )
 
 
 def judge_gate(

@@ -34,7 +34,7 @@ from ..finished_runs import (
 from ..games import games_comparison, stored_games, suite_of_games
 from ..population import on_these
 from .baselines import DEFAULT, baseline_folders
-from .decision import checks_of, judge_gate
+from .decision import checks_of, judge_gate, refuse_unknown_metrics
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
 from .power import PowerRow, power_rows
 from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
@@ -58,6 +58,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
     base_suites = list(dict.fromkeys(suite_of_games(suite) or suite for suite in suites))
     baselines = baseline_runs(baseline, options.results, base_suites)
     candidates = find_runs(candidate, options.results, base_suites)
+    refuse_unknown_metrics(policy, [run.card for run in (*baselines, *candidates)])
     names = suites or [name for name in _suites(candidates) if name in _suites(baselines)]
     if not names:
         raise ConfigError(
@@ -262,7 +263,9 @@ def power_of(
     if policy.population == "these":
         raise ConfigError("gate power resamples questions, so its policy must have `population: all`, not these")
     rows: list[PowerRow] = []
-    for baseline_run in find_runs(baseline, results, policy.suites):
+    runs_of_baseline = find_runs(baseline, results, policy.suites)
+    refuse_unknown_metrics(policy, [run.card for run in runs_of_baseline])
+    for baseline_run in runs_of_baseline:
         partners = _partners(baseline_run, candidates, results)
         if not partners:
             continue

@@ -25,7 +25,9 @@
     return element;
   };
   const signed = (value) => (value < 0 ? "" : "+") + value.toFixed(2);
-  const pText = (p) => (p < 0.001 ? "< 0.001" : p.toFixed(3)) + (p <= 0.05 ? " *" : "");
+  /** Both the test and the interval must show a difference, as in harness compare. */
+  const isShown = (p, apart) => p <= 0.05 && Boolean(apart);
+  const pText = (p, apart) => (p < 0.001 ? "< 0.001" : p.toFixed(3)) + (isShown(p, apart) ? " *" : "");
   /** Models of one family differ at the ends of their names, so the middle is left out. */
   const short = (text, length) => {
     if (text.length <= length) return text;
@@ -256,19 +258,19 @@
     const a = table.rows.indexOf(row), b = table.rows.indexOf(other);
     const pair = table.byPair.get(`${a} ${b}`) ?? table.byPair.get(`${b} ${a}`);
     if (!pair) return undefined;
-    const [first, , difference, low, high, p, won, lost, n, paired] = pair;
-    const same = { difference, low, high, p, won, lost, n, paired };
+    const [first, , difference, low, high, p, won, lost, n, paired, apart] = pair;
+    const same = { difference, low, high, p, won, lost, n, paired, apart };
     return first === a ? same : { ...same, difference: -difference, low: -high, high: -low, won: lost, lost: won };
   };
   /** Direct games in which `row` played `other`, as seen by `row`. */
   const gamesOf = (table, row, other) => {
     const a = table.rows.indexOf(row), b = table.rows.indexOf(other);
-    return (table.games ?? []).flatMap(([first, second, rate, low, high, p, won, tied, lost, judge]) =>
-      first === a && second === b ? [{ rate, low, high, p, won, tied, lost, judge }]
-        : first === b && second === a ? [{ rate: 100 - rate, low: 100 - high, high: 100 - low, p, won: lost, tied, lost: won, judge }] : []);
+    return (table.games ?? []).flatMap(([first, second, rate, low, high, p, won, tied, lost, judge, apart]) =>
+      first === a && second === b ? [{ rate, low, high, p, won, tied, lost, judge, apart }]
+        : first === b && second === a ? [{ rate: 100 - rate, low: 100 - high, high: 100 - low, p, won: lost, tied, lost: won, judge, apart }] : []);
   };
   const gamesText = (game) => `${game.rate.toFixed(2)} % of the points [${game.low.toFixed(2)}, ${game.high.toFixed(2)}], `
-    + `p ${pText(game.p)}; ${game.won} / ${game.tied} / ${game.lost} questions won / tied / lost, judge ${game.judge}`;
+    + `p ${pText(game.p, game.apart)}; ${game.won} / ${game.tied} / ${game.lost} questions won / tied / lost, judge ${game.judge}`;
   /** Holm's correction, as in harness compare: the largest (m - i) p(i) so far, in ascending order of p. */
   const holm = (ps) => {
     const order = ps.map((p, at) => at).sort((a, b) => ps[a] - ps[b]);
@@ -309,12 +311,12 @@
       if (!pair) return html("tr", {}, name, html("td", { colspan: 5, class: "muted" }, "not compared: incomplete, or without errors"));
       const gain = table.better * pair.difference;
       const p = adjusted[known.indexOf(pair)];
-      const verdict = p > 0.05 || gain === 0 ? "" : gain > 0 ? "good" : "bad";
+      const verdict = !isShown(p, pair.apart) || gain === 0 ? "" : gain > 0 ? "good" : "bad";
       const ties = pair.n - pair.won - pair.lost;
       return html("tr", {}, name,
         html("td", { class: `number ${verdict}` }, html("strong", {}, signed(pair.difference))),
         html("td", { class: "number" }, `[${signed(pair.low)}, ${signed(pair.high)}]`),
-        html("td", { class: "number", "data-label": "p" }, pText(p)),
+        html("td", { class: "number", "data-label": "p" }, pText(p, pair.apart)),
         html("td", { class: "number", "data-label": "won / tied / lost" }, pair.n && table.better ? `${pair.won} / ${ties} / ${pair.lost}` : "-"),
         html("td", {}, pair.paired ? "paired" : "unpaired", " ", compareLink(first, row)));
     });
@@ -327,8 +329,8 @@
       html("h3", {}, `Difference in ${table.metric} from `, html("bdi", {}, first.model)),
       html("div", { class: "scroll" }, html("table", {}, html("thead", {}, html("tr", {}, ...cells)), html("tbody", {}, ...lines))),
       ...games,
-      html("p", { class: "muted" }, known.length > 1 ? `p two-sided, corrected by Holm over ${known.length} models; * is p <= 0.05. `
-        : "p two-sided; * is p <= 0.05. ", "The same numbers: ", html("code", {}, command), " ",
+      html("p", { class: "muted" }, known.length > 1 ? `p two-sided, corrected by Holm over ${known.length} models; * is p <= 0.05 and an interval without 0. `
+        : "p two-sided; * is p <= 0.05 and an interval without 0. ", "The same numbers: ", html("code", {}, command), " ",
         button("Copy", () => copy(command, "the command")), " ", button("Clear", () => choose([]))));
   };
 
@@ -521,7 +523,7 @@
       ranked.forEach((other, right) => {
         const pair = pairOf(table, row, other), game = select.value === "difference" ? undefined : direct(row, other);
         if (row === other || !(pair || game)) return;
-        const inset = (game ?? pair).p <= 0.05 ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair, game);
+        const inset = isShown((game ?? pair).p, (game ?? pair).apart) ? 0.5 : size * 0.28, x = left + size * right, value = strength(pair, game);
         parts.push(svg("rect", { x: x + inset, y: y + inset, width: size - 2 * inset, height: size - 2 * inset,
           class: (value > 0 ? "plus" : value < 0 ? "minus" : "even") + (game ? " direct" : ""), "fill-opacity": (0.1 + 0.5 * Math.min(1, Math.abs(value))).toFixed(2),
           "data-pair": `${table.rows.indexOf(row)} ${table.rows.indexOf(other)}` }));
@@ -540,7 +542,7 @@
       const pair = pairOf(table, row, other);
       const won = pair?.n && table.better ? `; better on ${pair.won}, worse on ${pair.lost} of ${pair.n} questions` : "";
       const score = pair ? [html("bdi", {}, row.model), " minus ", html("bdi", {}, other.model),
-        `: ${signed(pair.difference)} [${signed(pair.low)}, ${signed(pair.high)}], p ${pText(pair.p)}${won}`] : [];
+        `: ${signed(pair.difference)} [${signed(pair.low)}, ${signed(pair.high)}], p ${pText(pair.p, pair.apart)}${won}`] : [];
       const games = gamesOf(table, row, other).flatMap((game) => [html("br"),
         "Direct games: ", html("bdi", {}, row.model), " against ", html("bdi", {}, other.model), `, ${gamesText(game)}`]);
       readout.replaceChildren(...(score.length ? [...score, ...games] : games.slice(1)));
@@ -554,7 +556,7 @@
     const outlined = played && select.value !== "difference"
       ? " Outlined cells: the two models' direct games (harness compare --head-to-head), percent of the points." : "";
     const note = html("div", {}, readout,
-      `Cells: ${what}.${outlined} Small squares: p > 0.05. p is not corrected for the number of pairs.`);
+      `Cells: ${what}.${outlined} Small squares: no difference shown (p > 0.05, or an interval with 0). p is not corrected for the number of pairs.`);
     const result = figure(title, picture, note, select);
     result.classList.add("whole");
     return result;

@@ -43,7 +43,7 @@ V01 = Facts(
     decontaminates=True,
     questions=500,
     judge_calls=2,
-    judge_tokens=(1_285_000, 400_000),  # docs/cost.md
+    judge_tokens=(1_512_756, 400_000),
     official_judges=("gpt-4-1106-preview",),
     recorded=(RecordedJudgments("arena_hard", "harness.suites.arena_hard.recorded:load"),),
     formats=(replace(FORMAT, judged=f"{FILES}:v01_models", export=f"{FILES}:export"),),

@@ -32,7 +32,7 @@ MT_BENCH = Facts(
     questions=QUESTIONS,
     turns=TURNS,
     judge_calls=TURNS,
-    judge_tokens=(126_000, 64_000),  # docs/cost.md
+    judge_tokens=(154_880, 64_000),
     official_judges=OFFICIAL_JUDGES,
     recorded=(
         RecordedJudgments("mt_bench", "harness.suites.mt_bench.recorded:load"),
