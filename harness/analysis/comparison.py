@@ -168,7 +168,7 @@ def headline_differences(
 
 
 def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[QuestionSums, QuestionSums] | None:
-    """Return both runs' sums of the headline over common questions; None if it is no sum, or with under two of them."""
+    """Return both runs' sums of the headline over common questions; None if it is not a sum, or with fewer than two."""
     headline = first.card.headline
     if pairs := _paired_sums(first, second, None, sums_of, metric=headline):
         return pairs[0]
@@ -181,7 +181,7 @@ def main_sums(
 ) -> list[QuestionSums]:
     """Return the runs' terms over their common questions: of the headline, or of the suite's main sum over questions.
 
-    Empty if a run has no rows, or if its headline is no mean over the questions that it scored by itself.
+    Empty if a run has no rows, or if its headline is not a mean over the questions that it scored by itself.
     """
     card = runs[0].card
     sums: list[QuestionSums | None] = []

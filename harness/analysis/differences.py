@@ -263,11 +263,11 @@ def _predictors(
     covariates: Sequence[QuestionSums], names: Sequence[str], ids: Sequence[str]
 ) -> tuple[tuple[str, ...], FloatArray | None]:
     """Return names and scores (questions, models) of the models that have 90 % of the questions; None without any."""
-    asked = set(ids)
+    questions = set(ids)
     known = [
         (name, _column(row, ids))
         for name, row in zip(names, covariates, strict=True)
-        if asked and sum(prompt_id in asked for prompt_id in row.ids) / len(asked) >= FEW
+        if questions and sum(prompt_id in questions for prompt_id in row.ids) / len(questions) >= FEW
     ]
     return tuple(name for name, _ in known), np.column_stack([scores for _, scores in known]) if known else None
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..records import Answer, Record, ScoreCard
+from ..records import Answer, Record, Score, ScoreCard
 from ..records.asking import answers_digest
 from ..records.errors import ConfigError
 from ..records.facts import QuestionRule
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RULE = QuestionRule("win_rate", 50.0, weighted=False)
 """A game's points, of which each model has half on average: the difference of the halves is the win rate minus 50."""
+UNKNOWN = Score(value=None, n=0, unscored=0)
 
 
 class BoardGames(Record):
@@ -109,7 +110,8 @@ def board_games(
 ) -> dict[str, tuple[BoardGames, ...]]:
     """Return `Table.anchor` -> stored games whose answers are those of two of its rows, with whatever judge.
 
-    Games and rows with unreadable files, and games of fewer than two questions, are left out.
+    Games and rows with unreadable files, games of fewer than two questions, and games without an interval or counts are
+    left out.
     """
     folders = {run_id(card): path.parent for path, card in readable_cards}
     stored = [(card, path.parent) for path, card in readable_cards if suite_of_games(card.suite) is not None]
@@ -147,21 +149,23 @@ def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, M
     opponent = digests.get(str(run.card.protocol.get("baseline_answers")))
     played = next((row for row in shas if row != opponent and _are_of(run.answers, shas[row])), None)
     difference, score = games_difference(run), run.card.scores[run.card.headline]
-    if opponent is None or played is None or difference is None or score.value is None or score.ci_low is None:
+    counts = [run.card.scores.get(f"n_{word}", UNKNOWN).value for word in ("won", "tied", "lost")]
+    if opponent is None or played is None or difference is None or None in counts:
         return None
-    counts = {
-        word: int(run.card.scores[f"n_{word}"].value or 0) if f"n_{word}" in run.card.scores else 0
-        for word in ("won", "tied", "lost")
-    }
+    if score.value is None or score.ci_low is None or score.ci_high is None:
+        return None
+    won, tied, lost = (int(count or 0) for count in counts)
     return BoardGames(
         run=played,
         other=opponent,
         win_rate=score.value,
         ci_low=score.ci_low,
-        ci_high=score.ci_high or 100.0,
+        ci_high=score.ci_high,
         p=difference.p,
+        won=won,
+        tied=tied,
+        lost=lost,
         judge=run.card.judge,
-        **counts,
     )
 
 

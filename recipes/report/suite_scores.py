@@ -243,9 +243,9 @@ def _gap(reference: str, pair: HeadlineDifference, p: float, higher: bool | None
     verdict: Verdict = "not shown"
     if not complete:
         verdict = "incomplete"
-    elif p < ALPHA and higher is not None:
+    elif p < ALPHA and pair.is_apart and higher is not None:
         verdict = "better" if (pair.difference > 0) == higher else "worse"
-    low, high = (None, None) if pair.ci_low == pair.ci_high else (pair.ci_low, pair.ci_high)
+    low, high = pair.ci_low, pair.ci_high
     return Gap(reference=reference, value=pair.difference, ci_low=low, ci_high=high, p_adjusted=p, verdict=verdict)
 
 

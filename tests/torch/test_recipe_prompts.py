@@ -113,10 +113,10 @@ def test_prompts_that_cannot_be_used_are_dropped_with_a_reason(tmp_path: Path, t
         {"prompt": "y" * 97},
     ]
     # in the byte tokenizer's template a prompt of 97 letters takes 100 tokens: BOS, user, assistant
-    made = run(tmp_path, target, rows_file(tmp_path, data), max_prompt_length=100)
+    record = run(tmp_path, target, rows_file(tmp_path, data), max_prompt_length=100)
 
     assert [row.prompt.turns[0] for row in rows(tmp_path)] == ["What is 3 + 4?", "What is 3 - 4?", "a", "y" * 97]
-    assert {name: count for name, count in made.counts.items() if name.startswith("dropped")} == {
+    assert {name: count for name, count in record.counts.items() if name.startswith("dropped")} == {
         "dropped_duplicate": 1,
         "dropped_empty": 1,
         "dropped_near_duplicate": 1,

@@ -1,4 +1,4 @@
-"""What TRL says about vLLM's version is no news to a reader of a training's output; all other warnings are."""
+"""TRL's warning about vLLM's version is silenced, as it does not concern training; all other warnings are shown."""
 
 from __future__ import annotations
 

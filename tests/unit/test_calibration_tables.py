@@ -36,8 +36,8 @@ def test_a_models_name_is_no_markdown() -> None:
 
 
 def test_judges_side_by_side_fit_100_columns() -> None:
-    one = calibration(100)
-    [table] = side_by_side([one, one])
+    both = [calibration(100), calibration(100)]
+    [table] = side_by_side(both)
 
     assert table.title == "mt_bench: judges compared"
     assert table.columns == ("judge", "people", "retired judge", "both orders", "longer", "$/1,000", "failed")
