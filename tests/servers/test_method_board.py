@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.leaderboard import HeadlineDifference
 from harness.records import Score, ScoreCard
 from harness.store import read_card
 from recipes.layout import Recipe
 from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
 from recipes.report.methods import BoardMeasure, MethodBoard, front_figure, method_board, method_sentence
-from recipes.report.suite_scores import Gap, SuiteComparison, SuiteGroup
+from recipes.report.suite_scores import Gap, SuiteComparison, SuiteGroup, _gap
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
 from recipes.report.tables import Verdict
 from recipes.stages.report import read_variant_board, report_step
@@ -329,3 +330,10 @@ def test_equal_results_over_seeds_have_an_interval_and_none_leaves_the_scale(rec
     assert score.value is not None
     assert score.ci_high is not None
     assert score.value < score.ci_high <= 100
+
+
+def test_a_small_p_beside_an_interval_with_0_shows_no_difference() -> None:
+    cautious = HeadlineDifference(difference=-1.4, ci_low=-3.93, ci_high=1.13, p=0.036, paired=True)
+    apart = cautious.model_copy(update={"ci_high": -0.1})
+
+    assert [_gap("target", pair, 0.036, True, True).verdict for pair in (cautious, apart)] == ["not shown", "worse"]

@@ -67,3 +67,13 @@ def test_direct_games_belong_to_the_rows_whose_answers_were_played(results: Path
     (answers,) = results.glob("runs/low/arena_hard@*/*/answers.jsonl")
     answers.write_text(answers.read_text().replace("**", "__"))  # the games were about other answers
     assert read_board(results, BoardOptions(pairs=True)).games == {}
+
+
+def test_games_without_counts_are_left_out_and_not_counted_as_none_won(results: Path) -> None:
+    make_games(results, "high", "low", pocket("arena_hard"), skill=0.95)
+    (file,) = results.glob("runs/high/head_to_head_arena_hard@*/*/card.json")
+    card = read_card(file)
+    scores = {name: score for name, score in card.scores.items() if name != "n_won"}
+    file.write_text(card.model_copy(update={"scores": scores}).model_dump_json())
+
+    assert read_board(results, BoardOptions(pairs=True)).games == {}
