@@ -48,7 +48,7 @@ def written(tmp_path: Path, name: str, **changes: str) -> Path:
 async def judged(spec: JudgeSpec, handler: Callable[[web.Request], Any], path: str) -> Judgment:
     app = web.Application()
     app.router.add_post(path, handler)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]

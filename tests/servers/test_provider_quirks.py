@@ -124,7 +124,7 @@ def test_azure_takes_its_key_in_its_own_header_and_the_version_in_the_query(monk
 
         app = web.Application()
         app.router.add_post("/openai/deployments/d1/chat/completions", chat)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -67,7 +67,7 @@ def serving(stub: PoolingStub) -> Iterator[PoolingStub]:
     async def start() -> web.AppRunner:
         app = web.Application()
         app.router.add_post("/classify", stub.classify)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

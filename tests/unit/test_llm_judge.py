@@ -52,7 +52,7 @@ async def serving(*replies: Reply) -> AsyncIterator[tuple[str, list[dict[str, An
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
