@@ -1,7 +1,8 @@
 # make demo     set up, train two embedded checkpoints, serve, ask, judge, rank them
 # make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
 # make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
-# make test-all everything; make test-slow is what it adds to make test
+# make test-all everything but test-deepspeed; make test-slow is what it adds to make test
+# make test-deepspeed   a training sharded by DeepSpeed's ZeRO-3, in two processes; installs DeepSpeed in .deepspeed/
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks;
 #                       it and bench-gate run two sections at a time: python -m benchmarks.gate --only NAME for one
@@ -33,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Packages are installed uncompiled: where bytecode may not be kept, every process would compile torch and trl again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo docs demo-fusion test test-all test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-fusion bench-scale bench-board bench-viewer bench-cases gpu-check check format clean
+.PHONY: setup demo docs demo-fusion test test-all test-deepspeed test-python test-slow bench-official bench-stats bench-gate bench-judges bench-judging bench-training bench-fusion bench-scale bench-board bench-viewer bench-cases gpu-check check format clean
 setup: $(READY)
 
 $(READY): requirements/cpu.txt pyproject.toml
@@ -91,6 +92,14 @@ test-slow: $(READY)
 
 test-all: $(READY)
 	$(PYTEST)
+
+# In a folder of its own: once importable, accelerate and transformers would use DeepSpeed everywhere.
+.deepspeed: requirements/deepspeed.txt $(READY)
+	DS_BUILD_OPS=0 $(BIN)/pip install -q --no-compile --no-deps --no-build-isolation --upgrade --target $@ -r $<
+	@touch $@
+
+test-deepspeed: .deepspeed
+	PYTHONPATH=.deepspeed $(BIN)/python -m pytest -q -n0 tests/torch/test_distributed.py -k zero-3
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official

@@ -176,7 +176,7 @@ def batch_logps(model: nn.Module, inputs: MutableMapping[str, Any]) -> tuple[Ten
     The model must have `head.add_scoring`. The attention mask is made on the batch's device and kept in `inputs` for
     the next model that reads the same batch.
     """
-    out = model(input_ids=inputs["input_ids"], next_ids=inputs["next_ids"], **_attention(_unwrapped(model), inputs))
+    out = model(input_ids=inputs["input_ids"], next_ids=inputs["next_ids"], **_attention(base_model(model), inputs))
     return answer_logps(out.logps, inputs["slot"], len(inputs["example"]))
 
 
@@ -208,14 +208,12 @@ def default_layout(model: PreTrainedModel) -> Layout:
     return "shared" if masked and windows(model.config) is not None else "rows"
 
 
-def base_model(model: nn.Module) -> PreTrainedModel:
-    """Return the causal model, without a PEFT wrapper."""
-    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base
+def base_model(model: Any) -> PreTrainedModel:
+    """Return the causal model, without the wrappers of DDP, DeepSpeed's engine, torch.compile and PEFT.
 
-
-def _unwrapped(model: Any) -> PreTrainedModel:
-    # DistributedDataParallel and DeepSpeed's engine have a `config` that differs; torch.compile hides the model too.
+    DDP and DeepSpeed's engine have a `config` of their own, which is not the model's.
+    """
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
         model = getattr(model, "module", None) or model._orig_mod
-    return base_model(model)
+    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -119,8 +119,8 @@ def placed(model: PreTrainedModel, state: PartialState) -> nn.Module:
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     # accelerate shards a model together with its optimiser; this one has no state and makes no step
     sharded, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.0))
-    evaluated: nn.Module = sharded.eval()
-    return evaluated
+    sharded.eval()  # DeepSpeed's returns None
+    return cast("nn.Module", sharded)
 
 
 def _tokens(row: RowIds) -> int:

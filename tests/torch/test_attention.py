@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from recipes.training.attention import BLOCK, FLEX, TokenNumbers, windows  # noqa: E402
 from recipes.training.head import LogitScaling, add_scoring, next_logps  # noqa: E402
-from recipes.training.packing import RowIds, batch_logps, collator_for, default_layout  # noqa: E402
+from recipes.training.packing import RowIds, base_model, batch_logps, collator_for, default_layout  # noqa: E402
 
 VOCABULARY = 64
 SMALL: dict[str, Any] = {
@@ -246,3 +246,14 @@ def test_a_batch_in_which_no_token_is_scored_has_a_backward_pass() -> None:
     hidden = torch.randn(1, 4, 8, requires_grad=True)
     next_logps(hidden, torch.randn(16, 8, requires_grad=True), None, torch.full((1, 4), -100)).sum().backward()
     assert float(hidden.grad.abs().sum()) == 0.0
+
+
+def test_the_attention_is_that_of_the_model_inside_its_wrappers() -> None:
+    class Engine(torch.nn.Module):  # DeepSpeed's: `config` is its own, a dict
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module, self.config = module, {"train_batch_size": 2}
+
+    model = torch.nn.Linear(2, 2)
+    assert base_model(model) is model
+    assert base_model(Engine(torch.compile(model))) is model

@@ -124,7 +124,7 @@ def test_a_launched_variant_is_the_one_trained_here(
     """`launch:` with two processes: reference in shares, training data-parallel or sharded by DeepSpeed, the checkpoint
     by the main one."""
     if launched is ZERO_3:
-        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: DS_BUILD_OPS=0 pip install deepspeed")
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-deepspeed")
         monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     from recipes.steps import run_step
     from tests.fakes.training_steps import QUICK, aligned, losses, made, pairs_of, sft_of, target_folder
