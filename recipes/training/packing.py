@@ -214,6 +214,6 @@ def base_model(model: Any) -> PreTrainedModel:
     DDP and DeepSpeed's engine have a `config` of their own, which is not the model's.
     """
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
-        model = getattr(model, "module", None) or model._orig_mod
+        model = model.module if hasattr(model, "module") else model._orig_mod
     base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base
