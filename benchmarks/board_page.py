@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 from harness.analysis.read_board import BoardOptions, read_board
-from harness.pages.board import page
-from harness.pages.board_data import PageFacts
+from harness.pages.board import PageFacts, page
 
 SIZES = ((390, 844), (1024, 800), (1440, 900))
 """Phone, tablet, desk: CSS pixels."""

@@ -5,6 +5,9 @@
 >>> valid_json(prompt, answer), contains_reference(prompt, answer)
 (True, True)
 
+>>> preference("a long answer", "short"), preference("same", "size")
+(1.0, 0.5)
+
 A check is called with a Prompt and an Answer and returns True, False, or a share in 0..1. A suite's file names its
 checks (`judge: {kind: checks, checks: [...]}`); it can run no others, as only installed packages are imported.
 """
@@ -16,7 +19,7 @@ import json
 import re
 from collections.abc import Callable
 
-from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Prompt, Rating
+from harness.records import Answer, Failure, JudgeSpec, JudgeTask, Judgment, Preference, Prompt, Rating
 from harness.records.errors import ConfigError, one_line
 from harness.records.protocols import NothingToOpen, load_plugin
 
@@ -81,3 +84,41 @@ def valid_json(prompt: Prompt, answer: Answer) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+# ---------------------------------------------------------------------------------------------------- the longer answer
+# Prefer the longer answer: no judge, but the yardstick for one. Free and deterministic.
+#
+# People prefer longer answers too, so this rule agrees with them more often than chance: a judge that does not do
+# better in `harness judge calibrate` has shown no more than that. It never rates an answer alone.
+
+
+def preference(candidate: str, baseline: str) -> float:
+    """Return 1 if the candidate has more characters, 0 if the baseline has, 0.5 for equal lengths."""
+    lead = len(candidate) - len(baseline)
+    return 0.5 if lead == 0 else float(lead > 0)
+
+
+class LongestJudge(NothingToOpen):
+    """`fusion_harness.judges` entry point "longest"."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec = spec
+
+    def check(self, task: JudgeTask) -> None:
+        """Raise ConfigError unless the task compares two answers."""
+        if task.baseline is None:
+            raise ConfigError(
+                f"judge {self.spec.name!r} only compares two answers by length; {task.template.name!r} asks about one: "
+                "choose another judge for that suite (--judge SUITE=JUDGE,…)"
+            )
+
+    async def judge(self, task: JudgeTask) -> Judgment:
+        """Return the preference for the longer answer, over the turns that a judge would see."""
+        self.check(task)
+        assert task.baseline is not None, "checked"
+        if task.answer.error is not None:
+            failure = Failure(reason="answer", message=f"the answer to prompt {task.prompt.id!r} failed")
+            return Judgment.of(task, self.spec.name, failure)
+        candidate, baseline = ("".join(answer.turns[: task.turn]) for answer in (task.answer, task.baseline))
+        return Judgment.of(task, self.spec.name, Preference(value=preference(candidate, baseline)))

@@ -4,6 +4,10 @@ r"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
 >>> read_completion(chain, "Output (b)", ()).value  # the answer shown first lost
 0.0
 
+>>> tops = (TokenLogprob(token="Ġm", logprob=-0.1), TokenLogprob(token="ĠM", logprob=-2.4))
+>>> verdict_tokens(tops, ("m", "M"))
+{'m': -0.1, 'M': -2.4}
+
 Source: alpaca_eval 0.6.6, completion_parsers.py. Its annotations (1: first better, 2: second better, 0 or 1.5: a draw,
 values in between: a share) become the probability that the answer shown first wins. A reply that the reference stores
 as missing is an error here. A template names its parser as a chain of steps: `alpaca_eval:[[NAME, ARGUMENTS], …]`.
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -23,7 +28,56 @@ from harness.records import Preference, TokenLogprob
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
 
-from .first_token import verdict_tokens
+# -------------------------------------------------------------------------------------------------- tokens of a verdict
+# Find the verdict's tokens among a reply's top log-probabilities, however a server spells them. Pure.
+#
+# The reference (alpaca_eval completion_parsers.logprob_parser) takes exact spellings only, however improbable they
+# are. With its own judge that is the same: in 8,024 published judgments "m" and "M" are the most probable spelling
+# each time, and have at least 49 % together.
+
+
+BLANKS = ("", " ", "Ġ", "▁")
+"""What may stand before a token: nothing, or a blank, also as byte-level BPE and SentencePiece write it."""
+TOKEN_ID = re.compile(r"token_id:\d+")
+LEAST_SHARE = 0.1
+"""Least probability of all verdict tokens together; below it the judge is about to write something else."""
+OTHERWISE = (
+    "use a judge that answers with the letter at once (switch its reasoning off under `params:`, e.g. "
+    "`chat_template_kwargs: {enable_thinking: false}`, or give it `reasoning_room:`), or an evaluator that reads text"
+)
+
+
+def verdict_tokens(logprobs: Sequence[TokenLogprob], names: Sequence[str]) -> dict[str, float]:
+    """Return name -> log-probability of the names found, all in the spelling of the most probable one.
+
+    Raise VerdictParseError, with advice, if the judge sent none or was about to write something else.
+    """
+    if not logprobs:
+        raise VerdictParseError(
+            "the judge sent no log-probabilities, which this verdict is read from; use a server that returns "
+            "`top_logprobs`, or an evaluator that reads text"
+        )
+    if all(TOKEN_ID.fullmatch(top.token) for top in logprobs):
+        raise VerdictParseError(
+            f"the judge names its tokens by number ({logprobs[0].token}); start its server without "
+            "--return-tokens-as-token-ids"
+        )
+    chances = {top.token: top.logprob for top in reversed(logprobs)}
+    spellings = [{name: chances[blank + name] for name in names if blank + name in chances} for blank in BLANKS]
+    tokens = max(spellings, key=lambda spelling: max(spelling.values(), default=-math.inf))
+    share = sum(math.exp(min(0.0, logprob)) for logprob in tokens.values())
+    if share < LEAST_SHARE:
+        first = max(chances, key=lambda token: chances[token])
+        listed = " nor ".join(names) if len(names) == 2 else ", ".join(names)
+        raise VerdictParseError(
+            f"neither {listed} is likely as the judge's first token ({100 * share:.1f} %; it begins with "
+            f"{first[:20]!r}); {OTHERWISE}"
+        )
+    return tokens
+
+
+# --------------------------------------------------------------------------------------------------- completion parsers
+
 
 PREFIX = "alpaca_eval:"
 LONGEST = 20_000

@@ -21,11 +21,10 @@ from harness.records import JudgeTask, Order, Preference, Rating, TokenLogprob, 
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
 from harness.suites.arena_hard.rows import DOUBLE, SINGLE, V01_LABELS, V2_LABELS, v01_labels, v2_label
-from harness.suites.custom import grammar
+from harness.suites.custom import definition as grammar
 from harness.suites.mt_bench.rows import HIGHEST, LETTERS, LOWEST, RATING
 
-from .completions import PREFIX, read_completion
-from .first_token import verdict_tokens
+from .completions import PREFIX, read_completion, verdict_tokens
 
 Parser = Callable[[str, tuple[TokenLogprob, ...]], Verdict]
 
@@ -142,7 +141,7 @@ def letter_logprob(reply: str, logprobs: tuple[TokenLogprob, ...]) -> Preference
     """Return p(m) / (p(m) + p(M)) from the first token's top log-probabilities; a missing token counts as 0.
 
     Same as alpaca_eval completion_parsers.logprob_parser with numerator "m" and denominators "m" and "M", where the
-    judge answers with one of them; `first_token` says what counts as them.
+    judge answers with one of them; `verdict_tokens` says what counts as them.
     """
     value = share_of("m", verdict_tokens(logprobs, ("m", "M")), ("m", "M"))
     assert value is not None, "verdict_tokens returns likely tokens only"

@@ -22,7 +22,7 @@ from harness.records.protocols import ServeOptions
 from harness.records.settings import checked
 from harness.store import make_folder
 
-from .records import PromptRow, prompt_text
+from .layout import PromptRow, prompt_text
 from .rewards.scorer import Outcome, RewardItem
 from .rewards.scoring import RewardCache, cache_path, reward_key, reward_settings, scorer_of
 from .spec import RewardSpec

@@ -20,9 +20,20 @@ from harness.records import Answer, ModelRef, Record
 from harness.records.errors import ConfigError, DataError
 from harness.store import JsonlRows
 
-from .layout import ANSWERS, PROMPTS, Counts, Recipe, StepRecord, record_in
+from .layout import (
+    ANSWERS,
+    PARTS,
+    PROMPTS,
+    Counts,
+    Part,
+    PromptRow,
+    Recipe,
+    StepRecord,
+    prompt_text,
+    record_in,
+    rows_in,
+)
 from .prompts import PromptError, load_rows, part_sizes, prompt_in
-from .records import PARTS, Part, PromptRow, prompt_text, rows_in
 from .spec import PromptsSpec
 
 SAMPLE = 500

@@ -26,8 +26,7 @@ from harness.records.protocols import ServeOptions, load_plugin
 from harness.store import JsonlRows, dump_json, write_atomic
 from harness.store.checkpoint import Checkpoint
 
-from .layout import Counts
-from .records import PreferencePair, messages
+from .layout import Counts, PreferencePair, messages
 from .sampling import IDENTITY, Sampler, check_identity
 from .spec import SCORED_BY
 

@@ -19,7 +19,7 @@ from harness.records import Answer, Prompt, Record
 from harness.records.errors import IncompleteError
 from harness.store import JsonlRows
 
-from .records import Chosen, Part, PreferencePair, PromptRow, RewardRow, rows_in
+from .layout import Chosen, Part, PreferencePair, PromptRow, RewardRow, rows_in
 from .spec import PairsSpec
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

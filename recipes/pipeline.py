@@ -29,18 +29,14 @@ from .prompts import is_missing_file
 from .rewards.scoring import check_reward
 from .schedule import check_fits, fill_devices, side_by_side
 from .spec import WEIGHTED, Selection, sources_loaded
-from .stages.align import TrainedFrom, align_step, align_steps
+from .stages.answers import source_steps, target_step
 from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
-from .stages.logps import logps_steps
 from .stages.merge import check_merges, merge_steps
 from .stages.pairs import own_pairs_step, pairs_steps
 from .stages.prompts import prompts_step
 from .stages.report import report_step
-from .stages.rewards import source_reward_steps, target_reward_step
-from .stages.sft import sft_step
-from .stages.sources import source_steps
-from .stages.target import target_step
-from .stages.weighted import weighted_step
+from .stages.rewards import logps_steps, source_reward_steps, target_reward_step
+from .stages.training import TrainedFrom, align_step, align_steps, sft_step, weighted_step
 from .steps import Outcome, Step, check_unowned, finished, gpu_hours, is_done, remaining, run_step, undo
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,14 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from harness.pages.terminal import FittedTable
-from harness.pages.text import rich_table
+from harness.pages.text import FittedTable, rich_table
 from harness.records import Record
 from harness.records.errors import IncompleteError
 
 from .devices import PlannedStep, simulate
 from .estimate import Estimator, PlanItem
-from .layout import STAGES, Recipe
+from .layout import PARTS, STAGES, Recipe
 from .pipeline import all_steps, before, check_span, up_to
-from .records import PARTS
 from .schedule import check_fits, job_of
 from .spec import RIVALS
 from .steps import Step, gpu_hours, is_done, remaining

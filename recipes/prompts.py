@@ -24,7 +24,7 @@ from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store.provenance import install_command
 from harness.suites.editions import read_json_lines
 
-from .records import Dropped, Part, PromptRow, messages
+from .layout import Dropped, Part, PromptRow, messages
 from .spec import PromptsSpec
 
 Row = Mapping[str, Any]

@@ -39,9 +39,8 @@ from harness.store.checkpoint import weights_digest
 
 from .devices import Gpus, replica_devices
 from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
-from .layout import Counts
+from .layout import Counts, Part, PromptRow, prompt_text, rows_in
 from .prompts import PromptError, Row, prompt_in
-from .records import Part, PromptRow, prompt_text, rows_in
 
 log = logging.getLogger(__name__)
 

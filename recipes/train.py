@@ -17,7 +17,7 @@ from harness.store import write_lines
 
 from .layout import STAGES, Recipe
 from .spec import RecipeSpec, about, read_recipe, recipe_path, scales_of, shipped_recipes
-from .training.nodes import Machines, claimed_machines, follow, leading
+from .training.launch import Machines, claimed_machines, follow, leading
 
 if TYPE_CHECKING:
     from .hub import Push
@@ -266,8 +266,7 @@ def _check_export(flags: TrainFlags) -> None:
 
 def _export(recipe: Recipe, flags: TrainFlags) -> None:
     from .hub import push_pairs
-    from .layout import PAIRS
-    from .records import PreferencePair, rows_in
+    from .layout import PAIRS, PreferencePair, rows_in
     from .trl_pairs import trl_row
 
     if flags.export_pairs is None and flags.push_pairs is None:

@@ -21,7 +21,7 @@ from pydantic import JsonValue
 
 from harness.records import Prompt, digest
 
-from .records import Chosen, PreferencePair
+from .layout import Chosen, PreferencePair
 
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from harness.records import Answer, Prompt
+from recipes.layout import Chosen, PreferencePair
 from recipes.pairs import Extremes, PairData, PairTally, RewardedAnswer, Tally, extremes, paired
-from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 
 from .model import SAMPLED, TinyTransformer, answer_logps, batches, nll, sample, trained

@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.pages.text import markdown_table
 from harness.records.protocols import SuiteOptions
-from harness.stats.audited import audited_ratio
+from harness.stats.combined import audited_ratio
 from harness.stats.intervals import FloatArray
 from harness.stats.paired import ratio_estimate
 from harness.suites.files import read_files

@@ -28,7 +28,7 @@ from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
 from ..suites.head_to_head import HeadToHead, PlaysGames
 from .comparison import Comparison, Population, adjusted, are_parts, compare, differing, is_part
-from .naming import told_apart, weights_of
+from .leaderboard import told_apart, weights_of
 from .population import on_these
 
 log = logging.getLogger(__name__)

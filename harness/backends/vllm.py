@@ -23,8 +23,8 @@ from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
 from .adapters import Adapter, AdapterSet
 from .chat import ChatCompletions, ContextWindow, Dialogue, Message, changed, engine_settings
+from .devices import GIB, available_memory, kv_cache_space
 from .loadable import check_loadable
-from .memory import GIB, available_memory, kv_cache_space
 from .served import FastChatCompletions, ServedBackend, has_argument, refuse_ours
 from .server import ServerCommand
 from .thinking import PARSER_PACKAGES, installed_parsers, lost_mark, parser_for, parser_in_use

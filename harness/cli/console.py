@@ -19,8 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from ..judging.cost import dollars
-from ..pages.terminal import UNLIMITED, FittedTable, hidden_line
-from ..pages.text import rich_table
+from ..pages.text import UNLIMITED, FittedTable, hidden_line, rich_table
 from ..records import Preference, ScoreCard
 from ..records.errors import StoppedRunError
 from ..records.facts import Metric, facts_of

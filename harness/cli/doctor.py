@@ -17,7 +17,7 @@ from typing import Literal
 
 import typer
 
-from ..backends.memory import GIB, available_memory
+from ..backends.devices import GIB, available_memory
 from ..store.files import cache_folder
 from ..store.official import cached_path, pinned_files
 from ..store.provenance import DISTRIBUTION, install_command

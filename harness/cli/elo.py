@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..analysis.battles import BattleSource, read_verdicts, read_votes
-from ..analysis.human_elo import human_elo
-from ..pages.elo_text import elo_grids, elo_remarks
+from ..analysis.human_elo import BattleSource, human_elo, read_verdicts, read_votes
+from ..pages.judge_text import elo_grids, elo_remarks
 from ..records.errors import ConfigError
 from .calibrate import print_report
 from .options import JsonFlags, ResultsFlags, command

@@ -15,13 +15,20 @@ from typer.core import TyperGroup
 from ..analysis.comparison import Population
 from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
-from ..analysis.gate.baselines import DEFAULT, baselines_file, promote
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
-from ..analysis.gate.decision import checks_of, refuse_unknown_metrics
-from ..analysis.gate.evidence import GateOptions, baseline_runs, gate_runs, power_of, read_policy
+from ..analysis.gate.decision import FEWEST_MODELS, checks_of, refuse_unknown_metrics, slopes_of
+from ..analysis.gate.evidence import (
+    DEFAULT,
+    GateOptions,
+    baseline_runs,
+    baselines_file,
+    gate_runs,
+    power_of,
+    promote,
+    read_policy,
+)
 from ..analysis.gate.live import baselines_of, gate_live
 from ..analysis.gate.policy import GatePolicy, GateReport
-from ..analysis.gate.pooling import FEWEST_MODELS, slopes_of
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import best_sentence
 from ..pages.gate_text import (

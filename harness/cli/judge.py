@@ -38,7 +38,7 @@ from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, Verb
 
 if TYPE_CHECKING:
     from ..analysis.judge_probe import ProbeResult
-    from ..pages.terminal import FittedTable
+    from ..pages.text import FittedTable
 
 judge_app = command_group("List judges, calibrate one, write one; find answers that address the judge.")
 

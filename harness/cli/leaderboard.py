@@ -20,12 +20,19 @@ from rich.text import Text
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.read_board import Board, BoardOptions, read_board
 from ..analysis.trackers import log_scores, tracker_names
-from ..pages.board_data import PageFacts
-from ..pages.reported import csv_lines, markdown_reported, of_measured, rich_reported
+from ..pages.board import PageFacts
 from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
-from ..pages.tables import csv_text, difference_line, markdown, rich_tables
-from ..pages.terminal import hidden_line
-from ..pages.text import escape_markdown, plain
+from ..pages.tables import (
+    csv_lines,
+    csv_text,
+    difference_line,
+    markdown,
+    markdown_reported,
+    of_measured,
+    rich_reported,
+    rich_tables,
+)
+from ..pages.text import escape_markdown, hidden_line, plain
 from ..records.errors import ConfigError, IncompleteError, StaleError
 from ..records.facts import facts_of
 from ..store import make_folder, write_atomic, write_bytes

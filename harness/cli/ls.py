@@ -3,15 +3,105 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from ..records.errors import ConfigError, did_you_mean
 from ..records.judge_choice import judge_files
 from ..records.protocols import Group, installed
+from ..store import read_card
+from ..store.files import is_hidden
 from .console import stdout_console
 from .options import JsonFlags, ResultsFlags, command
+
+# ------------------------------------------------------------------------------------------------- the runs of a folder
+# The runs of a results folder, finished or not, from their manifests and cards: no row is parsed, so it is quick.
+#
+# [run for run in list_runs(Path("results")) if run.state == "unfinished"]
+
+
+State = Literal["finished", "incomplete", "unfinished", "unreadable"]
+"""finished: a complete card. incomplete: a card with under 90 % scored. unfinished: rows, but no card yet."""
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    model: str
+    suite: str
+    """`SUITE@VERSION`."""
+    run_id: str
+    state: State
+    score: str
+    """The headline, or a dash."""
+    answers: int
+    judgments: int
+    """Lines of the files: rows that were retried count again."""
+    changed: str
+    """UTC, YYYY-MM-DD HH:MM, of the newest file."""
+    folder: str
+
+    def as_dict(self) -> dict[str, str | int]:
+        return asdict(self)
+
+
+def list_runs(results: Path) -> list[ListedRun]:
+    """Return every run under `results/runs`, the one that changed last at the end; without archived ones."""
+    folders = {
+        path.parent
+        for name in ("manifest.json", "card.json")
+        for path in (results / "runs").glob(f"*/*@*/*/{name}")
+        if not is_hidden(path.relative_to(results))
+    }
+    return [run for _, run in sorted(((_changed(folder), _listed(folder)) for folder in folders), key=_by_time)]
+
+
+def _by_time(item: tuple[float, ListedRun]) -> tuple[float, str]:
+    return item[0], item[1].folder
+
+
+def _listed(folder: Path) -> ListedRun:
+    model, score = folder.parents[1].name, "-"
+    state: State = "unfinished"
+    if (folder / "card.json").exists():
+        try:
+            card = read_card(folder / "card.json")
+        except ConfigError:
+            state = "unreadable"
+        else:
+            value = card.scores[card.headline].value
+            model, score = card.model, "-" if value is None else f"{value:.2f}"
+            state = "finished" if card.complete else "incomplete"
+    return ListedRun(
+        model=model,
+        suite=folder.parent.name,
+        run_id=folder.name,
+        state=state,
+        score=score,
+        answers=_lines(folder / "answers.jsonl"),
+        judgments=_lines(folder / "judgments.jsonl"),
+        changed=time.strftime("%Y-%m-%d %H:%M", time.gmtime(_changed(folder))),
+        folder=str(folder),
+    )
+
+
+def _lines(file: Path) -> int:
+    try:
+        with file.open("rb") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except OSError:
+        return 0
+
+
+def _changed(folder: Path) -> float:
+    return max((file.stat().st_mtime for file in folder.iterdir() if file.is_file()), default=0.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
 
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
 
@@ -54,8 +144,7 @@ def ls(flags: LsFlags) -> None:
 
 def show_suites(flags: LsFlags) -> None:
     """Print the suites with the benchmark that each one is, its headline and its size."""
-    from ..pages.terminal import hidden_line
-    from ..pages.text import rich_table
+    from ..pages.text import hidden_line, rich_table
     from ..records.facts import facts_of
 
     head = ("suite", "benchmark", "headline", "questions", "package")
@@ -75,9 +164,9 @@ def show_suites(flags: LsFlags) -> None:
 
 def show_runs(flags: LsFlags) -> None:
     """Print the runs of the results folder, the latest last."""
-    from ..pages.terminal import hidden_line
-    from ..pages.text import rich_table
-    from ..running.listing import list_runs
+    from ..pages.text import hidden_line, rich_table
+
+    pass
 
     runs = list_runs(flags.results)
     if flags.as_json:

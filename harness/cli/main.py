@@ -16,15 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..records.errors import (
-    HarnessError,
-    IncompleteError,
-    UsageError,
-    did_you_mean,
-    first_error,
-    one_line,
-    printable,
-)
+from ..records.errors import HarnessError, IncompleteError, UsageError, did_you_mean, first_error, one_line, printable
 from ..records.keys import masked
 from ..records.protocols import installed
 from ..store.provenance import VERSION

@@ -14,9 +14,19 @@ import typer
 from ..analysis.best import BestOf, NotRankedError, best_of_runs
 from ..analysis.comparison import Comparison
 from ..analysis.finished_runs import StoredRun, compare_models, find_runs, matched, shown_names
-from ..pages.model_index import Entry, edited_card, entries, index_yaml
-from ..pages.pdf import check_pdf, pdf
-from ..pages.report import ModelsReport, ReportRow, ReportSection, report_text, section_figure
+from ..pages.report import (
+    Entry,
+    ModelsReport,
+    ReportRow,
+    ReportSection,
+    check_pdf,
+    edited_card,
+    entries,
+    index_yaml,
+    pdf,
+    report_text,
+    section_figure,
+)
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..store import make_folder, write_atomic, write_bytes
 from ..store.hub_card import HubCard

@@ -350,9 +350,8 @@ def one_after_the_other(
 
 def at_once(each: Sequence[FileSpec], flags: RunFlags, trackers: Sequence[str]) -> tuple[list[ScoreCard], list[str]]:
     """Return the cards of all models, and which failed; some run at a time, each on GPUs of its own."""
-    from ..running.execute import execute, opened  # deferred, like their neighbours: they need numpy
+    from ..running.execute import execute, opened, side_by_side, slots_for
     from ..running.pipeline import rare_collections
-    from ..running.several import side_by_side, slots_for
     from .main import exit_code_of
 
     slots = slots_for([plan(resolve(settings)) for settings in each], flags.parallel_models)

@@ -45,8 +45,7 @@ def view(flags: ViewFlags) -> None:
     try:
         import uvicorn
 
-        from ..pages.viewer.app import build_app
-        from ..pages.viewer.guard import is_loopback
+        from ..pages.viewer.app import build_app, is_loopback
     except ImportError as error:
         raise ConfigError(f"harness view needs {error.name}: {install_command('view')}") from None
     if not flags.results.is_dir():

@@ -29,8 +29,7 @@ from ..analysis.watch import (
 )
 from ..backends.adapters import SharedServer
 from ..pages import charts
-from ..pages.terminal import FittedTable
-from ..pages.text import interval, rich_table
+from ..pages.text import FittedTable, interval, rich_table
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.judge_choice import suite_names
 from ..records.protocols import Backend, Starting

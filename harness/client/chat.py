@@ -16,8 +16,19 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from ..records import Access, Reason
 from ..records.errors import ReplyError
-from .body import BodyTooLargeError, read_body
-from .endpoint import NO_OUTAGE, PROBE_SECONDS, USUAL_PATIENCE, Endpoint, Outage, Patience, Terms, join, leave
+from .endpoint import (
+    NO_OUTAGE,
+    PROBE_SECONDS,
+    USUAL_PATIENCE,
+    BodyTooLargeError,
+    Endpoint,
+    Outage,
+    Patience,
+    Terms,
+    join,
+    leave,
+    read_body,
+)
 from .flow import NOTHING, Launch, RateLimitHints, read_headers
 from .reading import (
     ChatReply,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..analysis.best import BestOf, BestRow
-from ..analysis.changes import AnswerShift
-from ..analysis.comparison import Comparison
+from ..analysis.comparison import AnswerShift, Comparison
 from ..analysis.differences import Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
-from .terminal import FittedTable
-from .text import escape_markdown, interval, markdown_list, markdown_table, number, rich_table
+from .text import FittedTable, escape_markdown, interval, markdown_list, markdown_table, number, rich_table
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
 ORDER = ("metric", "category", "difference [95 %]", "p", "first", "other", "detectable")

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from ..analysis.gate.candidates import CandidatesReport
-from ..analysis.gate.decision import named, sentence
+from ..analysis.gate.decision import Slope, named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
-from ..analysis.gate.pooling import Slope
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
 from .comparison_text import best_sentence, difference_span, p_cell
-from .terminal import FittedTable
-from .text import escape_markdown, markdown_list, markdown_table, plain, rich_table
+from .text import FittedTable, escape_markdown, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
 GATE_ORDER = ("check", "result", "difference [95 %]", "margin", "lower bound", "baseline", "candidate")

@@ -1,24 +1,36 @@
-"""A decision among a few models as a message: for Slack, for a pull request, or as one HTML file. Pure.
+r"""A decision among a few models as a message, for Slack or a pull request; as an HTML file or PDF; for a model card.
+
+>>> slack_text("<!channel> *ship* @here")
+'&lt;!channel&gt; *\u2060ship*\u2060 @\u2060here'
+
+>>> edited_card("---\nlicense: mit\n---\n# m\n", "m", []).splitlines()[:3]
+['---', 'license: mit', 'model-index:']
 
     report_text(report, "slack")
 
 Each format escapes names and texts in its own way: a model called `<!channel>` notifies nobody.
-
->>> slack_text("<!channel> *ship* @here")
-'&lt;!channel&gt; *\\u2060ship*\\u2060 @\\u2060here'
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import quote
+
+import yaml
+from pydantic import JsonValue
 
 from ..analysis.best import BestOf
 from ..analysis.comparison import Comparison
 from ..analysis.differences import Difference
-from ..records import Score
+from ..records import Score, ScoreCard
+from ..records.documents import parse_yaml
+from ..records.errors import ConfigError
 from .board import Figure, asset, content_policy, environment
 from .charts import ChartPoint, differences
 from .comparison_text import (
@@ -229,3 +241,156 @@ def section_figure(section: ReportSection) -> Figure | None:
         return None
     name = re.sub(r"[^\w.-]+", "-", f"{section.suite}-{section.suite_version}-differences")
     return Figure(name, drawing)
+
+
+# ----------------------------------------------------------------------------------------------- model-index of the Hub
+# Results of a checkpoint in a model card of the Hub: the `model-index` of its YAML, and nothing else of it. Pure.
+#
+# The format is https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+
+
+KEY = "model-index"
+README = "the model card's metadata"
+FRONT = re.compile(r"\A(?P<open>\s*---[ \t]*\r?\n)(?P<yaml>(?:.*\r?\n)*?)(?=---[ \t]*(?:\r?\n|\Z))")
+LEVEL = 95
+"""Confidence level of the intervals, in percent."""
+
+Entry = dict[str, JsonValue]
+
+
+def entries(cards: Iterable[ScoreCard]) -> list[Entry]:
+    """Return one result per complete card that has a headline score, with its interval in the metric's `args`."""
+    return [_entry(card) for card in cards if card.complete and card.scores[card.headline].value is not None]
+
+
+def _entry(card: ScoreCard) -> Entry:
+    score = card.scores[card.headline]
+    certainty: Entry = {"n": score.n}
+    if score.ci_low is not None and score.ci_high is not None:
+        limits: Entry = {"ci_low": round(score.ci_low, 6), "ci_high": round(score.ci_high, 6), "confidence": LEVEL}
+        certainty = limits | certainty
+    return {
+        "task": {"type": "text-generation", "name": "Text generation"},
+        "dataset": {
+            "name": f"{card.suite} {card.suite_version}, judge {card.judge}",
+            "type": card.suite,
+            "config": card.protocol_sha,
+        },
+        "metrics": [{"type": card.headline, "value": round(score.value or 0.0, 6), "args": certainty}],
+    }
+
+
+def index_yaml(models: Sequence[tuple[str, Sequence[Entry]]]) -> str:
+    """Return the YAML of a `model-index` with one entry per model."""
+    return _dump([{"name": name, "results": list(results)} for name, results in models])
+
+
+def _dump(index: list[JsonValue]) -> str:
+    return yaml.safe_dump({KEY: index}, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def edited_card(text: str, name: str, results: Sequence[Entry]) -> str:
+    """Return the model card with these results; all its other text and metadata stay as they are.
+
+    A result replaces one of the same suite, protocol and metric. `name` is used if the card has no `model-index` yet.
+    Raise ConfigError if the card's metadata cannot be read or edited without changing the rest.
+    """
+    newline = "\r\n" if "\r\n" in text else "\n"
+    front = FRONT.match(text)
+    if front is None:
+        if text.lstrip().startswith("---"):
+            raise ConfigError(f"{README} begin with --- but have no end; correct the card first")
+        head = f"---\n{index_yaml([(name, results)])}---\n".replace("\n", newline)
+        return head + (newline + text if text else "")
+    metadata = parse_yaml(front["yaml"], README) or {}
+    if not isinstance(metadata, dict):
+        raise ConfigError(f"{README} are not a mapping; correct the card first")
+    index = _merged(metadata.get(KEY), name, results)
+    before, after = _around(front["yaml"].splitlines(keepends=True))
+    if KEY in metadata and before + after == front["yaml"]:
+        raise ConfigError(f"{README}: {KEY} is not a plain key at the start of a line; correct the card first")
+    edited = before + _dump(index).replace("\n", newline) + after
+    if parse_yaml(edited, README) != metadata | {KEY: index}:
+        raise ConfigError(f"{README} state {KEY} in a way that cannot be edited safely; add `--to hf` output by hand")
+    return front["open"] + edited + text[front.end() :]
+
+
+def _around(lines: Sequence[str]) -> tuple[str, str]:
+    """Return the YAML before and after the block of `model-index`; without one, all of it is before."""
+    start = next((number for number, line in enumerate(lines) if line.startswith(f"{KEY}:")), len(lines))
+    end = next((number for number in range(start + 1, len(lines)) if _is_key(lines[number])), len(lines))
+    # comments just above the next key are about that key
+    while end > start + 1 and lines[end - 1].startswith("#"):
+        end -= 1
+    return "".join(lines[:start]), "".join(lines[end:])
+
+
+def _is_key(line: str) -> bool:
+    return re.match(r"[^\s#-]", line) is not None
+
+
+def _merged(index: object, name: str, results: Sequence[Entry]) -> list[JsonValue]:
+    if index is None or index == []:
+        return [{"name": name, "results": list(results)}]
+    if not (isinstance(index, list) and all(isinstance(model, dict) for model in index)):
+        raise ConfigError(f"{README}: {KEY} is not a list of models; correct the card first")
+    position = next((number for number, model in enumerate(index) if model.get("name") == name), 0)
+    known = index[position].get("results") or []
+    if not (isinstance(known, list) and all(isinstance(result, dict) for result in known)):
+        raise ConfigError(f"{README}: {KEY} has results that are not a list; correct the card first")
+    new = {_identity(result) for result in results}
+    kept = [result for result in known if _identity(result) not in new]
+    edited: list[JsonValue] = [*index]
+    edited[position] = index[position] | {"results": [*kept, *results]}
+    return edited
+
+
+def _identity(result: Entry) -> str:
+    """Return what two results of one measurement have in common."""
+    dataset, metrics = result.get("dataset"), result.get("metrics")
+    parts = [dataset.get(key) for key in ("type", "config")] if isinstance(dataset, dict) else [dataset]
+    kinds = [row.get("type") if isinstance(row, dict) else row for row in metrics] if isinstance(metrics, list) else []
+    return repr((parts, kinds))
+
+
+# ------------------------------------------------------------------------------------------------------------------ PDF
+# A page of ours as PDF, printed by a Chromium that is on this machine through Playwright. Neither is a dependency.
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Commands of browsers that print; Playwright's own download comes after them."""
+MARGIN = "15mm"
+"""Above and below; the page has its own at the sides."""
+
+
+def check_pdf() -> None:
+    """Raise ConfigError if the package that drives the browser is missing, before anything is compared."""
+    if find_spec("playwright") is None:
+        raise ConfigError(
+            "--to pdf needs Playwright and a Chromium: pip install playwright && playwright install chromium; "
+            "or write --to html and print it in a browser"
+        )
+
+
+def pdf(html: str) -> bytes:
+    """Return a page without scripts as PDF, A4, in light colours. Raise ConfigError if no browser starts."""
+    check_pdf()
+    from playwright.sync_api import Error, sync_playwright
+
+    command = next(filter(None, map(shutil.which, BROWSERS)), None)
+    # Chromium refuses its sandbox to root; the page is our own, and loads nothing
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    try:
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=command and Path(command), args=arguments)
+            page = browser.new_page(color_scheme="light", java_script_enabled=False)
+            page.set_content(html)
+            content: bytes = page.pdf(format="A4", print_background=True, margin={"top": MARGIN, "bottom": MARGIN})
+            browser.close()
+    except Error as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--to pdf found no Chromium that starts ({reason}); playwright install chromium, "
+            "or write --to html and print it in a browser"
+        ) from None
+    return content

@@ -14,8 +14,7 @@ from ..analysis.leaderboard import BoardRow, Table
 from ..records import Score
 from ..records.facts import facts_of
 from .tables import harmless
-from .terminal import FittedTable
-from .text import interval, markdown_table, number, rich_table
+from .text import FittedTable, interval, markdown_table, number, rich_table
 
 TITLE = "All suites: score (rank), models by their mean rank"
 ONE_SUITE = "Score (rank)"

@@ -276,4 +276,4 @@ class AuditSpec(Record):
 
     judge: JudgeSpec
     questions: int = Field(ge=MIN_AUDITED)
-    """How many; they are drawn by `harness.running.auditing`."""
+    """How many; they are drawn by `harness.running.card`."""

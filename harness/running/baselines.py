@@ -162,7 +162,7 @@ def placeholders(suite: Suite) -> Suite:
     if not isinstance(suite, TakesBaseline) or not (isinstance(suite, WantsBaseline) and suite.needs_baseline):
         return suite
     if choice is not None and Path(choice).is_file():
-        from ..suites.baseline_files import read_answer_file
+        from ..suites.exchange import read_answer_file
 
         answers = read_answer_file(Path(choice), suite.prompts())
         missing = [prompt.id for prompt in suite.prompts() if prompt.id not in answers]
@@ -197,7 +197,7 @@ def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | Non
     is_run = text.startswith("run:")
     path = Path(text.removeprefix("run:")).expanduser()
     if not is_run and path.is_file() and path.name != "card.json":
-        from ..suites.baseline_files import read_answer_file  # deferred: it needs numpy, which the help does not
+        from ..suites.exchange import read_answer_file  # deferred: it needs numpy, which the help does not
 
         return read_answer_file(path, suite.prompts())
     if not is_run and (path / "config.json").is_file():

@@ -15,8 +15,15 @@ from typing import Any
 
 from ..records import AuditSpec, JudgeSpec, ModelRef, Record
 from ..records.errors import ConfigError, one_line
-from ..records.judge_choice import choose_audits, choose_baselines, choose_judges, suite_names, with_devices
-from ..records.provider_judges import shutdown_warning, unlisted_model_warning
+from ..records.judge_choice import (
+    choose_audits,
+    choose_baselines,
+    choose_judges,
+    shutdown_warning,
+    suite_names,
+    unlisted_model_warning,
+    with_devices,
+)
 from ..records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec, checked
 from ..store.gguf import names_gguf
 

@@ -12,23 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..records import (
-    Answer,
-    Judgment,
-    Order,
-    Preference,
-    Prompt,
-    QuestionScores,
-    Rating,
-    Score,
-    ScoreCard,
-    Verdict,
-)
+from ..records import Answer, Judgment, Order, Preference, Prompt, QuestionScores, Rating, Score, ScoreCard, Verdict
 from ..records.facts import QuestionRule, facts_of
 from ..records.judging import MIN_AUDITED
 from ..records.protocols import RunRows
 from ..stats.agreement import Measure
-from ..stats.audited import AuditedRatio, audited_ratio
+from ..stats.combined import AuditedRatio, audited_ratio
 from ..stats.intervals import FloatArray
 from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_interval
 

@@ -21,8 +21,7 @@ from harness.stats.variance import CrossedMean, crossed_mean
 from harness.store import JsonlRows
 from harness.suites.scoring import is_complete
 
-from ..layout import ANSWERS, REWARDS
-from ..records import Part, PromptRow, RewardRow
+from ..layout import ANSWERS, REWARDS, Part, PromptRow, RewardRow
 from ..spec import EvaluateSpec
 from .tables import ModelRow, VariantBoard, Verdict, Versus, at, sentence
 

@@ -18,9 +18,8 @@ from harness.pages.text import escape_markdown
 from harness.records import Record, ScoreCard
 from harness.store import find_cards
 
-from ..layout import DATA, DONE, PAIRS, PROMPTS, Recipe, StepRecord, record_in
+from ..layout import DATA, DONE, PAIRS, PROMPTS, PreferencePair, PromptRow, Recipe, StepRecord, record_in, rows_in
 from ..pairs import ModelData, PairData, Spread, spread
-from ..records import PreferencePair, PromptRow, rows_in
 from ..spec import RecipeSpec
 from .board import Measured, read_measured
 from .curves import read_log

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.pages.charts import Drawing
-from harness.pages.terminal import FittedTable
-from harness.pages.text import escape_markdown, rich_table
+from harness.pages.text import FittedTable, escape_markdown, rich_table
 from harness.records import Record, Score
 
 Verdict = Literal["better", "worse", "not shown", "incomplete"]

@@ -18,7 +18,7 @@ from harness.records import Failure
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, one_line
 from harness.records.protocols import Identified, Reward, RewardOptions, load_plugin
 
-from ..records import PromptRow, messages, prompt_text
+from ..layout import PromptRow, messages, prompt_text
 
 log = logging.getLogger(__name__)
 

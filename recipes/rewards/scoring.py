@@ -30,8 +30,7 @@ from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
 from ..devices import Gpus, replica_devices
-from ..layout import REWARDS, Counts
-from ..records import PromptRow, RewardRow, prompt_text, rows_in
+from ..layout import REWARDS, Counts, PromptRow, RewardRow, prompt_text, rows_in
 from ..spec import RewardSpec
 from .scorer import Outcome, RewardItem, Scorer
 
@@ -91,10 +90,10 @@ def scorer_of(spec: RewardSpec, log_dir: Path | None) -> Scorer:
         replicas = [devices for devices in replica_devices(unit) if devices] if unit and not spec.serve.devices else []
         if len(replicas) < 2 or log_dir is None:
             return Scorer(options)
-        from .replicas import ReplicaScorer
+        from .workers import ReplicaScorer
 
         return ReplicaScorer(options, replicas)
-    from .on_ray import RayScorer
+    from .workers import RayScorer
 
     return RayScorer(options, workers=spec.workers, cpus=spec.worker_cpus, gpus=spec.worker_gpus)
 

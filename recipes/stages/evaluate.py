@@ -25,8 +25,7 @@ from harness.store import make_folder, write_atomic, write_lines
 
 from ..devices import Gpus
 from ..estimate import Estimator, PlanItem
-from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
-from ..records import RewardRow, rows_in
+from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe, RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers

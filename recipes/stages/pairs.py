@@ -15,10 +15,9 @@ from pydantic import JsonValue
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic, write_lines
 
-from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Recipe
+from ..layout import ANSWERS, DATA, DROPPED, PAIRS, PROMPTS, REWARDS, Counts, Dropped, PreferencePair, Recipe
 from ..pairs import Considered, DroppedPair, PairTally, Tally, best_by_prompt, extremes, paired, rated, read_prompts
 from ..prompts import load_rows, portable_name, suite_questions
-from ..records import Dropped, PreferencePair
 from ..spec import PairsSpec, RecipeSpec, Selection
 from ..steps import Step
 from ..trl_pairs import FORMS, UnreadablePairError, read_pair

@@ -15,7 +15,7 @@ from harness.records import ModelRef, Prompt, Record
 from harness.records.errors import ConfigError
 from harness.store import dump_json, write_atomic
 
-from ..layout import DROPPED, PROMPTS, Counts, Recipe
+from ..layout import DROPPED, PARTS, PROMPTS, Counts, PromptRow, Recipe, messages
 from ..prompts import (
     Kept,
     Questions,
@@ -27,7 +27,6 @@ from ..prompts import (
     suite_questions,
     with_parts,
 )
-from ..records import PARTS, PromptRow, messages
 from ..sampling import model_name
 from ..steps import Step
 

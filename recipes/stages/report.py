@@ -22,14 +22,13 @@ from harness.analysis.leaderboard import RankOptions, rank, run_id
 from harness.analysis.pairs import PairedRuns
 from harness.analysis.reported import load_reported, reported_beside
 from harness.pages.charts import Drawing
-from harness.pages.reported import markdown_reported
+from harness.pages.tables import markdown_reported
 from harness.records import ScoreCard
 from harness.store import dump_json, write_atomic, write_bytes
 
 from ..layout import Counts, Recipe, record_in
 from ..report.board import best_by_validation, variant_board
 from ..report.card import CardFacts, model_card
-from ..report.costs import read_costs
 from ..report.curves import training_curves
 from ..report.data import (
     FinishedCheckpoint,
@@ -41,7 +40,7 @@ from ..report.data import (
     read_logs,
     read_suites,
 )
-from ..report.methods import front_figure, method_board, methods_markdown, methods_section, reported_section
+from ..report.methods import front_figure, method_board, methods_markdown, methods_section, read_costs, reported_section
 from ..report.sweeps import SweepReport, sweep_figure, sweep_reports, sweep_section, sweeps_markdown
 from ..report.tables import Section, VariantBoard, markdown
 from ..steps import Step
@@ -142,8 +141,7 @@ def _write_methods(
 def _write_suites(results: Sequence[tuple[Path, ScoreCard]], folder: Path) -> None:
     if not results:
         return
-    from harness.pages.board import page
-    from harness.pages.board_data import PageFacts
+    from harness.pages.board import PageFacts, page
     from harness.pages.tables import markdown as leaderboard
 
     cards = [card for _, card in results]

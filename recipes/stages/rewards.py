@@ -1,18 +1,22 @@
-"""Stage `rewards`: score every answer; write rewards.jsonl, in one step per source and one for the target."""
+"""Stages `rewards` and `logps`: score every answer, and compute what sources think of the answers of the pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.backends.devices import devices_of
+from harness.records import ModelRef
 
 from ..estimate import DeviceTime, Estimator, Mean, PlanItem, lines_of, number, replicas
-from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe
+from ..layout import ANSWERS, PAIRS, PROMPTS, REWARDS, Counts, PreferencePair, Recipe, rows_in
+from ..likelihood import LOGPS, Texts, score_pairs
 from ..rewards.scoring import reward_alone, reward_gpus, reward_settings, score_answers
-from ..spec import SourceSpec
+from ..sampling import IDENTITY, Sampler, generation_time, gpus_of, needs_machine
+from ..spec import SourceSpec, sources_used
 from ..steps import Step
-from .sources import ANSWERED
+from .answers import ANSWERED
 
 WITHOUT_DEVICE = ("function", "judge", "pooling")
 """Kinds of reward that load no model on our devices, and so take no device time."""
@@ -87,3 +91,88 @@ def reward_time(known: Estimator, tokens: float) -> list[DeviceTime]:
 
     folders = [known.recipe.source_rewards(source.name) for source in spec.sources]
     return [DeviceTime(tokens, known.rate("reward", spec.rates.reward, folders, rate), devices, "reward")]
+
+
+# ---------------------------------------------------------------------------------------------------- log-probabilities
+# Stage `logps`: log-probabilities that sources give to the answers of the pairs; write logps.jsonl, one per source.
+#
+# Only the method `infifpo` uses them. Pairs of different numbers of sources have different answers, so each set of
+# pairs is scored by its own steps.
+
+
+KEEP = (LOGPS, IDENTITY)
+
+
+def logps_steps(recipe: Recipe, seed: int, name: str, pairs: Step) -> list[Step]:
+    """Return the steps that a variant reads, one per source; none unless its method is infifpo.
+
+    Variants with equal pairs get steps of the same names.
+    """
+    variant = recipe.variants[name]
+    if variant.method != "infifpo":
+        return []
+    return [_logps_step(recipe, seed, source, pairs) for source in sources_used(recipe.spec, variant)]
+
+
+def _logps_step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> Step:
+    spec = recipe.spec
+    assert source.model is not None  # the specification was checked
+    model = ModelRef.parse(source.model)
+    engine_seed = spec.sampling.seed or 0
+    sampler = Sampler(source.name, model, source.backend, source.serve, engine_seed, spec.sampling.max_failed)
+    name = f"{pairs.name.replace('/pairs', '/logps', 1)}/{source.name}"
+    folder = recipe.out / name
+
+    def work(into: Path) -> Counts:
+        rows = rows_in(pairs.folder / PAIRS, PreferencePair)
+        texts = [Texts.of(pair, keep_reasoning=spec.keep_reasoning) for pair in rows]
+        return score_pairs(sampler, texts, into)
+
+    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        rows = known.prompts.of("preference")
+        if known.done(pairs.name, pairs.folder):
+            rows = lines_of(pairs.folder / PAIRS)
+        left = known.missing(item, folder / LOGPS, rows)
+        # each answer is read with its prompt
+        per_pair = 3 * known.prompts.tokens.value + known.any_source_answer + 2 * known.target_answer.value
+        tokens = left * per_pair
+        time = reading_time(known, source, tokens, per_pair, name)
+        update = {"model": source.name, "calls": left, "calls_done": rows - left, "prompt_tokens": tokens}
+        yield known.timed(item.model_copy(update=update), time)
+
+    settings = sampler.settings() | ({"keep_reasoning": True} if spec.keep_reasoning else {})
+    return Step(
+        "logps",
+        name,
+        folder,
+        settings,
+        work,
+        (pairs,),
+        KEEP,
+        alone=needs_machine(source.backend, source.serve),
+        gpus=replace(gpus_of(model, source.backend, source.serve), replicas=1),
+        seed=seed,
+        estimate=estimate,
+    )
+
+
+def reading_time(known: Estimator, source: SourceSpec, tokens: float, per_pair: float, step: str) -> DeviceTime:
+    """Return the time in which a source reads tokens, by its steps of this name in all seeds, else `rates.reading`.
+
+    Without either it is the time to generate as many tokens: an upper bound, since reading is faster.
+    """
+    recipe, devices = known.recipe, devices_of(source.serve)
+
+    def rate(counts: Counts) -> float:
+        pairs_read, seconds = number(counts, "session_pairs"), number(counts, "session_seconds")
+        return per_pair * pairs_read / seconds / devices if seconds else 0.0
+
+    _, _, rest = step.partition("/")
+    folders = [recipe.seed(seed) / rest for seed in recipe.spec.seeds]
+    configured = recipe.spec.rates.of("reading", source.name)
+    speed = known.rate("reading", configured, folders, rate)
+    if speed is None:
+        time = generation_time(known, source.name, source.serve, tokens, measured=[recipe.source(source.name)])
+        if time.rate is not None:
+            speed = Mean(time.rate.value, f"generation's, {time.rate.by}: an upper bound, as reading is faster")
+    return DeviceTime(tokens, speed, devices, "log-probabilities")

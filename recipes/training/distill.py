@@ -20,7 +20,7 @@ from trl.experimental.utils import is_byte_level_tokenizer, piece_byte_len
 
 from harness.records.errors import ConfigError
 
-from ..records import Messages
+from ..layout import Messages
 from .checkpoint import load_model
 from .settings import TrainingSettings
 from .templates import load_tokenizer

@@ -27,7 +27,7 @@ from harness.records.asking import is_empty
 from harness.records.errors import ConfigError, IncompleteError, StoreError
 from harness.store import dump_json, locked, make_folder, write_atomic
 
-from ..records import PreferencePair, messages
+from ..layout import PreferencePair, messages
 from .head import IGNORED
 from .templates import (
     PreferenceRow,

@@ -29,7 +29,6 @@ from harness.records import digest
 from harness.records.errors import ConfigError
 from harness.store.files import file_sha256
 
-from .fitting import TOLERANCE, FittingCollator, fitting_collator, typical
 from .head import add_scoring
 from .losses import (
     REJECTED,
@@ -43,7 +42,18 @@ from .losses import (
     rewards,
     weighted,
 )
-from .packing import Layout, RowIds, base_model, batch_logps, collator_for, default_layout
+from .packing import (
+    TOLERANCE,
+    FittingCollator,
+    Layout,
+    RowIds,
+    base_model,
+    batch_logps,
+    collator_for,
+    default_layout,
+    fitting_collator,
+    typical,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset

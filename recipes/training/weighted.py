@@ -22,8 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from harness.records import Prompt
 from harness.records.errors import ConfigError
 
+from ..layout import messages
 from ..pairs import Extremes
-from ..records import messages
 from .head import IGNORED, add_scoring
 from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from harness.analysis.read_board import BoardOptions, read_board
+from harness.pages.board import PageFacts
 from harness.pages.board import page as leaderboard_page
-from harness.pages.board_data import PageFacts
 from tests.fakes.commands import harness_process
 from tests.fakes.made_runs import make_run, pocket
 

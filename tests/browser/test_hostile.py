@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.analysis.read_board import BoardOptions, read_board
+from harness.pages.board import PageFacts
 from harness.pages.board import page as leaderboard_page
-from harness.pages.board_data import PageFacts
 from harness.records import Answer, Judgment, Preference
 from tests.browser.conftest import fits, needs_chromium
 from tests.fakes.made_runs import make_run, pocket, write_run

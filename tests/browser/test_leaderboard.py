@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.analysis.read_board import BoardOptions, read_board
+from harness.pages.board import PageFacts
 from harness.pages.board import page as leaderboard_page
-from harness.pages.board_data import PageFacts
 from harness.store import read_card
 from tests.browser.conftest import DESK, PHONE, first, fits, keep, needs_chromium, serious
 from tests.fakes.commands import Done

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.memory import GIB
+from harness.backends.devices import GIB
 from harness.cli import doctor
 from harness.cli.doctor import collisions, memory, processor, python
 from harness.store.provenance import DISTRIBUTION, install_command

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.battles import read_verdicts, read_votes
+from harness.analysis.human_elo import read_verdicts, read_votes
 from harness.records.errors import HarnessError
 from tests.fakes.commands import Done
 from tests.fakes.made_runs import make_run, pocket

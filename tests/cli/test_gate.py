@@ -12,9 +12,8 @@ from lxml import etree
 from pydantic import ValidationError
 
 from harness.analysis.comparison import compare
-from harness.analysis.gate.baselines import promote, read_baselines
 from harness.analysis.gate.decision import judge_gate
-from harness.analysis.gate.evidence import GateOptions, gate_runs, noise_of, read_policy
+from harness.analysis.gate.evidence import GateOptions, gate_runs, noise_of, promote, read_baselines, read_policy
 from harness.analysis.gate.policy import Evidence, GateCheck, GateLimits, GatePolicy, GateReport, JudgeNoise, Step
 from harness.analysis.gate.power import power_rows
 from harness.analysis.gate.sequential import looks, order_of, replay, watched

@@ -15,10 +15,9 @@ from harness.analysis.comparison import compare
 from harness.analysis.differences import Difference, unpaired
 from harness.analysis.finished_runs import compare_models
 from harness.analysis.games import games_difference
-from harness.analysis.gate.decision import judge_gate, refuse_unknown_metrics
+from harness.analysis.gate.decision import judge_gate, pooled_difference, refuse_unknown_metrics, slopes_of
 from harness.analysis.gate.evidence import GateOptions, gate_runs
 from harness.analysis.gate.policy import Evidence, GateCheck, GatePolicy
-from harness.analysis.gate.pooling import pooled_difference, slopes_of
 from harness.records import AnchorCheck, Judging, Score, ScoreCard
 from harness.records.asking import answers_digest
 from harness.records.errors import ConfigError

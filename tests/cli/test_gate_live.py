@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.finished_runs import find_runs
-from harness.analysis.gate.baselines import promote
+from harness.analysis.gate.evidence import promote
 from harness.records import Answer
 from harness.records.errors import ConfigError
 from harness.records.protocols import SuiteData

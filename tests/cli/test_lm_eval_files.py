@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.suites.lm_eval.metrics import direction, headline
+from harness.suites.lm_eval.facts import direction, headline
 from tests.fakes.commands import Done, run_command
 
 Scores = Mapping[str, Mapping[str, object]]

@@ -13,7 +13,7 @@ from harness.analysis.judge_probe import PROBES, ProbeResult
 from harness.analysis.watch import EvaluatedCheckpoint, HeadlinePoint, WatchState
 from harness.cli.judge import probe_table
 from harness.cli.watch import trend_tables
-from harness.pages.terminal import FittedTable
+from harness.pages.text import FittedTable
 from harness.records import Score
 from recipes.plan import plan_tables
 from recipes.report.board import variant_board

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.pages.model_index import edited_card
-from harness.pages.report import github_text, slack_text
+from harness.pages.report import edited_card, github_text, slack_text
 from harness.records import Score
 from harness.records.errors import ConfigError
 from harness.store import run_dir

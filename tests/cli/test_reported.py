@@ -14,8 +14,7 @@ from pydantic import JsonValue
 
 from harness.analysis.leaderboard import rank
 from harness.analysis.reported import ReportedSource, ReportedTable, load_reported, reported_beside
-from harness.pages.reported import csv_lines, markdown_reported
-from harness.pages.tables import csv_text
+from harness.pages.tables import csv_lines, csv_text, markdown_reported
 from harness.records import Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.store import run_dir, write_atomic

@@ -21,7 +21,7 @@ import pytest
 from harness.cli.console import StageTally
 from harness.pages.summary import summary, summary_table
 from harness.pages.tables import rich_tables
-from harness.pages.terminal import FittedTable, middle_elided
+from harness.pages.text import FittedTable, middle_elided
 from harness.records import Preference, Rating
 from harness.running.pipeline import Progress
 from tests.fakes.commands import Done

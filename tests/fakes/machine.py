@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from recipes.steps import run_step
-from recipes.training.launch import launch_share
-from recipes.training.nodes import claimed_machines, follow, leading
+from recipes.training.launch import claimed_machines, follow, launch_share, leading
 from tests.fakes.training_steps import QUICK, aligned, made, pairs_of, sft_of
 
 ROWS = 96

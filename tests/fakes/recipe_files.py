@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.records import Answer, Failure, Finish, Prompt
-from recipes.layout import Counts, Recipe
-from recipes.records import Part, PromptRow, RewardRow
+from recipes.layout import Counts, Part, PromptRow, Recipe, RewardRow
 from recipes.spec import RecipeSpec
 from recipes.steps import Step, run_step
 

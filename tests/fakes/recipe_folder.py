@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from harness.records import Answer, Failure, Prompt
-from recipes.layout import Counts, Recipe
-from recipes.records import Chosen, Part, PreferencePair, PromptRow, RewardRow
+from recipes.layout import Chosen, Counts, Part, PreferencePair, PromptRow, Recipe, RewardRow
 from recipes.report.board import temperature_folder
 from recipes.spec import RecipeSpec, read_recipe
 from recipes.steps import BEGUN, Step, run_step

@@ -16,10 +16,8 @@ pytest.importorskip("trl")
 from safetensors.torch import load_file  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from recipes.layout import Counts, Recipe  # noqa: E402
-from recipes.records import Chosen, PreferencePair, RewardRow  # noqa: E402
-from recipes.stages.align import align_steps  # noqa: E402
-from recipes.stages.sft import sft_step  # noqa: E402
+from recipes.layout import Chosen, Counts, PreferencePair, Recipe, RewardRow  # noqa: E402
+from recipes.stages.training import align_steps, sft_step  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
 from recipes.worlds.tiny import build_tokenizer  # noqa: E402
 from tests.fakes.recipe_files import answers_step, prompt_rows, prompts_step, recipe  # noqa: E402

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from pydantic import JsonValue
 
+from harness.backends.devices import GIB
 from harness.backends.endpoint import EndpointBackend
-from harness.backends.memory import GIB
 from harness.backends.scripted import ScriptedBackend
 from harness.backends.server import free_port
 from harness.backends.transformers import TransformersBackend

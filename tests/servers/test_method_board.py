@@ -11,9 +11,17 @@ from harness.analysis.leaderboard import HeadlineDifference
 from harness.records import Score, ScoreCard
 from harness.store import read_card
 from recipes.layout import Recipe
-from recipes.report.costs import CostRow, _made_of, front_of
 from recipes.report.data import read_all_measured
-from recipes.report.methods import BoardMeasure, MethodBoard, front_figure, method_board, method_sentence
+from recipes.report.methods import (
+    BoardMeasure,
+    CostRow,
+    MethodBoard,
+    _made_of,
+    front_figure,
+    front_of,
+    method_board,
+    method_sentence,
+)
 from recipes.report.suite_scores import Gap, SuiteComparison, SuiteGroup, _gap
 from recipes.report.sweeps import sweep_reports, sweeps_markdown
 from recipes.report.tables import Verdict

@@ -13,7 +13,7 @@ import pytest
 
 from harness.backends.devices import disjoint_devices
 from harness.records.errors import ConfigError
-from harness.running.several import side_by_side
+from harness.running.execute import side_by_side
 from harness.store import find_cards, read_card
 from tests.fakes import openai_server
 from tests.fakes.commands import Done

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.store import JsonlRows
-from recipes.records import RewardRow
+from recipes.layout import RewardRow
 from tests import ROOT
 from tests.fakes.disks import small_disk
 from tests.fakes.rewards_worker import TEXTS

@@ -22,8 +22,7 @@ from harness.store import JsonlRows
 from recipes.layout import Counts, Recipe
 from recipes.sampling import AnswerFile, Sampler, answer_counts, sample, take_answers
 from recipes.spec import SamplingSpec
-from recipes.stages.sources import source_steps
-from recipes.stages.target import target_step
+from recipes.stages.answers import source_steps, target_step
 from recipes.steps import Step, is_done, run_step
 from tests import ROOT
 from tests.fakes import openai_server

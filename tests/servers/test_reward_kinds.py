@@ -14,7 +14,7 @@ from aiohttp import web
 from harness.records import Failure, Prompt
 from harness.records.errors import ConfigError, EndpointDownError, JudgeUnavailableError
 from harness.records.protocols import RewardOptions
-from recipes.records import PromptRow
+from recipes.layout import PromptRow
 from recipes.rewards.scorer import RewardItem, Scorer
 from tests.fakes.openai_server import FakeOpenAI, judge_reply
 from tests.fakes.openai_server import serving as serving_judge

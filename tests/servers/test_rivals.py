@@ -10,10 +10,9 @@ import yaml
 
 from harness.records import Answer
 from harness.records.errors import ConfigError
-from recipes.layout import Recipe
+from recipes.layout import Recipe, RewardRow, rows_in
 from recipes.pipeline import all_steps, train
-from recipes.records import RewardRow, rows_in
-from recipes.report.costs import CostRow, cost_grid, pareto, read_costs
+from recipes.report.methods import CostRow, cost_grid, pareto, read_costs
 from recipes.rewards.scoring import check_reward
 from recipes.rivals import rival_ref, write_team
 from recipes.stages.evaluate import suite_settings, suite_steps

@@ -13,12 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from harness.pages.text import visible
-from harness.pages.viewer.app import build_app
-from harness.pages.viewer.guard import is_loopback
-from harness.pages.viewer.histogram import ScoreRange, bars
-from harness.pages.viewer.listing import Choice, build_index, chosen, pairs
+from harness.pages.viewer.app import build_app, is_loopback
+from harness.pages.viewer.listing import Choice, ScoreRange, SuiteTexts, bars, build_index, chosen, pairs
 from harness.pages.viewer.question import shown
-from harness.pages.viewer.texts import SuiteTexts
 from harness.records import Answer, Judgment, Preference, Rating
 from harness.store import read_card
 from tests.fakes.commands import Done, harness_process

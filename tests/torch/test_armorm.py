@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 from harness.records import Failure, Prompt
 from harness.records.errors import CheckpointError, ConfigError
 from harness.records.protocols import RewardOptions
-from recipes.records import PromptRow
+from recipes.layout import PromptRow
 from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.rewards.scorer import Outcome, RewardItem, Scorer
 

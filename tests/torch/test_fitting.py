@@ -10,9 +10,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from harness.records.errors import ConfigError  # noqa: E402
-from recipes.training.fitting import fitting_collator  # noqa: E402
 from recipes.training.head import add_scoring  # noqa: E402
-from recipes.training.packing import PreferenceCollator, RowIds  # noqa: E402
+from recipes.training.packing import PreferenceCollator, RowIds, fitting_collator  # noqa: E402
 from recipes.training.trainer import WRPOConfig, WRPOTrainer  # noqa: E402
 
 ROW: RowIds = {

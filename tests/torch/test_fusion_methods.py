@@ -18,13 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from harness.records.errors import ConfigError, IncompleteError, ReplyError  # noqa: E402
 from harness.store.checkpoint import weights_digest  # noqa: E402
-from recipes.layout import Recipe  # noqa: E402
+from recipes.layout import PreferencePair, Recipe, RewardRow, rows_in  # noqa: E402
 from recipes.likelihood import PairLogps, Texts, score_pairs, summed  # noqa: E402
-from recipes.records import PreferencePair, RewardRow, rows_in  # noqa: E402
 from recipes.sampling import Sampler  # noqa: E402
-from recipes.stages.align import TrainedFrom, align_step  # noqa: E402
-from recipes.stages.logps import logps_steps  # noqa: E402
-from recipes.stages.weighted import weighted_step  # noqa: E402
+from recipes.stages.rewards import logps_steps  # noqa: E402
+from recipes.stages.training import TrainedFrom, align_step, weighted_step  # noqa: E402
 from recipes.steps import Step, run_step  # noqa: E402
 from recipes.worlds.tiny import CHAT_TEMPLATE, SPECIALS, build_tokenizer  # noqa: E402
 from tests.fakes.recipe_files import answers_step, prompt_rows, prompts_step  # noqa: E402

@@ -12,7 +12,7 @@ pytest.importorskip("trl")
 from transformers import LlamaForCausalLM, TrainingArguments  # noqa: E402
 
 from recipes.steps import Step, run_step  # noqa: E402
-from recipes.training.muon import MuonWithAdamW, hidden_and_rest  # noqa: E402
+from recipes.training.run import MuonWithAdamW, hidden_and_rest  # noqa: E402
 from tests.fakes.tiny_trainer import CONFIG  # noqa: E402
 from tests.fakes.training_steps import (  # noqa: E402
     QUICK,

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from harness.records import Answer
-from recipes.records import PromptRow, messages, rows_in
+from recipes.layout import PromptRow, messages, rows_in
 from recipes.spec import read_recipe, recipe_path
 from recipes.train import narrow
 from recipes.worlds.embedded import finished

@@ -11,8 +11,7 @@ import pytest
 from harness.records import Answer
 from harness.records.errors import ConfigError, IncompleteError
 from harness.store import JsonlRows
-from recipes.layout import Counts, Recipe
-from recipes.records import RewardRow
+from recipes.layout import Counts, Recipe, RewardRow
 from recipes.report.board import temperature_folder
 from recipes.report.data import read_all_measured
 from recipes.spec import EvaluateSpec

@@ -11,7 +11,7 @@ import pytest
 
 from harness.records import Prompt
 from harness.records.errors import CheckpointError, ConfigError, DataError
-from recipes.layout import StepRecord
+from recipes.layout import Dropped, PromptRow, StepRecord
 from recipes.prompts import (
     PromptError,
     Questions,
@@ -23,7 +23,6 @@ from recipes.prompts import (
     suite_questions,
     words_of,
 )
-from recipes.records import Dropped, PromptRow
 from recipes.spec import PromptsSpec
 from recipes.stages.prompts import prompts_step
 from recipes.steps import run_step

@@ -16,8 +16,7 @@ from harness.records.judge_choice import find_judge
 from harness.records.protocols import RewardOptions, load_plugin
 from harness.store import JsonlRows
 from judges.reward_model import NOTE, RewardModel, RewardModelJudge
-from recipes.layout import StepRecord
-from recipes.records import RewardRow
+from recipes.layout import RewardRow, StepRecord
 from recipes.stages.rewards import source_reward_steps
 from recipes.steps import Step, run_step
 from tests.fakes.recipe_files import Texts, answers_step, prompt_rows, prompts_step, recipe

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness.records import Prompt
 from harness.records.errors import ConfigError
-from recipes.records import Chosen
+from recipes.layout import Chosen
 from recipes.training.rows import answer_rows
 from recipes.training.templates import PreferenceRow, Rendering, UnusableAnswerError, check_tokenizer, render
 from recipes.worlds.tiny import BOS, EOS, build_tokenizer

@@ -14,11 +14,7 @@ from transformers import LlamaForCausalLM  # noqa: E402
 
 from harness.records.errors import ConfigError  # noqa: E402
 from recipes.training.packing import PreferenceCollator, batch_logps  # noqa: E402
-from recipes.training.trainer import (  # noqa: E402
-    WRPOConfig,
-    WRPOTrainer,
-    with_reference,
-)
+from recipes.training.trainer import WRPOConfig, WRPOTrainer, with_reference  # noqa: E402
 from tests.fakes.tiny_trainer import (  # noqa: E402
     ANSWERS,
     CONFIG,

@@ -13,7 +13,7 @@ from harness.records import Failure, JudgeSpec, Judgment, Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import choose_audits
 from harness.running.plan import drawn
-from harness.stats.audited import audited_ratio
+from harness.stats.combined import audited_ratio
 from harness.stats.paired import ratio_estimate
 from harness.suites.scoring import QuestionSums, audited_sums
 

@@ -12,11 +12,10 @@ from harness.records import Answer, Judgment, Preference
 from harness.records.errors import ConfigError, DataError
 from harness.records.protocols import SuiteData, SuiteOptions
 from harness.store import official
-from harness.suites.arena_hard.multilingual import MultilingualArenaHard, build, languages_of, read_language
+from harness.suites.arena_hard.suite import MultilingualArenaHard, build_multilingual, languages_of, read_language
 from harness.suites.healthbench.facts import HEALTHBENCH
 from harness.suites.healthbench.suite import HealthBench, read_conversations
-from harness.suites.lm_eval.metrics import headline
-from harness.suites.lm_eval.presets import HEADLINES, preset_headline, task_of
+from harness.suites.lm_eval.facts import HEADLINES, headline, preset_headline, task_of
 from harness.suites.pocket.edition import arena_hard_templates
 
 MIRROR = os.environ.get("HARNESS_MIRROR")
@@ -69,7 +68,7 @@ def test_translations_of_a_question_are_one_cluster(tmp_path: Path) -> None:
 def test_languages_are_checked() -> None:
     assert languages_of("ja") == ("ja",)
     with pytest.raises(ConfigError, match="no language 'xx'"):
-        build(SuiteOptions(argument="xx"))
+        build_multilingual(SuiteOptions(argument="xx"))
 
 
 def test_a_file_without_a_pinned_hash_comes_from_a_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +85,7 @@ def test_a_file_without_a_pinned_hash_comes_from_a_folder_only(tmp_path: Path, m
 @pytest.mark.skipif(not MIRROR, reason="needs v0.1's judge prompt: set HARNESS_MIRROR")
 def test_one_language_from_a_folder(tmp_path: Path) -> None:
     write_language(tmp_path / official.pinned_files()["m_arena_hard/de"].path, "Frage")
-    suite = build(SuiteOptions(argument="de", mirror=str(tmp_path), cache_dir=tmp_path / "cache"))
+    suite = build_multilingual(SuiteOptions(argument="de", mirror=str(tmp_path), cache_dir=tmp_path / "cache"))
     assert suite.name == "m_arena_hard:de"
     assert [prompt.turns[0] for prompt in suite.prompts()] == ["Frage 0", "Frage 1", "Frage 2", "Frage 3"]
     assert "[[A>>B]]" in str(

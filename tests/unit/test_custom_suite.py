@@ -11,8 +11,7 @@ from harness.records import Answer, Judgment, Preference, Rating
 from harness.records.errors import ConfigError, VerdictParseError
 from harness.records.judge_choice import judged_as, suite_names
 from harness.records.protocols import SuiteOptions
-from harness.suites.custom.definition import read_definition
-from harness.suites.custom.grammar import Item, labels, read, rubric, scale
+from harness.suites.custom.definition import Item, labels, read, read_definition, rubric, scale
 from harness.suites.custom.suite import CustomSuite, build
 from judges.parsing import read_reply
 

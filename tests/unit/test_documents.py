@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.gate.baselines import read_baselines
-from harness.analysis.gate.evidence import read_policy
+from harness.analysis.gate.evidence import read_baselines, read_policy
 from harness.records.documents import MAX_BYTES, parse_json, parse_yaml, read_json_object, read_yaml
 from harness.records.errors import ConfigError
 from harness.store.checkpoint import read_checkpoint_fusion, read_fusion

@@ -9,7 +9,7 @@ import pytest
 from harness.records import Answer, Failure, JudgeTask, JudgeTemplate, Judgment, Order, Preference, Prompt
 from harness.records.errors import ConfigError
 from harness.records.judge_choice import find_judge
-from judges.longest import LongestJudge
+from judges.checks import LongestJudge
 
 TEMPLATE = JudgeTemplate(name="pair", user="{answer_a} {answer_b}", parser="pair_letter")
 PROMPT = Prompt(id="q", turns=("Count.", "Go on."), category="math")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.memory import (
+from harness.backends.devices import (
     GIB,
     available_memory,
     kv_bytes_per_token,

@@ -8,9 +8,15 @@ import pytest
 
 from harness.records import JudgeSpec
 from harness.records.errors import ConfigError
-from harness.records.judge_choice import PROVIDER_DEFAULT, find_judge, judge_presets
+from harness.records.judge_choice import (
+    PROVIDER_DEFAULT,
+    find_judge,
+    judge_presets,
+    refuse_shut_down,
+    shutdown_warning,
+    unlisted_model_warning,
+)
 from harness.records.keys import belongs
-from harness.records.provider_judges import refuse_shut_down, shutdown_warning, unlisted_model_warning
 from harness.records.providers import list_price, providers
 
 NAMES = ("openai", "anthropic", "gemini", "openrouter", "together", "deepseek", "mistral", "groq", "fireworks", "xai")

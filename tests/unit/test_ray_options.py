@@ -14,8 +14,8 @@ from harness.backends.ray import Engine, EngineActor, RayBackend
 from harness.records import ModelRef
 from harness.records.errors import ConfigError, ServerError
 from harness.records.protocols import RewardOptions, ServeOptions, load_plugin
-from recipes.rewards.on_ray import ScorerActor, ScoringFailure
 from recipes.rewards.scorer import RewardItem, Scorer
+from recipes.rewards.workers import ScorerActor, ScoringFailure
 from tests.fakes.recipe_files import prompt_rows
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")

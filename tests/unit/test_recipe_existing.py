@@ -12,9 +12,8 @@ import pytest
 from harness.records import Answer, Prompt
 from harness.records.errors import ConfigError
 from harness.store import JsonlRows
-from recipes.layout import Counts, StepRecord
-from recipes.records import Part, PromptRow
-from recipes.stages.sources import source_steps
+from recipes.layout import Counts, Part, PromptRow, StepRecord
+from recipes.stages.answers import source_steps
 from recipes.steps import Step, run_step
 from tests.fakes.recipe_files import prompts_step, recipe
 

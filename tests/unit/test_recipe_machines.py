@@ -12,7 +12,7 @@ import pytest
 
 from harness.records.errors import ConfigError
 from recipes.spec import CONFIGS
-from recipes.training.nodes import Machines, claimed_machines, of_machines
+from recipes.training.launch import Machines, claimed_machines, of_machines
 
 SLURM = {"SLURM_NNODES": "3", "SLURM_NODEID": "2", "SLURM_JOB_NODELIST": "n[05,07-08]", "SLURM_JOB_ID": "123456"}
 

@@ -14,7 +14,7 @@ from recipes.expansion import _with_copies
 from recipes.hub import pushes
 from recipes.layout import Recipe
 from recipes.pipeline import all_steps
-from recipes.report.costs import _made_of
+from recipes.report.methods import _made_of
 from recipes.sampling import record_weights
 from recipes.spec import RecipeSpec, read_recipe
 from recipes.train import narrow

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from harness.records import Prompt
 from harness.records.errors import ConfigError, IncompleteError
+from recipes.layout import Chosen, PreferencePair
 from recipes.pairs import DroppedPair, PairData, RewardedAnswer, best_source_answers, extremes, paired, spread
-from recipes.records import Chosen, PreferencePair
 from recipes.spec import PairsSpec
 from recipes.stages.pairs import pairs_steps
 from recipes.steps import Step, run_step

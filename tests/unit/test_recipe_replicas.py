@@ -19,10 +19,10 @@ from harness.records.errors import IncompleteError
 from harness.records.protocols import Draw, RewardOptions
 from harness.store import JsonlRows
 from recipes.devices import Gpus, replica_devices
-from recipes.records import PromptRow
-from recipes.rewards.replicas import ReplicaScorer
+from recipes.layout import PromptRow
 from recipes.rewards.scorer import RewardItem
 from recipes.rewards.scoring import reward_gpus, scorer_of
+from recipes.rewards.workers import ReplicaScorer
 from recipes.sampling import _ask_by_workers
 from recipes.spec import RewardSpec, SamplingSpec
 

@@ -12,9 +12,8 @@ from scipy import stats
 
 from harness.store import dump_json
 from harness.store.checkpoint import weights_digest
-from recipes.layout import Recipe
+from recipes.layout import PromptRow, Recipe
 from recipes.pairs import PairTally, Tally
-from recipes.records import PromptRow
 from recipes.report.curves import read_log, training_curves
 from recipes.report.data import data_grids, read_data
 from recipes.stages.report import report_step

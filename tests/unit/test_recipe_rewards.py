@@ -11,7 +11,7 @@ import pytest
 
 from harness.records.errors import ConfigError, IncompleteError, PluginError
 from harness.store import JsonlRows
-from recipes.records import RewardRow
+from recipes.layout import RewardRow
 from recipes.rewards.scoring import check_reward
 from recipes.spec import RewardSpec
 from recipes.stages.rewards import source_reward_steps, target_reward_step

@@ -28,7 +28,7 @@ from ...store.provenance import provenance
 from ...suites.scoring import question_sums
 from ..comparison import differing_protocols
 from ..finished_runs import Loaded, StoredRun, run_rows
-from ..naming import told_apart
+from ..leaderboard import told_apart
 from .decision import checks_of, judge_gate
 from .evidence import GateOptions, suite_evidence
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step

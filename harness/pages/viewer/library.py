@@ -19,8 +19,7 @@ from ...records.errors import ConfigError
 from ...store import JsonlRows, find_cards, read_card
 from ...store.checkpoint import read_fusion
 from ...store.runs import read_rows
-from .listing import Index, build_index
-from .texts import suite_texts
+from .listing import Index, build_index, suite_texts
 
 KEPT = 64
 """Indexes in memory; an index of 800 questions takes about 0.6 MB."""

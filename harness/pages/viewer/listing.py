@@ -1,22 +1,198 @@
-"""Lists of questions, of one run or of two: scores, verdicts and flags, filtered and sorted as an address asks. Pure.
+"""Lists of questions, of one run or of two: scores, verdicts and flags, filtered and sorted as an address asks.
+
+>>> [(bar.label, bar.count) for bar in bars([0.0, 50.0, 50.0, 100.0], signed=False)]
+[('0', 1), ('50', 2), ('100', 1)]
 
 An index contains no long text, so that hundreds of them fit in memory.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+import os
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from ...analysis.changes import has_flipped
+from ...analysis.comparison import has_flipped
 from ...judging.jury import scored
-from ...records import Answer, Judgment, Preference, ScoreCard, Verdict
+from ...records import Answer, JudgeTask, Judgment, Preference, Prompt, ScoreCard, Verdict
+from ...records.documents import SUITE_COPY
+from ...records.errors import HarnessError
+from ...records.protocols import OwnRunner, Suite, SuiteOptions, installed, load_plugin
+from ...running.plan import load_suite, with_baseline_of
+from ...store.official import cached_path, files_of
 from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
-from .histogram import ScoreRange
-from .texts import SuiteTexts
+
+# ----------------------------------------------------------------------------------------------------- texts of a suite
+# A suite's questions and baseline answers: from the package or the cache, never from the network.
+
+
+@dataclass(frozen=True)
+class SuiteTexts:
+    """`suite` None: the questions are not available, and `note` states how to get them."""
+
+    suite: Suite | None = None
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    note: str | None = None
+
+    def of_run(self, folder: Path) -> SuiteTexts:
+        """Return the texts with the baseline of an imported run that has one of its own."""
+        return self if self.suite is None else replace(self, suite=with_baseline_of(self.suite, folder))
+
+    def tasks(self, prompt_id: str, answer: Answer) -> Sequence[JudgeTask]:
+        """Return the judge tasks of an answer, which contain the baseline's answer."""
+        prompt = self.prompts.get(prompt_id)
+        return () if self.suite is None or prompt is None else self.suite.tasks(prompt, answer)
+
+
+def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
+    """Return the questions of the card's suite and edition; a user's own suite is in its run's folder."""
+    if folder is not None and (folder / SUITE_COPY).is_file():
+        return _load_own(card.suite, folder, (folder / SUITE_COPY).stat().st_mtime_ns)
+    edition = "pocket" if card.suite_version.startswith("pocket") else "official"
+    return _load(card.suite, card.suite_version, edition)
+
+
+@lru_cache(maxsize=32)
+def _load_own(name: str, folder: Path, changed: int) -> SuiteTexts:
+    """`changed`: the definition's time, so that another file is read anew."""
+    try:
+        suite = load_suite(name, SuiteOptions(), folder)
+    except HarnessError as error:
+        return SuiteTexts(note=str(error))
+    assert not isinstance(suite, OwnRunner), "only judged suites are defined by a file"
+    return SuiteTexts(suite, {prompt.id: prompt for prompt in suite.prompts()})
+
+
+@lru_cache(maxsize=32)
+def _load(name: str, version: str, edition: str) -> SuiteTexts:
+    plugin, _, argument = name.partition(":")
+    if plugin not in installed("suites"):
+        return SuiteTexts(note=f"no suite named {name!r} is installed here, so its questions are not shown")
+    try:
+        # loading would download: a page must not wait for the network, nor reveal what is read
+        if edition == "official" and not _is_local(plugin):
+            return SuiteTexts(note=f"the questions are not on this machine; to get them: harness data pull {plugin}")
+        suite = load_plugin("suites", plugin)(SuiteOptions(edition=edition, argument=argument))
+        if not hasattr(suite, "prompts") or suite.version != version:
+            return SuiteTexts(note=f"the questions of version {version} are not available, so they are not shown")
+        return SuiteTexts(suite, {prompt.id: prompt for prompt in suite.prompts()})
+    except HarnessError as error:
+        return SuiteTexts(note=str(error))
+
+
+def _is_local(suite: str) -> bool:
+    mirror = os.environ.get("HARNESS_MIRROR", "")
+    if mirror and "://" not in mirror:
+        return True
+    files = files_of([suite])
+    return bool(files) and all(cached_path(file).is_file() for file in files)
+
+
+# ------------------------------------------------------------------------------------------------------------ histogram
+# How the scores of a list are spread: bars that are also filters. Pure.
+
+
+VALUES = 20
+"""Different scores up to which each has a bar of its own: both games of a question give 5, two ratings of ten 19."""
+BARS = 10
+"""Bars, at most, of scores that differ more."""
+HEIGHT = 72.0
+"""Pixels of the highest bar."""
+
+
+@dataclass(frozen=True)
+class ScoreRange:
+    """Scores from `low` to below `high`; a single score if both are equal. The highest score belongs to the last range.
+
+    In an address: `7..8` or `50`.
+    """
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, text: str) -> ScoreRange | None:
+        """Read a range from an address; None if it is none."""
+        low, _, high = text.partition("..")
+        try:
+            limits = float(low), float(high or low)
+        except ValueError:
+            return None
+        return cls(*limits) if all(map(math.isfinite, limits)) else None
+
+    def __str__(self) -> str:
+        return f"{self.low:.6g}" if self.low == self.high else f"{self.low:.6g}..{self.high:.6g}"
+
+    def contains(self, score: float | None, top: float) -> bool:
+        """Return whether a score belongs here; `top`: the highest score of the list."""
+        if score is None:
+            return False
+        if self.low == self.high:
+            return math.isclose(score, self.low, rel_tol=1e-5, abs_tol=1e-6)  # an address has six digits
+        return self.low <= score < self.high or score == self.high == top
+
+
+@dataclass(frozen=True)
+class Bar:
+    range: ScoreRange
+    count: int
+    height: float
+    """Pixels; at least one if there is any question."""
+    signed: bool
+
+    @property
+    def label(self) -> str:
+        """Return `7 to 8`, or the one score; differences have their sign."""
+        limits = dict.fromkeys((self.range.low, self.range.high))
+        return " to ".join(map(self._text, limits))
+
+    @property
+    def short(self) -> str:
+        """Return the label under the bar: where its range begins."""
+        return self._text(self.range.low) + ("" if self.range.low == self.range.high else "–")
+
+    def _text(self, limit: float) -> str:
+        return f"{limit:+.4g}" if self.signed and limit else f"{limit:.4g}"
+
+
+def bars(scores: Sequence[float | None], *, signed: bool) -> list[Bar]:
+    """Return a bar per score, or per range if there are more than `VALUES`; nothing without a score."""
+    known = [round(score, 6) for score in scores if score is not None]
+    counts = Counter(known)
+    ranges = [ScoreRange(score, score) for score in sorted(counts)]
+    if len(ranges) > VALUES:
+        ranges = _ranges(min(known), max(known))
+    top = max(known, default=0.0)
+    numbers = [sum(number for score, number in counts.items() if part.contains(score, top)) for part in ranges]
+    scale = HEIGHT / max(numbers, default=1)
+    return [
+        Bar(part, number, max(scale * number, float(number > 0)), signed)
+        for part, number in zip(ranges, numbers, strict=True)
+    ]
+
+
+def _ranges(low: float, high: float) -> list[ScoreRange]:
+    """Return equal ranges between round numbers, in steps of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / BARS))
+    step = next(
+        power * factor
+        for factor in (1, 2, 5, 10, 20)
+        if math.ceil(high / (power * factor)) - math.floor(low / (power * factor)) <= BARS
+    )
+    first, last = math.floor(low / step), math.ceil(high / step)
+    edges = [round(step * number, 10) for number in range(first, last + 1)]
+    return [ScoreRange(start, end) for start, end in pairwise(edges)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- lists
+
 
 Flag = Literal["flip", "disagreement", "unscored", "truncated", "injection"]
 FLAGS: dict[Flag, str] = {

@@ -18,7 +18,7 @@ from ...records import Answer, Judgment, Preference, Prompt, Rating
 from ...store.runs import read_question
 from ..text import marked, visible
 from .library import Run
-from .texts import SuiteTexts, suite_texts
+from .listing import SuiteTexts, suite_texts
 
 SHOWN = 20_000
 """Characters of one text on a page; a link leads to the complete text as plain text."""

@@ -19,8 +19,7 @@ from ...records import Prompt, Sampling
 from ...records.errors import ConfigError, DataError, one_line
 from ...records.facts import Facts
 from ...records.protocols import SuiteOptions
-from ..custom.definition import Definition, OwnJudging
-from ..custom.grammar import Item
+from ..custom.definition import Definition, Item, OwnJudging
 from ..custom.suite import DefinedSuite
 from ..editions import official_files, pinned, read_json_lines
 from .facts import HARD, HEALTHBENCH

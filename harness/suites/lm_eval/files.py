@@ -20,7 +20,7 @@ from ...records.errors import ConfigError
 from ...records.protocols import Numbers
 from ...store.files import visible_files
 from ..files import SourceFile, read_files
-from .metrics import direction, headline
+from .facts import direction, headline
 from .results import (
     SUITE,
     Row,

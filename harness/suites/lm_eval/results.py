@@ -22,8 +22,7 @@ from pydantic import JsonValue
 from ...records import Score, SuiteScores, digest
 from ...records.errors import ConfigError
 from ...records.protocols import Numbers
-from .metrics import NOT_SCORES, direction, headline
-from .presets import preset_headline
+from .facts import NOT_SCORES, direction, headline, preset_headline
 
 NORMAL_95 = 1.959963984540054
 SUITE = "lm_eval"

@@ -25,8 +25,8 @@ from ...records.keys import HUB, without_keys
 from ...records.protocols import Numbers, OwnRun, Served, SuiteOptions
 from ...store.files import file_sha256
 from ...store.provenance import install_command
+from .facts import task_of
 from .files import run_results
-from .presets import task_of
 
 log = logging.getLogger(__name__)
 
