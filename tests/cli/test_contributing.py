@@ -114,7 +114,7 @@ def test_the_printed_facts_make_the_suite_a_citizen_like_ours(tmp_path: Path) ->
 ASK = """
 from harness import RewardOptions
 from harness.records import Prompt
-from recipes.records import PromptRow
+from recipes.layout import PromptRow
 from recipes.rewards.scorer import RewardItem, Scorer
 
 row = PromptRow(prompt=Prompt(id="p", turns=("shout",), category="c"), part="preference")
