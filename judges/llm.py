@@ -48,8 +48,8 @@ from harness.records.errors import (
     ReplyError,
     VerdictParseError,
 )
-from harness.records.keys import JUDGE_KEY, api_key
 from harness.records.protocols import ServeOptions
+from harness.records.providers import JUDGE_KEY, api_key
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec, checked
 from harness.store.gguf import names_gguf

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records.errors import ConfigError, EndpointDownError, IncompleteError
-from harness.records.keys import api_key
+from harness.records.providers import api_key
 from harness.store import write_lines
 
 from .layout import Recipe, record_in

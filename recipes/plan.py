@@ -17,8 +17,7 @@ from harness.pages.text import FittedTable, rich_table
 from harness.records import Record
 from harness.records.errors import IncompleteError
 
-from .devices import PlannedStep, simulate
-from .estimate import Estimator, PlanItem
+from .estimate import Estimator, PlanItem, PlannedStep, simulate
 from .layout import PARTS, STAGES, Recipe
 from .pipeline import all_steps, before, check_span, up_to
 from .schedule import check_fits, job_of

@@ -22,8 +22,8 @@ from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from harness.records.judge_choice import NO_JUDGE, choose_judges, find_judge
-from harness.records.keys import api_key
 from harness.records.protocols import installed
+from harness.records.providers import api_key
 from harness.records.settings import ServeSpec
 from harness.store.provenance import install_command
 

@@ -22,7 +22,7 @@ from harness.records import Prompt, digest
 from harness.records.errors import ConfigError, DataError, one_line
 from harness.records.protocols import Suite, SuiteOptions, load_plugin
 from harness.store.provenance import install_command
-from harness.suites.editions import read_json_lines
+from harness.suites.files import read_json_lines
 
 from .layout import Dropped, Part, PromptRow, messages
 from .spec import PromptsSpec

@@ -14,7 +14,7 @@ import yaml
 
 from harness.backends.devices import devices_of
 from harness.records import ModelRef
-from harness.records.keys import ENDPOINT_KEY
+from harness.records.providers import ENDPOINT_KEY
 from harness.records.settings import ServeSpec
 from harness.store import write_atomic
 

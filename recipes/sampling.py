@@ -37,8 +37,7 @@ from harness.running.same_model import ask_foreign, check_served, record_served
 from harness.store import JsonlRows, dump_json, write_atomic
 from harness.store.checkpoint import weights_digest
 
-from .devices import Gpus, replica_devices
-from .estimate import DeviceTime, Estimator, Mean, PlanItem, number, replicas
+from .estimate import DeviceTime, Estimator, Gpus, Mean, PlanItem, number, replica_devices, replicas
 from .layout import Counts, Part, PromptRow, prompt_text, rows_in
 from .prompts import PromptError, Row, prompt_in
 

@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from harness.backends.devices import VISIBLE
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, UsageError, one_line
 
-from .devices import Job, starting
+from .estimate import Job, starting
 from .layout import StepRecord
 from .steps import Outcome, Step, is_done, log_to_terminal, run_step
 

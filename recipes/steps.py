@@ -21,8 +21,7 @@ from harness.store import FolderLock, archive_run, dump_json, write_atomic
 from harness.store.files import file_sha256
 from harness.store.provenance import packages
 
-from .devices import Gpus
-from .estimate import Estimator, PlanItem
+from .estimate import Estimator, Gpus, PlanItem
 from .layout import DONE, Counts, Output, StepRecord, flat, record_in
 
 log = logging.getLogger(__name__)

@@ -176,7 +176,7 @@ def _config() -> str:
 
 
 def _environment() -> str:
-    from harness.records.keys import __name__ as keys_module
+    from harness.records.providers import __name__ as keys_module
 
     rows = [(f"`{name}`", meaning) for name, meaning in ENVIRONMENT.items()]
     text = (

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from ..records.errors import ConfigError, HarnessError, ServerError, first_error, one_line
-from ..records.keys import HUB, is_secret
+from ..records.providers import HUB, is_secret
 from ..store.provenance import install_command
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from pydantic import JsonValue
 from ..client import ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
-from ..records.keys import ENDPOINT_KEY, api_key, belongs
 from ..records.protocols import Presented, Served, ServeOptions
+from ..records.providers import ENDPOINT_KEY, api_key, belongs
 from .chat import Asker, ChatBackend, ChatCompletions, ContextWindow, refuse_unknown
 from .thinking import Thinking, request_fields, switches
 

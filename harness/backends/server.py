@@ -27,7 +27,7 @@ from pathlib import Path
 import aiohttp
 
 from ..records.errors import ServerError
-from ..records.keys import HUB, without_keys
+from ..records.providers import HUB, without_keys
 from ..store.files import open_unlinked
 from . import warden
 

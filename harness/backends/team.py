@@ -24,9 +24,8 @@ from ..records import Answer, Failure, ModelRef, Record, digest
 from ..records.asking import Work, is_empty, slug_of
 from ..records.documents import read_yaml
 from ..records.errors import BudgetReachedError, ConfigError, HarnessError, ReplyError, first_error
-from ..records.keys import api_key, belongs
 from ..records.protocols import Backend, BulkBackend, Draw, Foreign, Preparing, ReadsPrompts, ServeOptions, load_plugin
-from ..records.providers import providers
+from ..records.providers import api_key, belongs, providers
 from ..records.settings import ServeSpec, checked
 from ..store import JsonlRows, make_folder
 from ..store.checkpoint import resolve

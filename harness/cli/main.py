@@ -17,8 +17,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..records.errors import HarnessError, IncompleteError, UsageError, did_you_mean, first_error, one_line, printable
-from ..records.keys import masked
 from ..records.protocols import installed
+from ..records.providers import masked
 from ..store.provenance import VERSION
 from .completion import bash_words
 from .options import SETTINGS, PanelCommand

@@ -35,7 +35,7 @@ from pydantic import ValidationError
 from ..client import ChatReply, error_inside, read_chat_reply, refusal_reason, server_codes, server_sentence
 from ..records import Access, JudgeSpec, Record
 from ..records.errors import ConfigError, JudgeUnavailableError, ReplyError, StoreError
-from ..records.keys import api_key
+from ..records.providers import api_key
 from ..store.files import dump_json, write_atomic, write_chunks
 from .calls import Call
 

@@ -23,7 +23,7 @@ from pydantic import JsonValue
 
 from ..analysis.games import BoardGames
 from ..analysis.leaderboard import BoardRow, HeadlineDifference, Table
-from ..analysis.pairs import BoardPair
+from ..analysis.read_board import BoardPair
 from ..analysis.reported import ReportedTable
 from ..records import Score
 from ..records.errors import ConfigError

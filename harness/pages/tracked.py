@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..analysis.leaderboard import Table, run_id
-from ..analysis.pairs import PairedRuns
+from ..analysis.read_board import PairedRuns
 from ..analysis.trackers import TrackedFiles
 from ..records import ScoreCard
 from ..records.errors import ConfigError

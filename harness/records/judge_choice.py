@@ -26,9 +26,17 @@ from .documents import SUITE_COPY, read_json_object, read_yaml
 from .errors import ConfigError, did_you_mean
 from .facts import all_facts, facts_of, load_function, suites_of_all
 from .judging import MIN_AUDITED, Access, AuditSpec, JudgeSpec
-from .keys import JUDGE_KEY, note_key_variable
 from .protocols import installed, load_plugin
-from .providers import Provider, list_price, nearest_model, provider_at, providers, shutdown_day
+from .providers import (
+    JUDGE_KEY,
+    Provider,
+    list_price,
+    nearest_model,
+    note_key_variable,
+    provider_at,
+    providers,
+    shutdown_day,
+)
 from .settings import EDITIONS, ServeSpec, checked
 
 # --------------------------------------------------------------------------------------- judges named by their provider

@@ -17,7 +17,7 @@ from .asking import ModelRef, Record, Sampling, is_empty
 from .documents import read_yaml
 from .errors import ConfigError, did_you_mean, problem_words
 from .judging import AuditSpec, JudgeSpec, JuryRule
-from .keys import note_key_variable
+from .providers import note_key_variable
 
 EDITIONS = ("official", "pocket")
 EXAMPLE = '{"enable_thinking": false}'

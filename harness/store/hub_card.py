@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..records.errors import ConfigError, EndpointDownError, IncompleteError, one_line
-from ..records.keys import api_key
+from ..records.providers import api_key
 
 TOKEN = "HF_TOKEN"
 FILE = "README.md"

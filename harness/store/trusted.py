@@ -21,7 +21,7 @@ from typing import Any
 from ..records.asking import ENSEMBLES
 from ..records.documents import parse_yaml, read_json_object, read_text
 from ..records.errors import ConfigError, printable
-from ..records.keys import ENDPOINT_KEY, JUDGE_KEY, belongs
+from ..records.providers import ENDPOINT_KEY, JUDGE_KEY, belongs
 from ..records.settings import FileSpec, file_spec, read_file_spec
 from .files import dump_json, locked, write_atomic
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.analysis.leaderboard import HeadlineDifference, run_id
-from harness.analysis.pairs import PairedRuns
+from harness.analysis.read_board import PairedRuns
 from harness.records import ModelRef, Record, Score, ScoreCard
 from harness.records.facts import higher_is_better
 from harness.stats.paired import holm

@@ -21,8 +21,8 @@ from harness.backends.vllm import VllmBackend
 from harness.client import ChatClient
 from harness.records import Failure, ModelRef, base_url
 from harness.records.errors import ConfigError, ReplyError
-from harness.records.keys import api_key
 from harness.records.protocols import RewardOptions, ServeOptions
+from harness.records.providers import api_key
 from harness.records.settings import ServeSpec, checked
 
 from .function import QUEUE, RunsCoroutines, refuse

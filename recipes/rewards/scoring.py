@@ -29,7 +29,7 @@ from harness.records.protocols import RewardOptions
 from harness.store import JsonlRows, Row, dump_json, write_atomic
 from harness.store.files import cache_folder
 
-from ..devices import Gpus, replica_devices
+from ..estimate import Gpus, replica_devices
 from ..layout import REWARDS, Counts, PromptRow, RewardRow, prompt_text, rows_in
 from ..spec import RewardSpec
 from .scorer import Outcome, RewardItem, Scorer

@@ -23,8 +23,7 @@ from harness.records.results import what_is_missing
 from harness.records.settings import ServeSpec
 from harness.store import make_folder, write_atomic, write_lines
 
-from ..devices import Gpus
-from ..estimate import Estimator, PlanItem
+from ..estimate import Estimator, Gpus, PlanItem
 from ..layout import ANSWERS, PROMPTS, REWARDS, Counts, Recipe, RewardRow, rows_in
 from ..report.board import HELD_OUT, best_by_validation, draws, temperature_folder
 from ..report.data import SCORES, SuiteRuns, read_all_measured

@@ -24,7 +24,7 @@ from pydantic import JsonValue
 
 from harness.records import ModelRef, digest
 from harness.records.errors import CheckpointError, ConfigError, IncompleteError
-from harness.records.keys import without_keys
+from harness.records.providers import without_keys
 from harness.store import dump_json, write_atomic
 from harness.store.checkpoint import Fusion, resolve
 from harness.store.provenance import install_command

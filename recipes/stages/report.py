@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.analysis.leaderboard import RankOptions, rank, run_id
-from harness.analysis.pairs import PairedRuns
+from harness.analysis.read_board import PairedRuns
 from harness.analysis.reported import load_reported, reported_beside
 from harness.pages.charts import Drawing
 from harness.pages.tables import markdown_reported

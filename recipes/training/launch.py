@@ -31,8 +31,7 @@ from harness.records.errors import CheckpointError, ConfigError, HarnessError, I
 from harness.store import make_folder, write_atomic
 from harness.store.checkpoint import Fusion
 
-from ..devices import Gpus
-from ..estimate import DeviceTime, Estimator, PlanItem, number
+from ..estimate import DeviceTime, Estimator, Gpus, PlanItem, number
 from ..layout import Counts, Recipe
 from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, VariantSpec, launch_path, sources_used
 from ..steps import log_to_terminal

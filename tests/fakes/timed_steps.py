@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from recipes.devices import Gpus
+from recipes.estimate import Gpus
 from recipes.layout import Counts
 from recipes.steps import Step
 

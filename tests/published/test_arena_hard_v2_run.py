@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from harness.cli.main import app
 from harness.store.official import pinned_files
 from harness.suites.arena_hard.suite import read_judge_settings
-from harness.suites.editions import read_json_lines
+from harness.suites.files import read_json_lines
 from tests.fakes.commands import run_command
 from tests.fakes.openai_server import FakeOpenAI, Request, serving
 from tests.unit.test_arena_hard_v2 import JUDGE_UTILS

@@ -16,8 +16,8 @@ from harness.backends.server import ServerCommand, reason, tail
 from harness.backends.warden import descendants
 from harness.records import Answer, ModelRef
 from harness.records.errors import CheckpointError, ServerError
-from harness.records.keys import api_key
 from harness.records.protocols import ServeOptions
+from harness.records.providers import api_key
 from tests import ROOT
 from tests.fakes import openai_server
 from tests.fakes.processes import gone, running

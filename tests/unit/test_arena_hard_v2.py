@@ -16,7 +16,7 @@ from harness.records.protocols import SuiteOptions
 from harness.store import official
 from harness.store.official import pinned_files
 from harness.suites.arena_hard.suite import ArenaHard, build_v2, read_judge_settings, read_v2_answer, read_v2_templates
-from harness.suites.editions import read_json_lines
+from harness.suites.files import read_json_lines
 from judges.llm import render
 from judges.parsing import read_verdict
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.records.errors import ConfigError
-from harness.records.keys import HUB, api_key, belongs, masked, without_keys
-from harness.records.providers import providers
+from harness.records.providers import HUB, api_key, belongs, masked, providers, without_keys
 from harness.records.settings import FileSpec, checked
 from judges.llm import LlmJudge
 
@@ -16,7 +15,7 @@ def test_a_key_with_a_control_character_is_refused_by_the_name_of_its_variable(
     tail: str, sign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"MY_KEY": f"sk-hidden{tail}"}  # a NUL cannot be in a real one
-    monkeypatch.setattr("harness.records.keys.os.environ", environment)
+    monkeypatch.setattr("harness.records.providers.os.environ", environment)
 
     with pytest.raises(ConfigError) as refusal:
         api_key("MY_KEY")

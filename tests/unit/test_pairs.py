@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.leaderboard import run_id
-from harness.analysis.pairs import PairedRuns
-from harness.analysis.read_board import BoardOptions, read_board
+from harness.analysis.read_board import BoardOptions, PairedRuns, read_board
 from harness.store import find_cards, read_card
 from tests.fakes.made_runs import make_games, make_run, pocket
 

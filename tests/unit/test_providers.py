@@ -16,8 +16,7 @@ from harness.records.judge_choice import (
     shutdown_warning,
     unlisted_model_warning,
 )
-from harness.records.keys import belongs
-from harness.records.providers import list_price, providers
+from harness.records.providers import belongs, list_price, providers
 
 NAMES = ("openai", "anthropic", "gemini", "openrouter", "together", "deepseek", "mistral", "groq", "fireworks", "xai")
 

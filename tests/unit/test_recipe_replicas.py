@@ -18,7 +18,7 @@ from harness.records import Answer, Prompt, Sampling
 from harness.records.errors import IncompleteError
 from harness.records.protocols import Draw, RewardOptions
 from harness.store import JsonlRows
-from recipes.devices import Gpus, replica_devices
+from recipes.estimate import Gpus, replica_devices
 from recipes.layout import PromptRow
 from recipes.rewards.scorer import RewardItem
 from recipes.rewards.scoring import reward_gpus, scorer_of

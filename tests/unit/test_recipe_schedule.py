@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.errors import ConfigError, IncompleteError
-from recipes.devices import Gpus, Job, PlannedStep, allot, simulate, starting
+from recipes.estimate import Gpus, Job, PlannedStep, allot, simulate, starting
 from recipes.schedule import fill_devices
 from recipes.steps import Outcome
 from tests.fakes.timed_steps import diamond, ran

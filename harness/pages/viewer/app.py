@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...analysis.leaderboard import run_id
-from ...analysis.pairs import PairedRuns
+from ...analysis.read_board import PairedRuns
 from ...records.errors import HarnessError
 from ...records.facts import facts_of
 from ..board import asset, environment

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ...records import JudgeTask, Prompt
 from ...records.protocols import SuiteOptions
-from ..editions import only_template, pinned
+from ..files import only_template, pinned
 from ..recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating, stored_answer
 from .rows import Row, read_annotation
 from .suite import NAMES, load_official, preference_task

@@ -15,9 +15,8 @@ from ...records import Order, Prompt
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteOptions
 from .. import pocket
-from ..editions import official_files
 from ..exchange import TextIndex
-from ..files import number
+from ..files import number, official_files
 from .suite import read_gamed, shown_order
 
 Row = Mapping[str, JsonValue]

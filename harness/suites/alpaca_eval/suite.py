@@ -25,11 +25,10 @@ from ...records.errors import DataError
 from ...records.protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ...store.official import sha256_of
 from ...store.provenance import install_command
-from ..editions import load_edition, official_files, only_template, pinned, template_shas
 from ..exchange import same_baseline
+from ..files import load_edition, official_files, only_template, pinned, template_shas
 from .facts import ALPACA_EVAL
-from .refits import remembered_refits
-from .scores import ScoreRules, paired_length_control, score_preferences
+from .scores import ScoreRules, paired_length_control, remembered_refits, score_preferences
 
 MAX_TOKENS = 4096
 TEMPERATURE = 0.7

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...records import Answer, JudgeTask
 from ...records.protocols import SuiteOptions
-from ..editions import pinned
+from ..files import pinned
 from ..recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating, combined, stored_answer
 from .rows import ArenaQuestion, read_questions
 from .suite import V01_FILES, ArenaHard, load_v01

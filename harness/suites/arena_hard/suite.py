@@ -32,8 +32,8 @@ from ...records.protocols import SuiteData, SuiteOptions
 from ...stats.bradley_terry import RowInterval, row_interval, v2_row_interval
 from ...stats.intervals import Interval
 from ...store.provenance import install_command
-from ..editions import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 from ..exchange import same_baseline
+from ..files import load_edition, official_files, only_template, pinned, read_json_lines, template_shas
 from ..scoring import (
     PREFERENCES,
     Slot,

@@ -25,8 +25,8 @@ from ...records.asking import answers_digest, digest
 from ...records.errors import ConfigError
 from ...records.protocols import Refits, RunRows, SuiteData, SuiteOptions
 from ..alpaca_eval.scores import paired_length_control, score_preferences
-from ..editions import template_shas
 from ..exchange import same_baseline
+from ..files import template_shas
 from ..scoring import (
     PREFERENCES,
     Unit,

@@ -21,7 +21,7 @@ from ...records.facts import Facts
 from ...records.protocols import SuiteOptions
 from ..custom.definition import Definition, Item, OwnJudging
 from ..custom.suite import DefinedSuite
-from ..editions import official_files, pinned, read_json_lines
+from ..files import official_files, pinned, read_json_lines
 from .facts import HARD, HEALTHBENCH
 
 MAX_TOKENS = 2048  # simple-evals simple_evals.py, chatgpt models

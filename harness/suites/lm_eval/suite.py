@@ -21,8 +21,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ...records.errors import ConfigError, IncompleteError
-from ...records.keys import HUB, without_keys
 from ...records.protocols import Numbers, OwnRun, Served, SuiteOptions
+from ...records.providers import HUB, without_keys
 from ...store.files import file_sha256
 from ...store.provenance import install_command
 from .facts import task_of

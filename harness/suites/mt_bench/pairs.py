@@ -20,8 +20,7 @@ from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
 from ...records.reasoning import split_reasoning
 from ...store.official import expected_sha256, pinned_files, sha256_of
-from ..editions import official_files, read_json_lines
-from ..files import FAILED_CALL
+from ..files import FAILED_CALL, official_files, read_json_lines
 from ..scoring import PREFERENCES, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import PAIRS
 from .suite import ORDERS, MtBench, load_official, pair_tasks, pair_templates

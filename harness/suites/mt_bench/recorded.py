@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ...records import Answer, JudgeTask, Prompt
 from ...records.errors import DataError
 from ...records.protocols import SuiteOptions
-from ..editions import pinned
+from ..files import pinned
 from ..recorded import CalibrationSet, DataFolder, Item, RecordedComparison, RecordedRating, stored_answer
 from .rows import FAILED, question_of
 from .suite import MtBench, load_official, pair_tasks, pair_templates

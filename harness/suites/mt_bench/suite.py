@@ -17,7 +17,7 @@ from ...records import Answer, JudgeTask, JudgeTemplate, Judgment, Order, Prompt
 from ...records.errors import ConfigError, DataError
 from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import pinned_files, sha256_of
-from ..editions import load_edition, official_files, pinned, read_json_lines, template_shas
+from ..files import load_edition, official_files, pinned, read_json_lines, template_shas
 from ..scoring import RATINGS, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
 from .facts import MT_BENCH
 
