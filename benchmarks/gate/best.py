@@ -19,10 +19,13 @@ import numpy as np
 
 from harness.analysis.best import best_of_sums
 from harness.pages.text import markdown_table
+from harness.stats.best import BestBounds, compare_with_best
 from harness.stats.intervals import FloatArray
+from harness.stats.length_control import LengthControl, LengthRows, control_length_replicates, weighted_win_rates
 from harness.suites.scoring import QuestionSums, common
 
-from .published import published
+from .default_gate import REFITS, LengthBoard, length_board
+from .published import published, published_root
 
 DESIGNS = {"mt_bench": ((80,), (5,)), "alpaca_eval": ((100, 805), (3, 5, 10)), "arena_hard": ((500,), (5,))}
 """Suite -> questions, candidates."""
@@ -30,8 +33,11 @@ Shape = Literal["equal best", "near tie", "clear best"]
 SHAPES: tuple[Shape, ...] = ("equal best", "near tie", "clear best")
 LEAD = 0.5
 """Of a near tie, in standard errors of a difference."""
+REFITTED = 3
+"""Candidates of a data set whose headline is refitted: a fit takes most of a second."""
+REFITTED_SETS = 5
 SETS_PER_TRIAL = 20
-"""2,000 data sets per cell by default: a share of 95 % then has a standard error of 0.5 points."""
+"""Per trial, of which there are 100: 500 and 2,000 data sets, so a share of 95 % has a standard error of 1.0 or 0.5."""
 HEAD = (
     *("suite", "questions", "candidates", "scores", "all intervals hold", "the best is in the set"),
     *("models in the set, mean", "data sets"),
@@ -61,6 +67,30 @@ class Drawn:
     true: FloatArray
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What the comparison with the best said of one data set."""
+
+    held: bool
+    """All intervals contain the truth."""
+    inside: bool
+    """The best model is in the set."""
+    members: int
+
+    @classmethod
+    def of(cls, bounds: Sequence[BestBounds], true: FloatArray) -> Outcome:
+        gaps = [float(value - np.delete(true, at).max()) for at, value in enumerate(true)]
+        held = all(row.low - 1e-9 <= gap <= row.high + 1e-9 for row, gap in zip(bounds, gaps, strict=True))
+        return cls(held, bounds[int(true.argmax())].may_be_best, sum(row.may_be_best for row in bounds))
+
+
+def _cells(outcomes: Sequence[Outcome]) -> list[str]:
+    sets = len(outcomes)
+    shares = [100 * sum(hits) / sets for hits in ([row.held for row in outcomes], [row.inside for row in outcomes])]
+    members = sum(row.members for row in outcomes) / sets
+    return [*(f"{share:.1f} %" for share in shares), f"{members:.1f}", str(sets)]
+
+
 def best_lines(trials: int) -> list[str]:
     rows = []
     for suite, design in DESIGNS.items():
@@ -68,6 +98,11 @@ def best_lines(trials: int) -> list[str]:
         for size, candidates, shape in product(*design, SHAPES):
             cells = best_shares(field, shape, candidates, size, SETS_PER_TRIAL * trials)
             rows.append([suite, str(size), str(candidates), shape, *cells])
+    board = length_board(published_root())
+    for shape in SHAPES:
+        if shape != "near tie":
+            cells = refitted_shares(board, shape, REFITTED_SETS * trials)
+            rows.append(["alpaca_eval, length-controlled", "805", str(REFITTED), shape, *cells])
     return markdown_table(HEAD, rows, LEFT)
 
 
@@ -79,7 +114,7 @@ def _field(models: Sequence[QuestionSums]) -> Field:
 def best_shares(field: Field, shape: Shape, candidates: int, size: int, sets: int, *, seed: int = 0) -> list[str]:
     """Return the cells of one row after the shape, over `sets` data sets of `size` questions."""
     rng = np.random.default_rng([seed, candidates, size, SHAPES.index(shape)])
-    held = inside = members = 0
+    outcomes = []
     ids = tuple(map(str, range(size)))
     for _ in range(sets):
         drawn = _drawn(field, shape, candidates, size, rng)
@@ -87,14 +122,43 @@ def best_shares(field: Field, shape: Shape, candidates: int, size: int, sets: in
             replace(field.first, ids=ids, above=above, below=below)
             for above, below in zip(drawn.above, drawn.below, strict=True)
         ]
-        _, bounds = best_of_sums(sums)
-        best = int(drawn.true.argmax())
-        gaps = [float(value - np.delete(drawn.true, at).max()) for at, value in enumerate(drawn.true)]
-        held += all(row.low - 1e-9 <= gap <= row.high + 1e-9 for row, gap in zip(bounds, gaps, strict=True))
-        inside += bounds[best].may_be_best
-        members += sum(row.may_be_best for row in bounds)
-    shares = [f"{100 * hits / sets:.1f} %" for hits in (held, inside)]
-    return [*shares, f"{members / sets:.1f}", str(sets)]
+        outcomes.append(Outcome.of(best_of_sums(sums)[1], drawn.true))
+    return _cells(outcomes)
+
+
+def refitted_shares(board: LengthBoard, shape: Shape, sets: int, *, seed: int = 0) -> list[str]:
+    """Return the cells of one row for length-controlled win rates, fitted to every data set and to its resamples."""
+    rng = np.random.default_rng([seed, REFITTED, SHAPES.index(shape)])
+    outcomes = []
+    for _ in range(sets):
+        chosen = np.sort(rng.choice(len(board.models), REFITTED, replace=False))
+        models = [board.models[at] for at in chosen]
+        fit, difficulty = models[-1].fit, models[0].rows.difficulty
+        preference = np.stack([model.rows.preference for model in models])
+        length = np.stack([model.rows.length_difference for model in models])
+        size = len(difficulty)
+        tied = np.arange(1 if shape == "equal best" else REFITTED, REFITTED)
+        order = np.tile(np.arange(REFITTED)[:, None], (1, size))
+        order[tied] = rng.permuted(order[tied], axis=0)
+        at, seed_of_refits = rng.integers(size, size=size), int(rng.integers(2**31))
+
+        def fitted(rows: LengthRows, fit: LengthControl = fit, size: int = size) -> float:
+            counts = np.full((1, len(rows.difficulty)), size / len(rows.difficulty))
+            return float(weighted_win_rates(rows, board.gamed, fit, counts)[0])
+
+        mixtures = [tied if row in tied else np.array([row]) for row in range(REFITTED)]
+        true = [
+            fitted(LengthRows(preference[of].ravel(), length[of].ravel(), np.tile(difficulty, len(of))))
+            for of in mixtures
+        ]
+        drawn = [LengthRows(preference[row, at], length[row, at], difficulty[at]) for row in order]
+        replicates = [
+            control_length_replicates(rows, board.gamed, fit, refits=REFITS, seed=seed_of_refits) for rows in drawn
+        ]
+        covariance = np.cov(np.stack([values for values in replicates if values is not None])).astype(np.float64)
+        values = np.array([fitted(rows) for rows in drawn])
+        outcomes.append(Outcome.of(compare_with_best(values, covariance, 0), np.array(true)))
+    return _cells(outcomes)
 
 
 def _drawn(field: Field, shape: Shape, candidates: int, size: int, rng: np.random.Generator) -> Drawn:

@@ -18,7 +18,7 @@ from harness.pages.text import markdown_table
 from harness.records.facts import facts_of
 from harness.stats.combined import slope_between
 from harness.stats.intervals import FloatArray
-from harness.stats.paired import correlation, detectable, paired_difference, ratio_estimate
+from harness.stats.paired import correlation, detectable, non_inferiority, paired_difference, ratio_estimate
 from harness.suites.scoring import QuestionSums, common
 
 from .audits import audit_lines
@@ -46,7 +46,10 @@ EARLIER = {"mt_bench": 0.75, "alpaca_eval": 4.0, "arena_hard": 6.5}
 """Margins of version 0.2.0 of the metrics that can be tested early."""
 LEFT = ("suite", "metric", "with", "check", "unit", "limited")
 SEEN_HEAD = ("suite", "metric", "models", "questions", "correlation of neighbours", "seen paired", "seen unpaired")
-LOOKS_HEAD = ("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials")
+LOOKS_HEAD = (
+    *("suite", "margin", "true drop", "pass", "undecided", "fail", "questions judged, mean", "of", "trials"),
+    *("all judged: pass", "fail"),
+)
 SLOPES_HEAD = ("suite", "metric", "with", "models", "points per point", "logit correlation")
 STOP_HEAD = ("suite", "margin", "pairs x orders", "stopped early", "questions judged, mean", "of")
 
@@ -169,23 +172,28 @@ def seen_row(suite: str, models: Sequence[QuestionSums]) -> list[str]:
 
 
 def sequential_rows(part: Published, policy: GatePolicy, trials: int) -> list[list[str]]:
-    """Return the verdicts and questions of `--sequential` at true drops of 0, the margin, and twice the margin."""
+    """Return the verdicts and questions of `--sequential` at true drops of 0, the margin, and twice the margin.
+
+    The last two columns are the ordinary test's on all questions of the same draws: no early stop can see more.
+    """
     rng, rows = np.random.default_rng(0), []
     pairs = [pair for pair in (RunPair(*common(pair)) for pair in part.neighbours()) if pair.room > 2 * part.margin]
     for times in (0.0, 1.0, 2.0):
         verdicts: Counter[str] = Counter()
+        of_all: Counter[str] = Counter()
         judged = []
         for pair in pairs:
             size = len(pair.first.ids)
             for _ in range(trials):
-                verdict, questions = first_decided(
-                    pair, pair.drawn(size, times * part.margin, rng), part.margin, policy
-                )
+                questions = pair.drawn(size, times * part.margin, rng)
+                verdict, count = first_decided(pair, questions, part.margin, policy)
                 verdicts[verdict] += 1
-                judged.append(questions)
+                of_all[non_inferiority(pair.difference(questions), part.margin, alpha=policy.alpha).answer] += 1
+                judged.append(count)
         shares = [f"{100 * verdicts[verdict] / len(judged):.1f} %" for verdict in ("safe", "open", "worse")]
         counts = [f"{np.mean(judged):.0f}", str(max(judged)), str(len(judged))]
-        rows.append([part.suite, f"{part.margin:g}", f"{times * part.margin:g}", *shares, *counts])
+        whole = [f"{100 * of_all[verdict] / len(judged):.1f} %" for verdict in ("safe", "worse")]
+        rows.append([part.suite, f"{part.margin:g}", f"{times * part.margin:g}", *shares, *counts, *whole])
     return rows
 
 
