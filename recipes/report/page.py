@@ -11,7 +11,7 @@ from harness.pages.board import asset, content_policy, environment
 from harness.pages.charts import WIDTH, Drawing, axis, whisker, width_of
 
 from .data import DataReport, data_grids
-from .tables import HEAD, ModelRow, Section, TextGrid, VariantBoard, at, grids, score_text
+from .tables import HEAD, ModelRow, Section, TextGrid, VariantBoard, at, grids, score_text, verdict_grid
 
 ROW = 22.0
 TICK = 5.0
@@ -25,6 +25,7 @@ def page(board: VariantBoard, data: DataReport, curves: Sequence[Drawing], secti
     html = template.render(
         board=board,
         head=HEAD,
+        verdicts=verdict_grid(board),
         tables={temperature: _tables(board, temperature) for temperature in board.temperatures},
         forests={temperature: forest(board.rows(temperature), temperature) for temperature in board.temperatures},
         curves=curves,

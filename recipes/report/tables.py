@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,28 +119,63 @@ def sentence(model: str, baselines: Sequence[str], differences: Sequence[Versus]
 
 def _part(baseline: str, matches: Sequence[Versus]) -> str:
     figures = ", ".join(f"{at(difference.temperature)} {difference_text(difference)}" for difference in matches)
-    temperatures = {
-        verdict: [at(difference.temperature) for difference in matches if difference.verdict == verdict]
-        for verdict in ("better", "worse", "not shown", "incomplete")
-    }
-    every = len(matches)
-    if len(temperatures["better"]) == every:
-        claim = f"beats {baseline}"
-    elif len(temperatures["worse"]) == every:
-        claim = f"is worse than {baseline}"
-    elif len(temperatures["not shown"]) == every:
-        claim = f"not shown to beat {baseline}"
+    temperatures = _by_verdict(matches)
+    if len(temperatures) == 1:
+        (verdict,) = temperatures
+        claim = f"{CLAIMS[verdict]} {baseline}"
     else:
-        clauses = [
-            (temperatures["better"], f"beats {baseline} at"),
-            (temperatures["worse"], "is worse at" if temperatures["better"] else f"does not beat {baseline}: worse at"),
-            (temperatures["not shown"], "not shown at" if temperatures["better"] else "not shown to be better at"),
-            (temperatures["incomplete"], "too many answers unscored at"),
-        ]
-        claim = ", ".join(f"{words} {' and '.join(names)}" for names, words in clauses if names)
-        if not temperatures["better"] and not temperatures["worse"]:
+        beaten = "better" in temperatures
+        words = {
+            "better": f"beats {baseline} at",
+            "worse": "is worse at" if beaten else f"does not beat {baseline}: worse at",
+            "not shown": "not shown at" if beaten else "not shown to be better at",
+            "incomplete": "too many answers unscored at",
+        }
+        claim = _listed(temperatures, words)
+        if not beaten and "worse" not in temperatures:
             claim = f"not shown to beat {baseline}: {claim}"
     return f"{claim} ({figures})"
+
+
+CLAIMS = {
+    "better": "beats",
+    "worse": "is worse than",
+    "not shown": "not shown to beat",
+    "incomplete": "too many answers unscored to compare with",
+}
+
+
+def _by_verdict(matches: Sequence[Versus]) -> dict[str, list[str]]:
+    """Return the temperatures of each verdict that occurs, in the order of `CLAIMS`."""
+    names = {verdict: [at(row.temperature) for row in matches if row.verdict == verdict] for verdict in CLAIMS}
+    return {verdict: temperatures for verdict, temperatures in names.items() if temperatures}
+
+
+def _listed(temperatures: Mapping[str, Sequence[str]], words: Mapping[str, str]) -> str:
+    return ", ".join(f"{words[verdict]} {' and '.join(names)}" for verdict, names in temperatures.items())
+
+
+def verdict_grid(board: VariantBoard) -> TextGrid:
+    """Return the verdict on each model against each baseline, over all temperatures; `-`: not compared.
+
+    If the verdicts differ, temperatures that are not named show no difference.
+    """
+
+    def cell(model: str, baseline: str) -> str:
+        matches = [row for row in board.differences if (row.model, row.baseline) == (model, baseline)]
+        temperatures = _by_verdict(matches)
+        if len(temperatures) == 1:
+            return next(iter(temperatures))
+        shown = {verdict: names for verdict, names in temperatures.items() if verdict != "not shown"}
+        return _listed(shown, {verdict: f"{verdict} at" for verdict in CLAIMS}) or "-"
+
+    models = dict.fromkeys(row.model for row in board.differences)
+    return TextGrid(
+        title="Test reward against each baseline",
+        head=("model", *(f"against {baseline}" for baseline in board.baselines)),
+        rows=tuple((model, *(cell(model, baseline) for baseline in board.baselines)) for model in models),
+        numbers=False,
+    )
 
 
 def at(temperature: float) -> str:

@@ -11,7 +11,7 @@ from scipy import stats
 from recipes.layout import Recipe
 from recipes.report.board import Measured, best_by_validation, draws, variant_board
 from recipes.report.data import baselines, read_all_measured
-from recipes.report.tables import VariantBoard, markdown, rich_tables, signed
+from recipes.report.tables import VariantBoard, markdown, rich_tables, signed, verdict_grid
 from recipes.spec import EvaluateSpec
 from recipes.stages.report import read_variant_board
 from tests.fakes.recipe_folder import TEST, Values, same, toy_recipe, write_held_out, write_prompts
@@ -90,25 +90,35 @@ def test_an_answer_without_a_reward_is_counted_and_pairs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
+    ("gaps", "said", "verdict"),
     [
-        (((1.0, 1.1), (1.0, 1.1)), "wrpo: beats dpo (T 0 +1.050 "),
-        (((-1.0, -1.1), (-1.0, -1.1)), "wrpo: is worse than dpo (T 0 -1.050 "),
-        (((1.0, -1.0), (1.0, -1.0)), "wrpo: not shown to beat dpo (T 0 +0.000 "),
-        (((1.0, 1.1), (1.0, -1.0)), "wrpo: beats dpo at T 0, not shown at T 0.3 (T 0 +1.050 "),
-        (((-1.0, -1.1), (1.0, -1.0)), "wrpo: does not beat dpo: worse at T 0, not shown to be better at T 0.3 (T 0 -1"),
-        (((1.0, 1.1), (-1.0, -1.1)), "wrpo: beats dpo at T 0, is worse at T 0.3 (T 0 +1.050 "),
+        (((1.0, 1.1), (1.0, 1.1)), "wrpo: beats dpo (T 0 +1.050 ", "better"),
+        (((-1.0, -1.1), (-1.0, -1.1)), "wrpo: is worse than dpo (T 0 -1.050 ", "worse"),
+        (((1.0, -1.0), (1.0, -1.0)), "wrpo: not shown to beat dpo (T 0 +0.000 ", "not shown"),
+        (((1.0, 1.1), (1.0, -1.0)), "wrpo: beats dpo at T 0, not shown at T 0.3 (T 0 +1.050 ", "better at T 0"),
+        (
+            ((-1.0, -1.1), (1.0, -1.0)),
+            "wrpo: does not beat dpo: worse at T 0, not shown to be better at T 0.3 (T 0 -1",
+            "worse at T 0",
+        ),
+        (
+            ((1.0, 1.1), (-1.0, -1.1)),
+            "wrpo: beats dpo at T 0, is worse at T 0.3 (T 0 +1.050 ",
+            "better at T 0, worse at T 0.3",
+        ),
     ],
 )
 def test_a_sentence_says_plainly_whether_a_variant_beats_a_baseline(
-    gaps: tuple[tuple[float, float], ...], said: str
+    gaps: tuple[tuple[float, float], ...], said: str, verdict: str
 ) -> None:
     rows = []
     for temperature, (low, high) in zip((0.0, 0.3), gaps, strict=True):
         rows.append(one("dpo", 1, (0, 0, 0, 0), temperature=temperature))
         rows.append(one("wrpo", 1, (low, high, low, high), temperature=temperature))
 
-    assert board(*rows).sentences[0].startswith(said)
+    compared = board(*rows)
+    assert compared.sentences[0].startswith(said)
+    assert verdict_grid(compared).rows == (("wrpo", verdict),)
 
 
 def measured_recipe(tmp_path: Path) -> Recipe:
