@@ -15,7 +15,7 @@ from ..layout import ANSWERS, PAIRS, PROMPTS, REWARDS, Counts, Part, PreferenceP
 from ..likelihood import LOGPS
 from ..pairs import Considered, Extremes, best_source_answers, extremes, rated, read_prompts
 from ..sampling import model_name, record_weights
-from ..spec import Selection, VariantSpec, sources_loaded
+from ..spec import RecipeSpec, Selection, VariantSpec, sources_loaded
 from ..steps import Step, finished, input_digests
 from ..training.launch import (
     KEEP,
@@ -45,18 +45,7 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     spec = recipe.spec
     if spec.starts_at_target:
         return start_step(recipe, seed)
-    settings: dict[str, JsonValue] = {
-        "target": ModelRef.parse(spec.target).short,
-        "seed": seed,
-        "training": decisive(sft_settings(spec)),
-        "max_prompt_length": spec.prompts.max_prompt_length,
-        "drop_truncated": spec.pairs.drop_truncated,
-        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
-        "pad_token": spec.pad_token,
-        **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
-        **({"keep_reasoning": True} if spec.keep_reasoning else {}),
-        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
-    }
+    settings = _from_sources(spec, seed, sft_settings(spec))
 
     def work(folder: Path) -> Counts:
         return _train_sft(recipe, seed, step, prompts, answers, rewards)
@@ -74,16 +63,35 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     return step
 
 
+def _from_sources(spec: RecipeSpec, seed: int, training: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return what decides a training of the target on answers of sources, with its training keys."""
+    settings: dict[str, JsonValue] = {
+        "target": ModelRef.parse(spec.target).short,
+        "seed": seed,
+        "training": decisive(training),
+        "max_prompt_length": spec.prompts.max_prompt_length,
+        "drop_truncated": spec.pairs.drop_truncated,
+        **_template(spec),
+    }
+    if spec.save_dtype is not None:
+        settings["save_dtype"] = spec.save_dtype
+    if spec.keep_reasoning:
+        settings["keep_reasoning"] = True
+    return settings
+
+
+def _template(spec: RecipeSpec) -> dict[str, JsonValue]:
+    settings: dict[str, JsonValue] = {
+        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
+        "pad_token": spec.pad_token,
+    }
+    return settings | ({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {})
+
+
 def start_step(recipe: Recipe, seed: int) -> Step:
     """Return the step that takes the place of SFT: the target itself, its weights as links."""
     spec = recipe.spec
-    settings: dict[str, JsonValue] = {
-        "target": ModelRef.parse(spec.target).short,
-        "start": "target",
-        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
-        "pad_token": spec.pad_token,
-        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
-    }
+    settings = {"target": ModelRef.parse(spec.target).short, "start": "target"} | _template(spec)
 
     def work(folder: Path) -> Counts:
         from ..training.checkpoint import model_folder
@@ -318,20 +326,9 @@ def weighted_step(
     rewards = [answered[len(spec.sources) + position] for position in used]
     considered = Considered(drop_truncated=spec.pairs.drop_truncated, samples=chosen.samples)
     part: Part = "sft" if variant.method == "fusesft" else "preference"
-    settings: dict[str, JsonValue] = {
-        "target": ModelRef.parse(spec.target).short,
-        "seed": seed,
-        "method": variant.method,
-        "training": decisive(variant_settings(spec, variant)),
-        "max_prompt_length": spec.prompts.max_prompt_length,
-        "drop_truncated": spec.pairs.drop_truncated,
-        "chat_template": None if spec.chat_template is None else Path(spec.chat_template).name,
-        "pad_token": spec.pad_token,
-        **({} if spec.save_dtype is None else {"save_dtype": spec.save_dtype}),
-        **({"keep_reasoning": True} if spec.keep_reasoning else {}),
-        **({"chat_template_kwargs": spec.chat_template_kwargs} if spec.chat_template_kwargs else {}),
-        **({} if chosen.samples is None else {"samples": chosen.samples}),
-    }
+    settings = _from_sources(spec, seed, variant_settings(spec, variant)) | {"method": variant.method}
+    if chosen.samples is not None:
+        settings["samples"] = chosen.samples
 
     def work(folder: Path) -> Counts:
         return _train_weighted(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
