@@ -38,7 +38,7 @@ from ..population import on_these
 from .decision import checks_of, judge_gate, refuse_unknown_metrics
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
 from .power import PowerRow, power_rows
-from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
+from .sequential import Stop, replay, tier_sizes, watched
 
 # ------------------------------------------------------------------------------------------------------------ baselines
 # `results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
@@ -326,8 +326,9 @@ def replayed(
     """Return what stopping early would have saved on completely judged runs."""
     suite, calls = baseline.card.suite, len(candidate.judgments)
     ready = watched([check for check in checks if suite in check.suites], baseline.card, baseline)
-    if ready is None or not calls:
-        note: str | None = f"{NO_EARLY_STOP} (or the run has no judgments)"
+    if isinstance(ready, str) or not calls:
+        reason = ready if isinstance(ready, str) else "the run has no judgments"
+        note: str | None = f"no early stop: {reason}"
         stop, needed = Stop(0, 0, {}), calls
     else:
         note = None
