@@ -190,7 +190,11 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
             reports.append(replayed(*rows, checks, policy, options.seed))
     names = shown_names([candidates[0], baselines[0]])
     report = judge_gate(names[0], names[1], policy, evidence)
-    return report.model_copy(update={"sequential": tuple(reports)})
+    lacking = [] if suites else [suite for suite in _suites(baselines) if suite not in _suites(candidates)]
+    notes = report.notes
+    if lacking:
+        notes = (*notes, f"not compared: {names[1]} has runs of {', '.join(lacking)}, {names[0]} has none")
+    return report.model_copy(update={"sequential": tuple(reports), "notes": notes})
 
 
 def _suites(runs: Sequence[StoredRun]) -> list[str]:
