@@ -6,7 +6,7 @@ best_of_models(["a", "b", "c"], Path("results"))[0].tied
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,16 @@ from ..stats.intervals import FloatArray
 from ..stats.paired import least_error, terms
 from ..suites.scoring import QuestionSums
 from .comparison import main_sums
-from .finished_runs import StoredRun, matched, refuse_different, run_rows, shown_names, suite_of
+from .finished_runs import (
+    USUAL_OPTIONS,
+    PairOptions,
+    StoredRun,
+    matched,
+    refuse_different,
+    run_rows,
+    shown_names,
+    suite_of,
+)
 
 
 class NotRankedError(ConfigError):
@@ -63,39 +72,25 @@ class BestOf(Record):
 
 
 def best_of_models(
-    names: Sequence[str],
-    results: Path,
-    *,
-    labels: Sequence[str] | None = None,
-    suites: Collection[str] = (),
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
+    names: Sequence[str], results: Path, options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> list[BestOf]:
     """Return the best of the named runs, per suite that all have; `labels` are shown for the names.
 
-    Raise ConfigError if two runs are not comparable, unless `force`, or if a suite's headline cannot be compared.
+    Raise ConfigError if two runs are not comparable, unless `options.force`, or if a suite's headline cannot be
+    compared.
     """
-    return [
-        best_of_runs(runs, labels=labels, force=force, mirror=mirror, seed=seed)
-        for runs in matched(names, results, suites)
-    ]
+    return [best_of_runs(runs, options, labels=labels) for runs in matched(names, results, options.suites)]
 
 
 def best_of_runs(
-    runs: Sequence[StoredRun],
-    *,
-    labels: Sequence[str] | None = None,
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
+    runs: Sequence[StoredRun], options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> BestOf:
     """Return the best of stored runs of one suite; raise as `best_of_models` does, NotRankedError for the headline."""
     rows = [run_rows(run, name) for run, name in zip(runs, labels or shown_names(runs), strict=True)]
     for run in rows[1:]:
-        refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
-    loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
-    return best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=seed)
+        refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
+    loaded = suite_of(runs[0].card, options.mirror, folder=runs[0].folder)
+    return best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
 
 
 def best_of(

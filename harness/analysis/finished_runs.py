@@ -22,7 +22,7 @@ from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec
 from ..running.pipeline import current_judgments
-from ..running.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
+from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
@@ -58,28 +58,38 @@ class Loaded:
     prompts: tuple[Prompt, ...] | None
 
 
+@dataclass(frozen=True)
+class PairOptions:
+    """How finished runs are compared."""
+
+    suites: Collection[str] = ()
+    """Only these; empty: every suite that all models have."""
+    force: bool = False
+    """Compare runs even if their protocols differ."""
+    mirror: str | None = None
+    """Folder or address of upstream's files; None: the pinned ones."""
+    seed: int = 0
+    """Of bootstrap and permutations."""
+
+
+USUAL_OPTIONS = PairOptions()
+
+
 def compare_models(
-    names: Sequence[str],
-    results: Path,
-    *,
-    suites: Collection[str] = (),
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
-    population: Population = "all",
+    names: Sequence[str], results: Path, options: PairOptions = USUAL_OPTIONS, *, population: Population = "all"
 ) -> list[Comparison]:
     """Compare every model after the first with the first, per suite, with Holm's correction over the models.
 
-    Raise ConfigError with all differences if two runs are not comparable, unless `force`, and for the population
-    "these" if a question has one answer and one judgment.
+    Raise ConfigError with all differences if two runs are not comparable, unless `options.force`, and for the
+    population "these" if a question has one answer and one judgment.
     """
     comparisons = []
-    for runs in matched(names, results, suites):
+    for runs in matched(names, results, options.suites):
         shown = shown_names(runs)
         rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
         for run in rows[1:]:
-            refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
-        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
+            refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
+        loaded = suite_of(runs[0].card, options.mirror, folder=runs[0].folder)
         pairs = [
             compare(
                 rows[0],
@@ -88,7 +98,7 @@ def compare_models(
                 suite=loaded.suite,
                 # on these very questions, predictions for the others say nothing
                 covariates=() if population == "these" else covariate_runs(rows[0], run, results),
-                seed=seed,
+                seed=options.seed,
             )
             for run in rows[1:]
         ]
@@ -298,7 +308,8 @@ def head_to_head_plan(
     pool = JudgePool(spec)
     backend = Recorded(shown[1], rows[1].answers)
     identity = backend.identity()
-    planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, prompts=suite.prompts or ())
+    inputs = SuiteInputs(prompts=suite.prompts or ())
+    planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, inputs)
     return Plan(spec, (planned,), backend, identity, calls=pool.calls)
 
 

@@ -191,16 +191,27 @@ class Breaker:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How one client wants its endpoint to be asked."""
+class CallLimits:
+    """How many calls one client may send at once and per minute, and how long it tries each."""
 
-    concurrency: int
+    concurrency: int = 64
+    """Most calls in flight."""
     rpm: float | None = None
+    """Most calls per minute; None: as many as the server takes."""
     tpm: float | None = None
+    """Most tokens per minute, of prompts and replies; None: as many as the server takes."""
     caller: str | None = None
-    """Who asks: the terms of one caller that joins several times count once, as a judge of models side by side does."""
+    """Who asks. The limits of one caller that joins several times count once, as those of a judge that judges several
+    models side by side; clients without a caller each bring their own places."""
     patience: Patience | None = USUAL_PATIENCE
-    """None: a server of our own, which its backend watches, so no limits are learned and no call is given up here."""
+    """None: a server of our own, which its backend watches. Nothing is learned about it, and every call fails by itself
+    after `attempts`."""
+    timeout: float = 300.0
+    """Seconds that one try may take, its whole reply included."""
+    attempts: int = 6
+    """Failures of one call after which it ends with its error."""
+    first_wait: float = 0.5
+    """Seconds before the second try; doubled with each further one."""
 
 
 @dataclass
@@ -230,31 +241,30 @@ class Endpoint:
         self._waiting: deque[Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._down: str | None = None
-        self._terms: list[Terms] = []
+        self._clients: list[CallLimits] = []
 
-    def add(self, terms: Terms) -> None:
-        self._terms.append(terms)
+    def add(self, limits: CallLimits) -> None:
+        self._clients.append(limits)
         self._agree()
 
-    def remove(self, terms: Terms) -> bool:
+    def remove(self, limits: CallLimits) -> bool:
         """Remove a client and return whether it was the last."""
-        self._terms.remove(terms)
-        if self._terms:
+        self._clients.remove(limits)
+        if self._clients:
             self._agree()
-        return not self._terms
+        return not self._clients
 
     def _agree(self) -> None:
-        """Combine the clients' terms: the sum of the callers' places, the smallest limits, the longest patience."""
-        terms = self._terms
+        """Combine the clients' limits: the sum of the callers' places, the smallest rates, the longest patience."""
         places: dict[object, int] = {}
-        for number, client in enumerate(terms):
+        for number, client in enumerate(self._clients):
             caller = number if client.caller is None else client.caller
             places[caller] = max(client.concurrency, places.get(caller, 0))
-        patience = [client.patience for client in terms if client.patience is not None]
+        patience = [client.patience for client in self._clients if client.patience is not None]
         self.breaker.patience = reduce(Patience.longest, patience) if patience else None
         self.flow.agree(_open_files_for(sum(places.values())), adaptive=bool(patience))
-        rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
-        tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
+        rpm = min((client.rpm for client in self._clients if client.rpm is not None), default=None)
+        tpm = min((client.tpm for client in self._clients if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
@@ -392,19 +402,19 @@ _endpoints: dict[tuple[asyncio.AbstractEventLoop, str, str | None], Endpoint] = 
 """Endpoints in use. The event loop is part of the key because connections cannot move to another one."""
 
 
-def join(url: str, key: str | None, terms: Terms) -> Endpoint:
+def join(url: str, key: str | None, limits: CallLimits) -> Endpoint:
     """Return the endpoint of this URL and key; the first client creates it."""
     name = (asyncio.get_running_loop(), url, key)
     endpoint = _endpoints.get(name)
     if endpoint is None:
         endpoint = _endpoints[name] = Endpoint(url)
-    endpoint.add(terms)
+    endpoint.add(limits)
     return endpoint
 
 
-async def leave(endpoint: Endpoint, terms: Terms) -> None:
+async def leave(endpoint: Endpoint, limits: CallLimits) -> None:
     """Leave the endpoint; the last client closes its connections."""
-    if endpoint.remove(terms):
+    if endpoint.remove(limits):
         for name in [name for name, joined in _endpoints.items() if joined is endpoint]:
             del _endpoints[name]
         await endpoint.close()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..analysis.comparison import Comparison, Population
-from ..analysis.finished_runs import compare_models, find_runs, run_rows
+from ..analysis.finished_runs import PairOptions, compare_models, find_runs, run_rows
 from ..analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from ..analysis.gate.policy import CheckResult, GatePolicy, GateReport
 from ..analysis.leaderboard import Table
@@ -254,7 +254,7 @@ def compare(
     names = [str(first), *map(str, others)]
     if not others:
         raise ConfigError(f"compare needs two runs or more, got {names[0]!r} alone")
-    pairs = compare_models(names, Path(results), suites=list(suites), population=population, force=force)
+    pairs = compare_models(names, Path(results), PairOptions(list(suites), force=force), population=population)
     return Comparisons(tuple(pairs))
 
 

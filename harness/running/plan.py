@@ -182,8 +182,7 @@ def plan(spec: RunSpec) -> Plan:
                 suite,
                 pool.judges(asked_in(spec, suite.name)),
                 identity,
-                anchors=_anchors_of(suite, anchor_files),
-                baseline=baseline,
+                SuiteInputs(anchors=_anchors_of(suite, anchor_files), baseline=baseline),
             )
             for suite, baseline in suites
         ),
@@ -220,23 +219,31 @@ def _check_backend(
         )
 
 
+@dataclass(frozen=True)
+class SuiteInputs:
+    """What one suite of a run is asked, judged and compared with, where it is not the suite's own."""
+
+    prompts: Sequence[Prompt] | None = None
+    """None: those that `RunSpec.limit` draws."""
+    anchors: AnchorSet | None = None
+    baseline: BaselinePlan | None = None
+
+
 def suite_plan(
     spec: RunSpec,
     suite: Suite,
     judges: tuple[Judge, ...],
     identity: dict[str, JsonValue],
-    *,
-    prompts: Sequence[Prompt] | None = None,
-    anchors: AnchorSet | None = None,
-    baseline: BaselinePlan | None = None,
+    inputs: SuiteInputs | None = None,
 ) -> SuitePlan:
-    """Return the plan of one suite. `identity` is the backend's; `prompts` default to those that `spec.limit` draws.
+    """Return the plan of one suite, judged by `judges` (those of `asked_in`); `identity` is the backend's.
 
-    `judges`: those of `asked_in`.
     Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
     """
     check_judges(suite, judges)
-    chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
+    inputs = inputs or SuiteInputs()
+    anchors, baseline = inputs.anchors, inputs.baseline
+    chosen = limited(suite.prompts(), spec.limit, spec.seed) if inputs.prompts is None else tuple(inputs.prompts)
     identities = judge_identities(judges)
     audit, main = None, judges
     auditor = spec.audit.get(judged_as(suite.name))

@@ -14,7 +14,7 @@ from ...records import Record
 from ...records.errors import ConfigError
 from ...stats.paired import holm
 from ..best import BestOf, best_of_models
-from ..finished_runs import find_runs, shown_names
+from ..finished_runs import PairOptions, find_runs, shown_names
 from ..games import suite_of_games
 from .evidence import GateOptions, gate_runs
 from .policy import EXIT_CODES, GatePolicy, GateReport, Outcome
@@ -64,15 +64,8 @@ def gate_candidates(
     if len(passing) > 1:
         checked = policy.suites or list(dict.fromkeys(check.suite for report in reports for check in report.checks))
         suites = [suite for suite in checked if suite_of_games(suite) is None]
-        best = best_of_models(
-            list(passing),
-            options.results,
-            labels=list(passing.values()),
-            suites=suites,
-            force=options.force,
-            mirror=options.mirror,
-            seed=options.seed,
-        )
+        pair_options = PairOptions(suites, force=options.force, mirror=options.mirror, seed=options.seed)
+        best = best_of_models(list(passing), options.results, pair_options, labels=list(passing.values()))
     return CandidatesReport(
         baseline=reports[0].baseline,
         outcome=next(outcome for outcome in SEVERITY if any(report.outcome == outcome for report in reports)),

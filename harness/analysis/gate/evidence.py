@@ -346,15 +346,19 @@ def replayed(
     )
 
 
+@dataclass(frozen=True)
+class PowerOptions:
+    """How often and with what the gate is tried."""
+
+    trials: int
+    """Simulated gates per drop and pair."""
+    questions: int | None = None
+    """Drawn per gate; None: as many as the runs have."""
+    seed: int = 0
+
+
 def power_of(
-    baseline: str,
-    candidates: Sequence[str],
-    policy: GatePolicy,
-    results: Path,
-    *,
-    trials: int,
-    questions: int | None,
-    seed: int,
+    baseline: str, candidates: Sequence[str], policy: GatePolicy, results: Path, options: PowerOptions
 ) -> list[PowerRow]:
     """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
 
@@ -379,12 +383,14 @@ def power_of(
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], run_sums(rule, run)) for run in runs]
-            if questions is not None and questions < check.min_questions:
+            if options.questions is not None and options.questions < check.min_questions:
                 raise ConfigError(
-                    f"{questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions is "
-                    f"{check.min_questions}. Draw as many, or lower it in the policy."
+                    f"{options.questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions "
+                    f"is {check.min_questions}. Draw as many, or lower it in the policy."
                 )
-            rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
+            rows += power_rows(
+                pairs, check.margin, policy, trials=options.trials, questions=options.questions, seed=options.seed
+            )
     if not rows:
         raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")
     return rows
