@@ -74,7 +74,7 @@ class BestOf(Record):
 def best_of_models(
     names: Sequence[str], results: Path, options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> list[BestOf]:
-    """Return the best of the named runs, per suite that all have; `labels` are shown for the names.
+    """Return the best of the named runs, per suite that all have. `labels` are shown for the names.
 
     Raise ConfigError if two runs are not comparable, unless `options.force`, or if a suite's headline cannot be
     compared.
@@ -85,7 +85,7 @@ def best_of_models(
 def best_of_runs(
     runs: Sequence[StoredRun], options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> BestOf:
-    """Return the best of stored runs of one suite; raise as `best_of_models` does, NotRankedError for the headline."""
+    """Return the best of one suite's stored runs. Raise as `best_of_models`, and NotRankedError for the headline."""
     rows = [run_rows(run, name) for run, name in zip(runs, labels or shown_names(runs), strict=True)]
     for run in rows[1:]:
         refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
@@ -149,7 +149,7 @@ def best_of(
 
 
 def _refits(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None, suite: object) -> list[Refits]:
-    """Return the refits of each run with the first; empty if there are none, or they do not share their resamples."""
+    """Return the refits of each run with the first, empty if there are none, or they do not share their resamples."""
     if not isinstance(suite, RefitsPairs) or not prompts or any(run.audit is not None for run in runs):
         return []
     pairs = [suite.paired_refits(prompts, runs[0], run) for run in runs[1:]]
@@ -171,7 +171,7 @@ def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[Que
 def best_of_sums(
     sums: Sequence[QuestionSums], *, sign: float = 1.0, seed: int = 0
 ) -> tuple[FloatArray, list[BestBounds]]:
-    """Return the values (models,) and bounds of models with the same questions; `sign` -1 if less is better."""
+    """Return the values (models,) and bounds of models with the same questions. `sign` -1 if less is better."""
     values, covariance = _estimates(sums)
     bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums), seed=seed)
     return values, bounds

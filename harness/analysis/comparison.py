@@ -66,7 +66,7 @@ CONTRADICTION = 0.5
 
 
 class Flip(Record):
-    """A question that one model wins and the other loses; with ratings, one that moved by two points or more."""
+    """A question that one model wins and the other loses, or whose rating moved by two points or more."""
 
     prompt_id: str
     category: str | None
@@ -106,7 +106,7 @@ class Orders(Record):
 
 
 def has_flipped(score: float, other_score: float, *, middle: float | None) -> bool:
-    """Return whether a question flips. `middle`: the score of a draw; None: ratings."""
+    """Return whether a question flips. `middle` is the score of a draw, or None for ratings."""
     if middle is None:
         return abs(other_score - score) >= RATING_FLIP
     return (score - middle) * (other_score - middle) < 0
@@ -121,7 +121,7 @@ def flips(
     middle: float | None,
     less_is_better: bool = False,
 ) -> tuple[Flip, ...]:
-    """Return the flipped questions, the largest changes first. `middle`: the score of a draw; None: ratings."""
+    """Return the flipped questions, the largest changes first. `middle` is the score of a draw, or None for ratings."""
     contradicted = set(doubts.either) if doubts is not None else set()
     flipped = []
     for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
@@ -316,7 +316,7 @@ def headline_differences(
     suite: object = None,
     sums_of: SumsOf = run_sums,
 ) -> list[Difference | None]:
-    """Return `headline_difference` of each pair of one suite's runs; what pairs have in common is computed once."""
+    """Return `headline_difference` of each pair of one suite's runs. What pairs have in common is computed once."""
     rows: list[Difference | None] = []
     sums: dict[int, tuple[QuestionSums, QuestionSums]] = {}
     for at, (first, second) in enumerate(pairs):
@@ -333,7 +333,7 @@ def headline_differences(
 
 
 def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[QuestionSums, QuestionSums] | None:
-    """Return both runs' sums of the headline over common questions; None if it is not a sum, or with fewer than two."""
+    """Return both runs' sums of the headline over two or more common questions, or None if it is not a sum."""
     headline = first.card.headline
     if pairs := _paired_sums(first, second, None, sums_of, metric=headline):
         return pairs[0]
@@ -491,7 +491,7 @@ def _paired_sums(
 def _by_metric(
     pairs: Sequence[tuple[QuestionSums, QuestionSums]], clusters: Mapping[str, str], seed: int
 ) -> list[Difference]:
-    """Return the paired difference of each metric, over all questions; those of one cluster count as one."""
+    """Return the paired difference of each metric, over all questions. Those of one cluster count as one."""
     rows = [paired(first.by_cluster(clusters), second.by_cluster(clusters), None, seed) for first, second in pairs]
     return [row for row in rows if row is not None]
 
@@ -579,7 +579,7 @@ def _flips(
 
 
 def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | None:
-    """Return the score of a question that nobody wins; None if questions have ratings."""
+    """Return the score of a question that nobody wins, or None if questions have ratings."""
     if not run.questions:
         return None if main[0].scale == 1.0 else 50.0
     values = np.concatenate([sums.scores() for sums in main])
@@ -611,7 +611,7 @@ def _family(comparison: Comparison, row: Difference) -> tuple[str, str, str, boo
 
 
 def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
-    """Return sentences on what makes two cards incomparable; empty if they are comparable."""
+    """Return sentences on what makes two cards incomparable, empty if they are comparable."""
     differences = []
     for name in ("suite", "suite_version"):
         first_value, second_value = getattr(first, name), getattr(second, name)
@@ -635,7 +635,7 @@ def _short(value: JsonValue) -> str:
 
 
 def unscored_share(score: Score) -> float | None:
-    """Return the share of questions without a score, 0..1; None if a value has no number of questions."""
+    """Return the share of questions without a score, 0..1, or None if a value has no number of questions."""
     total = score.n + score.unscored
     if not total:
         return None if score.value is not None else 1.0
@@ -643,7 +643,7 @@ def unscored_share(score: Score) -> float | None:
 
 
 def judge_failures(card: ScoreCard) -> float | None:
-    """Return the share of judgments without a verdict; None if the card does not count them."""
+    """Return the share of judgments without a verdict, or None if the card does not count them."""
     unjudged, judged = card.counts.get("unjudged"), card.counts.get("judgments")
     if not isinstance(unjudged, dict) or not isinstance(judged, int):
         return None

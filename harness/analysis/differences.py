@@ -1,4 +1,4 @@
-"""The difference of two models in one metric, with its error: paired, refitted, adjusted or unpaired. Pure.
+"""State the difference of two models in one metric, with its error: paired, refitted, adjusted or unpaired. Pure.
 
 >>> from harness.records import Score, ScoreCard
 >>> def card(value): return ScoreCard.model_construct(scores={"s": Score(value=value, se=1.0, n=50, unscored=0)})
@@ -69,7 +69,7 @@ class Difference(Record):
 
     @property
     def gain(self) -> float | None:
-        """Return how much better the other model is, negative if it is worse; None if no direction is better."""
+        """Return how much better the other model is, negative if it is worse, or None if no direction is better."""
         return None if self.higher_is_better is None else self.value if self.higher_is_better else -self.value
 
     @property
@@ -114,13 +114,13 @@ class Adjustment(Record):
 
 
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
-    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
+    """Return the paired difference over the same questions in the same order, or None if there is no error estimate."""
     row = paired_rows([(first, second)], seed)[0]
     return None if row is None else row.model_copy(update={"category": category})
 
 
 def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 0) -> list[Difference | None]:
-    """Return the paired difference of each pair over all of its questions; None if there is no error estimate."""
+    """Return the paired difference of each pair over all of its questions, or None if there is no error estimate."""
     estimates = [sums_difference(second, first) for first, second in pairs]
     rows: list[Difference | None] = []
     for (first, second), estimate, p in zip(pairs, estimates, _swap_ps(pairs, seed), strict=True):
@@ -137,7 +137,7 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
 
 
 def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> list[float | None]:
-    """Return the permutation p of each pair; None with under two questions.
+    """Return the permutation p of each pair, or None with under two questions.
 
     Pairs with the same number of questions share their swaps, and a model's products with them if its questions are
     the same, too.
@@ -233,7 +233,7 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
 
 
 def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
-    """Return the difference; `sign` -1 if the reference is the second model."""
+    """Return the difference. `sign` -1 if the reference is the second model."""
     value, known = sign * estimate.value, estimate.reference
     means = (known, known + value) if sign > 0 else (known - value, known)
     clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
@@ -262,7 +262,7 @@ def adjustment_line(row: Adjustment, plain: Difference) -> str:
 def _predictors(
     covariates: Sequence[QuestionSums], names: Sequence[str], ids: Sequence[str]
 ) -> tuple[tuple[str, ...], FloatArray | None]:
-    """Return names and scores (questions, models) of the models that have 90 % of the questions; None without any."""
+    """Return names and scores (questions, models) of the models with 90 % of the questions, or None without any."""
     questions = set(ids)
     known = [
         (name, _column(row, ids))
@@ -273,7 +273,7 @@ def _predictors(
 
 
 def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:
-    """Return a model's score of each question; its mean if it has none."""
+    """Return a model's score of each question. Its mean if it has none."""
     scores = dict(zip(sums.ids, _linear(sums), strict=True))
     mean = sums.value or 0.0
     return np.array([scores.get(prompt_id, mean) for prompt_id in ids])

@@ -1,4 +1,4 @@
-"""Finished runs by name: find them, read their rows and suite, compare them, or judge their answers head to head.
+"""Find finished runs by name, read their rows and suite, compare them, or judge their answers head to head.
 
     compare_models(["base", "fused"], Path("results"))[0].difference("lc_win_rate")
 
@@ -52,7 +52,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A suite with its data and the prompts of a run; None if the data are missing."""
+    """A suite with its data and the prompts of a run, or None if the data are missing."""
 
     suite: Suite | None
     prompts: tuple[Prompt, ...] | None
@@ -190,7 +190,7 @@ def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list
 
 
 def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
-    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
+    """Return the run of a folder or a card file, or all runs of a model. Raise ConfigError for any other name."""
     path = Path(name)
     if (path / "card.json").is_file():
         path = path / "card.json"

@@ -1,5 +1,4 @@
-"""Games of one model against another (`compare --head-to-head`) as differences, where they are stored, and whose row
-of a leaderboard they belong to.
+"""Read games of one model against another (`compare --head-to-head`): as a difference, and as cells of a leaderboard.
 
 The difference is the win rate minus 50: above 0 the model beats its opponent. A game is a pair of results, so swapping
 the two models' answers per question is the exact test, as it is for a paired difference.
@@ -55,7 +54,7 @@ class BoardGames(Record):
 
 
 def suite_of_games(suite: str) -> str | None:
-    """Return the suite whose questions are played; None if this matches no suite of games."""
+    """Return the suite whose questions are played, or None if this matches no suite of games."""
     return suite.removeprefix(GAMES) if suite.startswith(GAMES) else None
 
 
@@ -75,7 +74,7 @@ def games_comparison(run: RunRows, *, seed: int = 0) -> Comparison:
 
 
 def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
-    """Return the win rate minus 50, in percent of the points; None with fewer than two questions."""
+    """Return the win rate minus 50, in percent of the points, or None with fewer than two questions."""
     sums = run_sums(RULE, run)
     if len(sums.ids) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Measures of a judge: agreement with people and the retired judge, biases, model order, estimated human win rates.
+"""Measure a judge: agreement with people and the retired judge, biases, model order, estimated human win rates.
 
 Pure: recorded items and verdicts in, scores out. Every interval resamples whole questions, since a question's turns,
 model pairs and votes are correlated.
@@ -435,7 +435,7 @@ def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts)
 
 
 def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> JudgedSample:
-    """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
+    """Return one row per comparison, from the model's side. People's number is the mean of their votes."""
     judge, people, questions = [], [], []
     for item in comparisons:
         value = _value(item, verdicts)
@@ -476,7 +476,7 @@ def _corrected(corrected: Corrected, n: int) -> Score:
 
 
 def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:
-    """Return sentences on what the intervals show; nothing if they leave it open."""
+    """Return sentences on what the intervals show, or nothing if they leave it open."""
     sentences = []
     few = [model for model, rates in part.win_rates.items() if rates["prediction_powered"].value is None]
     if few:

@@ -80,7 +80,7 @@ PROBES = (
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How many questions came out as they should; those without verdicts are left out and counted."""
+    """How many questions came out as they should. Those without verdicts are left out and counted."""
 
     probe: Probe
     right: int
@@ -89,7 +89,7 @@ class ProbeResult:
 
     @property
     def passed(self) -> bool:
-        """Return whether the judge passes; without a single verdict it does not."""
+        """Return whether the judge passes. Without a single verdict it does not."""
         return self.judged > 0 and self.right / self.judged >= self.probe.passes
 
     def as_dict(self) -> dict[str, JsonValue]:
@@ -223,7 +223,7 @@ def probe_results(judgments: Sequence[Judgment]) -> list[ProbeResult]:
 
 
 def lost_calls(judgments: Sequence[Judgment]) -> str | None:
-    """Return a sentence about the calls without a verdict, with the first one's problem; None if there are none."""
+    """Return a sentence about the calls without a verdict, with the first one's problem, or None if there are none."""
     problems = [row.error for row in judgments if row.error is not None]
     if not problems:
         return None

@@ -1,4 +1,4 @@
-"""Two kinds of question about a difference: does it hold on other questions, or on these very ones? Pure.
+"""Tell whether a difference holds on other questions of the kind, or on these very ones. Pure.
 
 A comparison's intervals answer for *all* questions of the kind: questions are a sample, and what they contribute to the
 spread is most of it. `on_these` answers for *these* questions: only the answers (`--samples`) and verdicts

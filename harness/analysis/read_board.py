@@ -1,4 +1,4 @@
-"""The leaderboard of a results folder: which cards are on it, and every pair compared as `harness compare` does.
+"""Read the leaderboard of a results folder: choose its cards, and compare pairs of them as `harness compare` does.
 
 read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0].model
 """
@@ -133,7 +133,7 @@ class PairedRuns:
         return pairs
 
     def of_tables(self, tables: Sequence[Table], cards: Sequence[ScoreCard]) -> dict[str, tuple[BoardPair, ...]]:
-        """Return `Table.anchor` -> all pairs of its ranked rows; `cards` are those of the tables."""
+        """Return `Table.anchor` -> all pairs of its ranked rows. `cards` are those of the tables."""
         by_run = {run_id(card): card for card in cards}
         pairs = {}
         for table in tables:
@@ -245,7 +245,7 @@ class _SharedRefits:
         return Refits(shared[0].metric, values, replicates, shared[0].n)
 
     def _shared(self, run: RunRows) -> Refits | None:
-        """Return the refits of the reference and this run; None if it has other questions or cannot be fitted."""
+        """Return the refits of the reference and this run, or None if it has other questions or cannot be fitted."""
         reference, key = self._reference, run_id(run.card)
         if reference is None or self._answered.get(key) != self._answered[run_id(reference.card)]:
             return None
@@ -255,7 +255,7 @@ class _SharedRefits:
 
 
 def _sums_of_card(run: RunRows, sums_of: SumsOf = run_sums) -> QuestionSums | None:
-    """Return the terms of the headline, or of the rate behind it; None unless they are the card's own number."""
+    """Return the terms of the headline, or of the rate behind it, or None unless they are the card's own number."""
     card = run.card
     if run.questions:  # None: not a mean over questions
         return own_question_sums(card, run.questions).get(card.headline)
@@ -284,7 +284,7 @@ def _reversed(step: HeadlineDifference) -> HeadlineDifference:
 
 
 def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[str, int]:
-    """Return on how many common questions the second run is better and worse; none if no direction is better."""
+    """Return on how many common questions the second run is better and worse, or none if no direction is better."""
     better = higher_is_better(card, first.metric)
     if better is None:
         return {"n": len(first.ids)}

@@ -1,4 +1,4 @@
-"""Figures that papers and boards reported, shown beside the measured ones, never ranked with them.
+"""Show figures that papers and boards reported beside the measured ones, never ranked with them.
 
 The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
 card of the same model and protocol shows its difference from the reported figure.
@@ -135,7 +135,7 @@ def reported_folder() -> Path:
 
 
 def load_reported(folder: Path | None = None) -> list[ReportedSource]:
-    """Return all sources by file name; none if the folder does not exist.
+    """Return all sources by file name, or none if the folder does not exist.
 
     Raise ConfigError for an invalid file, including unknown keys.
     """

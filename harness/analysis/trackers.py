@@ -25,7 +25,7 @@ PROJECT = "fusion-harness"
 
 
 def tracker_names(option: str | None) -> tuple[str, ...]:
-    """Return the names in `wandb,mlflow`; raise ConfigError for one that is unknown or not installed."""
+    """Return the names in `wandb,mlflow`. Raise ConfigError for one that is unknown or not installed."""
     names = tuple(dict.fromkeys(part.strip() for part in (option or "").split(",") if part.strip()))
     for name in names:
         if name not in TRACKERS:

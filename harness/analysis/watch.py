@@ -1,4 +1,4 @@
-"""`harness watch`: which checkpoints of a training folder are complete, which were evaluated, and their scores.
+"""Find which checkpoints of a training folder are complete, which were evaluated, and their scores (`harness watch`).
 
 A checkpoint is ready if it passes `check_whole` (all shards of the index exist, every safetensors file has the length
 in its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the

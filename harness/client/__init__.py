@@ -1,4 +1,4 @@
-"""One OpenAI-compatible HTTP client: connections, retries and rate limits.
+"""Call OpenAI-compatible servers by one HTTP client: connections, retries and rate limits.
 
 >>> reply = read_chat_reply({"choices": [{"message": {"content": "Paris"}, "finish_reason": "stop"}]})
 >>> reply.text, reply.finish

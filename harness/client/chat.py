@@ -1,4 +1,4 @@
-"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up."""
+"""Repeat a call until it is answered, rejected for good, or its endpoint is given up."""
 
 from __future__ import annotations
 
@@ -343,7 +343,7 @@ def _parsed(raw: bytes) -> Any:
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
-    """Return the request header that carries the key; empty without a key."""
+    """Return the request header that carries the key, empty without a key."""
     if not api_key:
         return {}
     bearer = access.key_header.lower() == "authorization"
@@ -351,7 +351,7 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for this URL; .netrc is ignored, as its logins are not for us."""
+    """Return the proxy that the environment names for this URL. .netrc is ignored, as its logins are not for us."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None

@@ -1,7 +1,8 @@
-"""One endpoint of this process (base URL and key): its connections, its queue and its circuit breaker.
+"""Share one endpoint (base URL and key) among the clients of this process: connections, queue, circuit breaker.
 
 All clients of the endpoint share it, so that limits, learned or configured, apply to them together. A call waits here
-for its turn and occupies a place only while it is in flight.
+for its turn and occupies a place only while it is in flight. `read_body` limits the size of a reply, so that no server
+can fill our memory.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Patience:
 
     @classmethod
     def of(cls, seconds: float | None) -> Patience:
-        """Return the same patience for every case, from the first call on; the defaults for None."""
+        """Return the same patience for every case, from the first call on, or the defaults for None."""
         return USUAL_PATIENCE if seconds is None else cls(seconds, seconds, seconds)
 
     def longest(self, rival: Patience) -> Patience:
@@ -167,7 +168,7 @@ class Breaker:
             self._refused_since = now
 
     def hold(self, now: float) -> float:
-        """Return the seconds until the next probe; 0 while not tripped."""
+        """Return the seconds until the next probe, or 0 while not tripped."""
         least, most = PROBE_SECONDS
         return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
 
@@ -269,7 +270,7 @@ class Endpoint:
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
     async def place(self, tokens: float, *, again: bool) -> Launch:
-        """Wait for a turn; `again` goes first. Raise EndpointDownError once the endpoint is given up."""
+        """Wait for a turn, before all others if `again`. Raise EndpointDownError once the endpoint is given up."""
         if self._down is not None:
             raise EndpointDownError(self._down)
         if not self._waiting and self._delay(tokens) <= 0:
@@ -403,7 +404,7 @@ _endpoints: dict[tuple[asyncio.AbstractEventLoop, str, str | None], Endpoint] = 
 
 
 def join(url: str, key: str | None, limits: CallLimits) -> Endpoint:
-    """Return the endpoint of this URL and key; the first client creates it."""
+    """Return the endpoint of this URL and key. The first client creates it."""
     name = (asyncio.get_running_loop(), url, key)
     endpoint = _endpoints.get(name)
     if endpoint is None:
@@ -413,7 +414,7 @@ def join(url: str, key: str | None, limits: CallLimits) -> Endpoint:
 
 
 async def leave(endpoint: Endpoint, limits: CallLimits) -> None:
-    """Leave the endpoint; the last client closes its connections."""
+    """Leave the endpoint. The last client closes its connections."""
     if endpoint.remove(limits):
         for name in [name for name, joined in _endpoints.items() if joined is endpoint]:
             del _endpoints[name]

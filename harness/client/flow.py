@@ -62,7 +62,7 @@ CATCH_UP = 0.03
 
 @dataclass(frozen=True)
 class RateLimitHints:
-    """Waiting times in seconds and remaining amounts; None if a header is missing or unreadable."""
+    """Waiting times in seconds and remaining amounts. None if a header is missing or unreadable."""
 
     retry_after: float | None = None
     requests_left: float | None = None
@@ -155,11 +155,11 @@ class Bucket:
         self._at: float | None = None
 
     def wait(self, now: float, cost: float = 1.0) -> float:
-        """Return the seconds until `cost` units may be taken; 0 for now."""
+        """Return the seconds until `cost` units may be taken. 0 means now."""
         return max(0.0, (min(cost, self.burst) - self._filled(now)) / self.rate)
 
     def take(self, now: float, cost: float = 1.0) -> None:
-        """Take `cost` units; a negative cost gives units back."""
+        """Take `cost` units. A negative cost gives units back."""
         self._level = min(self.burst, self._filled(now) - cost)
         self._at = now
 
@@ -302,7 +302,7 @@ class Pace:
         self._next = now + 1 / self.value
 
     def _judge(self, chunk: Chunk, now: float) -> None:
-        """Check whether going slower changed anything; if not, ignore 429s for a while."""
+        """Check whether going slower changed anything. If not, ignore 429s for a while."""
         self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         if now < self._deaf_until:
             if chunk.launched == CHUNK and chunk.share > (1 + self._deaf_share) / 2:
@@ -318,7 +318,7 @@ class Pace:
             self._known.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
-        """Return the share of 429s since the pace was three times as high; 0 if it never was, or most were refused."""
+        """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused."""
         known = list(self._known)
         for position, earlier in enumerate(known):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:

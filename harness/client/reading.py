@@ -53,7 +53,7 @@ LARGEST_LOGPROB = 1e6
 
 @dataclass(frozen=True)
 class ChatReply:
-    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
+    """One completion. `text` may be empty, and `finish` is "length" if the token limit cut it."""
 
     text: str
     finish: Finish
@@ -177,14 +177,14 @@ def _usage(usage: object) -> tuple[int, int, int | None]:
 
 
 def read_count(value: object) -> int | None:
-    """Return a token count; None if it is not a number in 0..MOST_TOKENS."""
+    """Return a token count, or None if it is not a number in 0..MOST_TOKENS."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= MOST_TOKENS else None
 
 
 def tokens_used(body: dict[str, Any]) -> float | None:
-    """Return the tokens of prompt and reply by the server's count; None if it has no count."""
+    """Return the tokens of prompt and reply by the server's count, or None if it has no count."""
     usage = body.get("usage")
     return read_count(usage.get("total_tokens")) if isinstance(usage, dict) else None
 
@@ -255,7 +255,7 @@ LOADING_WORDS = re.compile(r"loading|warming up|cold start", re.I)
 
 
 def error_inside(body: dict[str, Any]) -> tuple[int, str] | None:
-    """Return the status and the words of an error sent as HTTP 200, as gateways do; None if there is a reply.
+    """Return the status and the words of an error sent as HTTP 200, as gateways do, or None if there is a reply.
 
     Without a readable code it counts as 502: the server behind the gateway failed.
     """
@@ -298,7 +298,7 @@ def _parsed(raw: bytes) -> object:
 
 
 def words_of(content: object) -> str:
-    """Return the message in an error's content, at most 500 characters, on one line; all of it if it has none."""
+    """Return the message in an error's content, else all of the content, at most 500 characters, on one line."""
     for key in ("error", "message", "detail"):
         if isinstance(content, dict) and key in content:
             content = content[key]

@@ -1,4 +1,4 @@
-"""A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
+"""Cache judges' replies by request, for all runs and processes, so that no question is paid for twice.
 
 >>> request_key("https://host/v1", {"model": "m"}, repeat=0) == request_key("https://host/v1", {"model": "m"}, repeat=1)
 False
@@ -60,7 +60,7 @@ CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use -
 
 
 def cache_path() -> Path:
-    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data; it may not exist yet."""
+    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data. It may not exist yet."""
     configured = os.environ.get("HARNESS_REPLY_CACHE")
     return Path(configured) if configured else cache_folder() / "replies.sqlite"
 
@@ -133,7 +133,7 @@ def _is_full(error: sqlite3.Error) -> bool:
 
 
 def _warn_unless_ours(error: ConfigError | StoreError) -> None:
-    """Warn that a run goes without its cache; re-raise if the file is sound, but another version of ours wrote it."""
+    """Warn that a run goes without its cache. Re-raise if the file is sound, but another version of ours wrote it."""
     if not isinstance(error.__cause__, sqlite3.Error | OSError):
         raise error
     log.warning("%s; this run continues without it", error)
@@ -152,7 +152,7 @@ class _Statement:
 
 
 class ReplyCache:
-    """The cache for the duration of an `async with`; `path` None: nothing is cached (`--no-cache`)."""
+    """The cache for the duration of an `async with`. Without a `path` nothing is cached (`--no-cache`)."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -253,7 +253,7 @@ class ReplyCache:
         database.close()
 
     def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
-        """Run the jobs in one transaction and return their results; all None after a failure, which is noted."""
+        """Run the jobs in one transaction and return their results, or all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
         # a transaction that begins by reading may fail as busy when it turns to writing, so it begins as a write
@@ -335,7 +335,7 @@ class CacheShare:
 
 
 def shares(path: Path) -> list[CacheShare]:
-    """Return each judge's share, the largest first; empty if there is no cache."""
+    """Return each judge's share, the largest first, empty if there is no cache."""
     sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
     rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
     return [CacheShare(*row) for row in rows]

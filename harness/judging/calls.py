@@ -78,12 +78,12 @@ class CallOptions:
 
 @runtime_checkable
 class Calling(Protocol):
-    """A judge whose verdicts cost calls; the run hands it the options before it is entered."""
+    """A judge whose verdicts cost calls. The run hands it the options before it is entered."""
 
     def use(self, options: CallOptions) -> None: ...
 
     def first_call(self, task: JudgeTask) -> Call | None:
-        """Return the first request of a task, for estimates; None if the task needs no call."""
+        """Return the first request of a task, for estimates, or None if the task needs no call."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Who judged: a judge's part of the protocol, how a jury's verdicts become one, how stored protocols are read. Pure.
+"""State who judged: a judge's part of the protocol, a jury's verdicts as one, and reading stored protocols. Pure.
 
 >>> jury = Jury(("gpt-4.1", "qwen"), "majority")
 >>> jury.label
@@ -44,7 +44,7 @@ class Jury:
 
     @classmethod
     def of(cls, judges: Sequence[JudgeSpec], rule: JuryRule) -> Self | None:
-        """Return the jury of these judges; None if there are fewer than two."""
+        """Return the jury of these judges, or None if there are fewer than two."""
         return cls(tuple(judge.name for judge in judges), rule) if len(judges) > 1 else None
 
     @property
@@ -74,7 +74,7 @@ def _identity(judge: Judge) -> Identity:
 
 
 def judge_protocol(identities: Mapping[str, Identity], rule: JuryRule) -> dict[str, JsonValue]:
-    """Return the protocol's `judge`: one judge's identity; for a jury, its members' and the rule that combines them."""
+    """Return the protocol's `judge`: one judge's identity, or a jury's members and the rule that combines them."""
     members: list[JsonValue] = [*identities.values()]
     if len(identities) == 1:
         return next(iter(identities.values()))
@@ -103,7 +103,7 @@ class CardProtocol:
 
     @classmethod
     def read(cls, protocol: Mapping[str, JsonValue]) -> Self:
-        """Return what a card's or a manifest's protocol states; unknown keys and forms are ignored."""
+        """Return what a card's or a manifest's protocol states. Unknown keys and forms are ignored."""
         references = protocol.get("references")
         limit: tuple[int, int] | None = None
         match protocol.get("limit"):
@@ -252,7 +252,7 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """Return a stored run's judgments as its scorer was given them; `protocol` is its card's.
+    """Return a stored run's judgments as its scorer was given them. `protocol` is its card's.
 
     Those of an audit are left out: `audit_rows` has them.
     """
@@ -262,7 +262,7 @@ def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> 
 
 
 def audit_rows(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...] | None:
-    """Return the judgments of a stored run's audit; None if it had none."""
+    """Return the judgments of a stored run's audit, or None if it had none."""
     auditor = CardProtocol.read(protocol).auditor
     return None if auditor is None else tuple(row for row in judgments if row.judge == auditor)
 
@@ -279,7 +279,7 @@ def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Return the verdict that more than half give; None if there is none."""
+    """Return the verdict that more than half give, or None if there is none."""
     outcome, times = Counter(outcome_of(verdict) for verdict in verdicts).most_common(1)[0]
     if 2 * times <= len(verdicts):
         return None

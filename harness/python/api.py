@@ -194,7 +194,7 @@ def run(
     on_progress: ProgressCallback | None = None,
     **settings: Any,
 ) -> Cards:
-    """Serve a model, ask, judge and score, as `harness run`; called again, it resumes. Return the cards.
+    """Serve a model, ask, judge and score, as `harness run`, and return the cards. Called again, it resumes.
 
     `settings` are keys of harness.yaml, e.g. `judge="gpt-4.1"`, `limit=20`, `serve={"tensor_parallel": 2}`; a
     harness.yaml is read only if `config` names it. `on_progress` is called per row; None shows bars on a terminal.

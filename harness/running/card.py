@@ -1,4 +1,4 @@
-"""The score card of what is in a run's store now: the suite's scores, failures by reason, trust, provenance, usage."""
+"""Make the score card of what is in a run's store now: scores, failures by reason, trust, provenance, usage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from ..judging.anchors import check
+from ..judging.anchors import check_anchors
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine
@@ -274,7 +274,7 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
 
 
 def _parts(plan: Plan) -> dict[str, JsonValue]:
-    """Return the digests of an adapter and of its base; the identity has that of both together."""
+    """Return the digests of an adapter and of its base. The identity has that of both together."""
     parts = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
     return {"weights": parts} if parts else {}
 
@@ -366,10 +366,10 @@ def _trust(
 
 
 def _anchor_checks(plan: SuitePlan, rows: Sequence[Judgment]) -> dict[str, AnchorCheck]:
-    """Return judge -> check of this plan's anchors; rows of other anchors in this folder are ignored."""
+    """Return judge -> check of this plan's anchors. Rows of other anchors in this folder are ignored."""
     if plan.anchors is None:
         return {}
-    return {name: check(plan.anchors, identity, rows) for name, identity in plan.identities.items()}
+    return {name: check_anchors(plan.anchors, identity, rows) for name, identity in plan.identities.items()}
 
 
 def _settings(plan: SuitePlan) -> dict[str, JsonValue]:
@@ -409,7 +409,7 @@ def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Return tokens and dollars of the rows; seconds and tokens per second of the sessions that ended normally.
+    """Return tokens and dollars of the rows, and seconds and tokens per second of the sessions that ended normally.
 
     `judgment_cost` is what these verdicts cost when they were first requested. `judgment_paid` and `judgment_calls` are
     what this run spent: rows that were retried count too, replies from the cache do not.
@@ -442,7 +442,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
 
 
 def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
-    """Return what each member of an ensemble did for these answers; empty if one model answered.
+    """Return what each member of an ensemble did for these answers, empty if one model answered.
 
     Dollars and parameter tokens are left out where they are unknown.
     """
@@ -457,7 +457,7 @@ def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
 
 
 def _reasoning_tokens(answers: Sequence[Answer]) -> dict[str, JsonValue]:
-    """Return the part of the answers' tokens spent on reasoning, if any; None if no count can tell the two apart."""
+    """Return the part of the answers' tokens spent on reasoning, if any, or None if no count can tell the two apart."""
     if any(any(answer.reasoning) and answer.visible_tokens is None for answer in answers):
         return {"answer_reasoning_tokens": None}
     tokens = sum(sum(answer.reasoning_tokens) for answer in answers)

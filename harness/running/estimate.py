@@ -1,4 +1,4 @@
-"""What a run will ask and cost: calls, those already done or cached, dollars.
+"""Estimate what a run will ask and cost: calls, those already done or cached, dollars.
 
 It reads the suites' data, the run's own rows and the reply cache. It asks nothing and writes nothing. A run that
 begins has its stores open already, so that their rows are read once.
@@ -121,7 +121,7 @@ class _Totals:
     """Calls that are not done -> dollars."""
 
     def add(self, task: JudgeTask, asked: Iterable[tuple[Judge, int]], rows: JudgmentRows) -> None:
-        """Count the calls of one task, per judge and repeat; the repeats of a call cost the same.
+        """Count the calls of one task, per judge and repeat. The repeats of a call cost the same.
 
         `rows`: where its verdicts are.
         """
@@ -146,7 +146,7 @@ class _Totals:
                 self.keys[call.key] = dollars_by_judge[name]
 
     def _dollars(self, judge: Judge, task: JudgeTask, call: Call | None) -> float:
-        """Return a task's cost at list price; 0 if there is no price, or if the judge needs no call.
+        """Return a task's cost at list price, or 0 if there is no price, or if the judge needs no call.
 
         If a judge does not state its request, assume that it sends the template.
         """

@@ -1,4 +1,4 @@
-"""One `harness run`, from a plan to score cards, and several side by side, each on devices of its own.
+"""Execute one `harness run`, from a plan to score cards, or several side by side, each on devices of its own.
 
 >>> async def job(devices: str | None) -> str:
 ...     return f"on {devices}"
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
-    """Open and lock every suite's store, and create the folder for logs; close all stores afterwards.
+    """Open and lock every suite's store, create the folder for logs, and close all stores afterwards.
 
     `fresh` archives earlier runs. Raise ConfigError if another process uses one of the folders, or if a budget cannot
     be kept.
@@ -77,7 +77,7 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
 async def execute(
     plan: Plan, runs: Sequence[SuiteRun], *, fresh: bool = False, on_progress: ProgressCallback = lambda _: None
 ) -> list[ScoreCard]:
-    """Answer, judge and score; write and return one card per suite. Sessions are recorded even if interrupted.
+    """Answer, judge and score, and return the written cards, one per suite. Interrupted sessions are recorded, too.
 
     `fresh` is for suites that run by themselves; the others' stores are already open.
     """
@@ -159,7 +159,7 @@ class KeptServer:
 
 
 def own_manifest(plan: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
-    """Return the fields that must be equal to reuse a result; their digest is the run's id."""
+    """Return the fields that must be equal to reuse a result. Their digest is the run's id."""
     spec = plan.spec
     return {
         "schema_version": 1,
@@ -229,7 +229,7 @@ T = TypeVar("T")
 async def side_by_side(
     jobs: Sequence[Callable[[str | None], Coroutine[Any, Any, T]]], slots: Sequence[str | None]
 ) -> list[T | Exception]:
-    """Run each job on the first free slot; return their results, or the errors that ended them, in their order.
+    """Run each job on the first free slot. Return their results, or the errors that ended them, in their order.
 
     An error of one job does not stop the others.
     """
@@ -252,7 +252,7 @@ async def side_by_side(
 
 
 def slots_for(plans: Sequence[Plan], count: int) -> list[str | None]:
-    """Return the GPUs of each of `count` models that run at a time; None for models that are not served here.
+    """Return the GPUs of each of `count` models that run at a time, or None for models that are not served here.
 
     Raise ConfigError if there are too few GPUs, or if a model or a judge would be loaded without a choice of GPUs.
     """

@@ -38,13 +38,13 @@ class Origin:
     """As on the command line: files or folders."""
 
     def digests(self) -> list[JsonValue]:
-        """Return name and sha256 of every file, with folders expanded; names only, never paths of this machine."""
+        """Return name and sha256 of every file, with folders expanded. Names only, never paths of this machine."""
         files = [file for path in self.files for file in (visible_files(path) if path.is_dir() else [path])]
         return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
 
 
 def write_script(results: Path, model: str, suite: str, imported: Imported, origin: Origin) -> Path:
-    """Write the answers as a file for `--backend scripted --model FILE`; missing answers stay unanswered.
+    """Write the answers as a file for `--backend scripted --model FILE`. Missing answers stay unanswered.
 
     The file is named after the model, because a card takes the model's name from the file. Each row is marked as
     imported, so that the card does not claim the benchmark's answer settings.
@@ -161,7 +161,7 @@ def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tup
 def write_numbers(
     results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
 ) -> ScoreCard:
-    """Write a run's folder with manifest, rows and card; the same files always give the same folder."""
+    """Write a run's folder with manifest, rows and card. The same files always give the same folder."""
     files = origin.digests()
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,

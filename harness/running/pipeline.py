@@ -172,7 +172,7 @@ async def evaluate(
     answers_first: bool = False,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Complete every run's store; compute no scores.
+    """Complete every run's store, without computing scores.
 
     `answers_first`: judge only after all answers exist and the server has stopped, then everything at once. `backend`
     is entered only if an answer is missing. Raise the first HarnessError of any stage after cancelling everything in
@@ -344,13 +344,13 @@ class JudgeQueues(Generic[Item]):
         self._queues: dict[int, JudgeQueue[Item]] = {id(judge): JudgeQueue(judge, batch=batch) for judge in judges}
 
     async def put(self, judge: Judge, item: Item) -> None:
-        """Put an item into a judge's queue once there is room; ignore judges that are asked after the answers."""
+        """Put an item into a judge's queue once there is room. Judges that are asked after the answers are ignored."""
         queue = self._queues.get(id(judge))
         if queue is not None:
             await queue.items.put(item)
 
     def start(self, start_worker: Callable[[asyncio.Queue[Item | None]], object]) -> None:
-        """Start the workers that take tasks as they arrive; none for a batch."""
+        """Start the workers that take tasks as they arrive, or none for a batch."""
         for queue in self._queues.values():
             for _ in range(queue.workers):
                 start_worker(queue.items)

@@ -1,4 +1,4 @@
-"""What a run will be, before anything is asked or written: each suite's judges, prompts, protocol and folder.
+"""Plan a run before anything is asked or written: each suite's judges, prompts, protocol and folder.
 
 >>> prompts = [Prompt(id=f"q{number}", turns=("hi",), category="math") for number in range(9)]
 >>> len(limited(prompts, 3, seed=0))
@@ -156,12 +156,12 @@ class Plan:
 
     @property
     def baselines_to_ask(self) -> list[BaselineJob]:
-        """Return the models that must answer before this plan can run; afterwards it is made again."""
+        """Return the models that must answer before this plan can run. Afterwards it is made again."""
         return [suite.baseline.job for suite in self.suites if suite.baseline is not None and suite.baseline.job]
 
 
 def plan(spec: RunSpec) -> Plan:
-    """Load data, judges and the backend (which checks the checkpoint); start and write nothing.
+    """Load data, judges and the backend, which checks the checkpoint. Nothing is started or written.
 
     Raise ConfigError if the settings do not fit together, DataError if a suite's files are missing.
     """
@@ -236,7 +236,7 @@ def suite_plan(
     identity: dict[str, JsonValue],
     inputs: SuiteInputs | None = None,
 ) -> SuitePlan:
-    """Return the plan of one suite, judged by `judges` (those of `asked_in`); `identity` is the backend's.
+    """Return the plan of one suite, judged by `judges` (those of `asked_in`). `identity` is the backend's.
 
     Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
     """
@@ -327,7 +327,7 @@ def _manifest(
 
 
 def run_folder(results: Path, model: ModelRef, suite: str, version: str, manifest: Mapping[str, JsonValue]) -> Path:
-    """Return the folder of a run; its last part is the run's id, a digest of the manifest."""
+    """Return the folder of a run. Its last part is the run's id, a digest of the manifest."""
     return run_dir(
         results,
         model=model.slug,
@@ -425,7 +425,7 @@ def load_suite(name: str, options: SuiteOptions, folder: Path | None = None) -> 
 
 
 def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
-    """Return the suite that scores finished rows; it may have no judge tasks (`Facts.build_for_rows`)."""
+    """Return the suite that scores finished rows. It may have no judge tasks (`Facts.build_for_rows`)."""
     build = facts_of(name).build_for_rows
     suite: Suite = load_function(build)(options) if build else load_plugin("suites", name)(options)
     return suite
@@ -516,7 +516,7 @@ def _use_batches(planned: Plan) -> None:
 
 
 def _anchors_of(suite: Suite, files: Iterable[tuple[Path, AnchorSet]]) -> AnchorSet | None:
-    """Return the suite's anchor set; None without one. Raise ConfigError for another version, or a second set."""
+    """Return the suite's anchor set, or None without one. Raise ConfigError for another version, or a second set."""
     chosen: AnchorSet | None = None
     for path, anchors in files:
         if anchors.suite != suite.name:

@@ -1,4 +1,4 @@
-"""Whether the model behind a foreign server is still the one whose answers a run has.
+"""Tell whether the model behind a foreign server is still the one whose answers a run has.
 
 >>> differences({"root": "ckpt-1"}, {"root": "ckpt-2", "max_model_len": 4096})
 ["root 'ckpt-1', now 'ckpt-2'"]
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 async def ask_foreign(backend: Backend, *, needed: bool) -> Presented | None:
-    """Return what a foreign server shows of its model now; None for a server of ours.
+    """Return what a foreign server shows of its model now, or None for a server of ours.
 
     Raise ServerError or ConfigError if it is gone or lacks the model and answers are `needed`; otherwise that is only
     reported, since stored answers can be judged and scored without it.
@@ -116,7 +116,7 @@ def _logprobs(canary: Mapping[str, Any]) -> list[float]:
 
 
 def last_session(folder: Path) -> dict[str, Any] | None:
-    """Return the last whole line of `served.jsonl`; None without one. Raise StoreError if it cannot be read."""
+    """Return the last whole line of `served.jsonl`, or None without one. Raise StoreError if it cannot be read."""
     path = folder / FILE
     try:
         lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []

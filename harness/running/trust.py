@@ -108,7 +108,7 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
-    """Return a share (0..1) as a score in percent, its interval cut to 0..100; `flipped`: of the opposite."""
+    """Return a share (0..1) as a score in percent, its interval cut to 0..100. `flipped`: of the opposite."""
     score = score_of(measure, scale=100.0)
     if score.value is None:
         return score
@@ -137,7 +137,7 @@ def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
 
 
 def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
-    """Return the chance in percent that two repeats of one question differ; None without repeats.
+    """Return the chance in percent that two repeats of one question differ, or None without repeats.
 
     `n` counts the repeated questions.
     """
@@ -177,7 +177,8 @@ def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgm
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
-    """Return the headline's error by its source; None if only the questions differ, so that there is nothing to split.
+    """Return the headline's error by its source, or None if only the questions differ, so that there is nothing to
+    split.
 
     A verdict's value is linearised for the headline's ratio, u = r + w (v - r) / mean(w), so that Arena-Hard's strong
     verdicts keep their weight. The turns of one answer count as one value, after subtracting each turn's mean.
@@ -198,7 +199,7 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
 
 
 def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
-    """Return each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
+    """Return each verdict's share in the weighted mean, in the headline's unit, shape (verdicts,)."""
     weights = np.array([verdict_weight(verdict) for verdict in verdicts])
     values = np.array([verdict.value for verdict in verdicts])
     ratio = weights @ values / weights.sum()

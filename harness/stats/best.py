@@ -82,7 +82,7 @@ def compare_with_best(
 
 
 def _spreads(covariance: FloatArray) -> FloatArray:
-    """Return the standard error of each difference, shape (models, models); infinite if it is 0 but for rounding."""
+    """Return the standard error of each difference, shape (models, models), or infinite if it is 0 but for rounding."""
     variances = np.diag(covariance)
     both = variances[:, None] + variances
     squares = both - 2 * covariance

@@ -1,4 +1,4 @@
-"""Sharper estimates: pooled over benchmarks, adjusted for questions that were not judged, or audited by a better judge.
+"""Sharpen estimates: pool benchmarks, adjust for questions that were not judged, or let a better judge audit some.
 
 >>> from harness.stats.paired import ClusteredEstimate
 >>> one, two = ClusteredEstimate(-2.0, 2.0, 0, 805), ClusteredEstimate(-1.8, 3.6, 0, 500)
@@ -205,7 +205,7 @@ def _predicted(
 
 
 def _standardised(columns: FloatArray) -> FloatArray:
-    """Return a column of ones and the columns with mean 0 and spread 1; one without spread becomes 0."""
+    """Return a column of ones and the columns with mean 0 and spread 1. A column without spread becomes 0."""
     spread = columns.std(axis=0)
     scaled: FloatArray = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     return np.column_stack([np.ones(len(columns)), scaled])
@@ -296,7 +296,7 @@ class AuditedRatio:
 
 
 def audited_ratio(cheap: Ratio, expensive: Ratio, at: NDArray[np.int64]) -> AuditedRatio | None:
-    """Return the expensive judge's ratio over questions like these; None with fewer than three audited questions.
+    """Return the expensive judge's ratio over questions like these, or None with fewer than three audited questions.
 
     `cheap`: over all questions; `expensive`: over the audited ones, whose positions among all are `at`.
     """

@@ -55,7 +55,7 @@ BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Contests:
-    """Votes, or verdicts: one row per comparison of two models; arrays of shape (rows,)."""
+    """Votes or verdicts, one row per comparison of two models. All arrays have shape (rows,)."""
 
     names: tuple[str, ...]
     first: IntArray
@@ -80,7 +80,7 @@ class Contests:
         )
 
     def among(self, models: BoolArray) -> Contests:
-        """Return the rows between two of these models; `models` has shape (names,)."""
+        """Return the rows between two of these models. `models` has shape (names,)."""
         return self.of(models[self.first] & models[self.second])
 
     def games(self) -> IntArray:
@@ -89,7 +89,7 @@ class Contests:
         return np.bincount(both, minlength=len(self.names)).astype(np.int64)
 
     def table(self, weights: FloatArray | None = None) -> FloatArray:
-        """Return the points [i, j] that i took from j, as `bradley_terry.counted`; shape (names, names)."""
+        """Return the points [i, j] that i took from j, as `bradley_terry.counted`, shape (names, names)."""
         weight = np.ones(len(self)) if weights is None else weights
         won = Battles(self.names, self.first, self.second, np.full(len(self), 2))
         return counted(won, weight * self.points) + counted(replace(won, result=0 * won.result), weight * self.lost)
@@ -110,14 +110,14 @@ def enough(contests: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
 
 
 def rateable(votes: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
-    """Return which models have enough votes and are connected by won and lost ones; none if they are fewer than two."""
+    """Return which models have enough votes and are connected by won and lost ones, at least two or none."""
     voted = enough(votes, fewest)
     voted &= np.isfinite(strengths_of(votes.among(voted).table()))
     return voted if voted.sum() > 1 else np.zeros(len(voted), dtype=np.bool_)
 
 
 def strengths_of(table: FloatArray) -> FloatArray:
-    """Return Bradley-Terry strengths in logits, 0 for the model with the most points at stake; shape (models,).
+    """Return Bradley-Terry strengths in logits, shape (models,), 0 for the model with the most points at stake.
 
     NaN for models that no chain of won and lost points connects with it.
     """
@@ -126,7 +126,7 @@ def strengths_of(table: FloatArray) -> FloatArray:
 
 
 def fit_slope(x: FloatArray, points: FloatArray, weights: FloatArray | None = None) -> float:
-    """Return the s that makes 1 / (1 + exp(-s x)) the likeliest probabilities of `points` (0..1); shapes (rows,).
+    """Return the s that makes 1 / (1 + exp(-s x)) the likeliest probabilities of `points` (0..1), shapes (rows,).
 
     NaN if every point is on the side of x (or against it), because then no s is the best, or if no x differs from 0.
     """
@@ -159,7 +159,7 @@ def _logistic(x: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Strengths:
-    """One fit; arrays of shape (models,), in logits."""
+    """One fit. All arrays have shape (models,), in logits."""
 
     people: FloatArray
     """By the votes, mean 0 over the voted models; NaN for the others."""
@@ -178,7 +178,7 @@ class Strengths:
 
 
 def fit_scale(votes: FloatArray, verdicts: FloatArray, voted: BoolArray) -> Strengths:
-    """Return the fit to tables of points [i, j], shape (models, models); `voted`: the models to place by votes."""
+    """Return the fit to tables of points [i, j], shape (models, models). `voted`: the models to place by votes."""
     people = strengths_of(np.where(np.outer(voted, voted), votes, 0.0))
     people = np.where(voted, people, np.nan)
     people = people - people[voted].mean()  # NaN for all if one of them is not connected: no common zero
@@ -228,7 +228,7 @@ def human_scale(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> HumanScale:
-    """Return the Elo of all models with at least `fewest` votes, or else verdicts; two of them must be `rateable`.
+    """Return the Elo of all models with at least `fewest` votes, or else verdicts. Two of them must be `rateable`.
 
     anchor: a voted model and its Elo; None: the voted models' mean is 1000. Both contests have the same names.
     """
@@ -301,7 +301,7 @@ def _resampled(votes: Contests, verdicts: Contests, voted: BoolArray, rounds: in
 
 
 def _measure(value: float, rounds: FloatArray, n: int) -> Measure:
-    """Return the estimate with its percentiles; without an interval if too many rounds lack it."""
+    """Return the estimate with its percentiles, or without an interval if too many rounds lack it."""
     if not np.isfinite(value):
         return Measure(None, None, n)
     known = rounds[np.isfinite(rounds)]
@@ -324,7 +324,7 @@ def _leverage(judge: float, seen: FloatArray) -> float:
 
 
 def _with_taste(value: float, rounds: FloatArray, taste: float, freedom: int, n: int) -> Measure:
-    """Return the estimate +- t * SE of both errors; t has the degrees of freedom of the judge's error, the larger."""
+    """Return the estimate +- t * SE of both errors. t has the degrees of freedom of the judge's error, the larger."""
     sampled = _measure(value, rounds, n)
     if sampled.value is None or sampled.interval is None:
         return sampled
@@ -416,7 +416,7 @@ def _people_signal(votes: Contests, fold: IntArray) -> FloatArray:
 
 
 def _held_out(signal: FloatArray, points: FloatArray, fold: IntArray) -> FloatArray:
-    """Return each row's log-odds with the slope that the rows of other parts have; NaN without signal or slope."""
+    """Return each row's log-odds with the slope that the rows of other parts have, or NaN without signal or slope."""
     odds = np.full(len(signal), np.nan)
     known = np.isfinite(signal)
     for part in range(FOLDS):
@@ -443,7 +443,7 @@ def _prediction(votes: Contests, odds: FloatArray) -> Prediction:
 
 
 def _bins(odds: FloatArray, points: FloatArray, favoured: BoolArray) -> tuple[Bin, ...]:
-    """Return the filled bins; `points` are the favourite's, and rows without a favourite are left out."""
+    """Return the filled bins. `points` are the favourite's, and rows without a favourite are left out."""
     probability = _logistic(odds)[favoured]
     observed = points[favoured]
     where = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)

@@ -1,4 +1,4 @@
-"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
+"""Compute AlpacaEval's length-controlled win rate: what it would be if both answers were equally long.
 
 >>> import numpy as np
 >>> assign_folds(7, order="stable").tolist()
@@ -133,7 +133,7 @@ def fit_replicates(
 
 @dataclass(frozen=True)
 class _ReplicateRows:
-    """The rows of all replicates; `target` has shape (rows, 1), `strength` is C."""
+    """The rows of all replicates. `target` has shape (rows, 1), and `strength` is C."""
 
     varying: FloatArray
     shared: FloatArray
@@ -185,7 +185,7 @@ def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) 
 
 @dataclass(frozen=True)
 class LengthRows:
-    """One model's rows in the baseline's order; all arrays of shape (rows,)."""
+    """One model's rows in the baseline's order. All arrays have shape (rows,)."""
 
     preference: FloatArray
     """Probability that the model wins, 0..1; NaN if there is no verdict. `control_length` also accepts values
@@ -213,7 +213,8 @@ class LengthControl:
 def control_length(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
 ) -> LengthControl | None:
-    """Return the length-controlled win rate; None if it cannot be fitted (under ten verdicts, or no spread of lengths).
+    """Return the length-controlled win rate, or None if it cannot be fitted (under ten verdicts, or no spread of
+    lengths).
 
     `gamed` lists (preference, standardised length difference, difficulty).
     """
@@ -256,7 +257,7 @@ def control_length_replicates(
     refits: int = REFITS,
     seed: int = 0,
 ) -> FloatArray | None:
-    """Return the win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+    """Return the win rates of the refits, in percent, shape (refits,), or None with fewer than two rows.
 
     The same number of rows and the same seed draw the same instructions, so that two models' replicates are paired.
     """
@@ -299,7 +300,7 @@ def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> S
 
 
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
-    """Return the C with the best mean log-likelihood over folds; the first one if several are equal."""
+    """Return the C with the best mean log-likelihood over folds, or the first one if several are equal."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):

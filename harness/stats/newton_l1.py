@@ -1,4 +1,4 @@
-"""L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and random order.
+"""Fit an L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and order.
 
 >>> import numpy as np
 >>> rows = SoftRows(np.eye(2), target=np.array([0.9, 0.5]), weight=np.array([10.0, 10.0]))
@@ -49,7 +49,7 @@ class SoftRows:
 
     @property
     def wins(self) -> int:
-        """Return the number of rows with a share of a win; liblinear ignores rows of weight 0."""
+        """Return the number of rows with a share of a win. liblinear ignores rows of weight 0."""
         return int(np.count_nonzero(self.weight * self.target))
 
     @property
@@ -130,7 +130,7 @@ class _Path:
         return self._now
 
     def _shrink(self, gradient: list[float], margin: float) -> tuple[int, float, float]:
-        """Move surely-zero coordinates to the end; return the number left, and sum and maximum of their violations."""
+        """Move surely-zero coordinates to the end. Return the number left, and sum and maximum of their violations."""
         active, total, largest, at = self._size, 0.0, 0.0, 0
         while at < active:
             coordinate = self._order[at]
@@ -145,7 +145,7 @@ class _Path:
     def _solve(
         self, gradient: list[float], curvature: list[list[float]], active: int, first: float
     ) -> tuple[list[float], int]:
-        """Sweep over the coordinates of the quadratic model; return each coordinate's move and the number of sweeps."""
+        """Sweep over the coordinates of the quadratic model. Return each coordinate's move and the number of sweeps."""
         moved = [0.0] * self._size
         left, largest = active, float("inf")
         for sweep in range(1, SWEEPS + 1):
@@ -176,7 +176,7 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if never."""
+        """Halve the step until the objective falls enough. Return the odds exp(x . b), or the old ones."""
         weight = self._rows.weight
         norm = sum(map(abs, self._now))
         norm_next = sum(map(abs, self._next))
@@ -198,7 +198,7 @@ class _Path:
 
 
 def _violation(value: float, slope: float, margin: float) -> float | None:
-    """Return how far a coordinate is from its optimality condition; None if it is zero and surely stays so."""
+    """Return how far a coordinate is from its optimality condition, or None if it is zero and surely stays so."""
     if value > 0:
         return abs(slope + 1)
     if value < 0:

@@ -1,4 +1,4 @@
-"""Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
+"""Fit Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
 
 >>> import numpy as np
 >>> style_rate(np.array([0.0, np.log(3.0)]), baseline=0).round().tolist()  # percent of games won against model 0
@@ -39,7 +39,7 @@ LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns contain ln 10
 
 @dataclass(frozen=True)
 class StyledBattles:
-    """Battles with the style of both answers; arrays over battles, a battle of weight 3 is listed once."""
+    """Battles with the style of both answers. All arrays are over battles, and a battle of weight 3 is listed once."""
 
     models: int
     first: IntArray
@@ -68,7 +68,7 @@ class StyleFit:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and spread used to standardise the features; they come from the pool, so the scores depend on the pool."""
+    """Mean and spread used to standardise the features. They come from the pool, so the scores depend on it."""
 
     mean: FloatArray
     spread: FloatArray
@@ -115,7 +115,7 @@ def fit_style(
     weight: FloatArray | None = None,
     start: StyleFit | None = None,
 ) -> StyleFit:
-    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: initial values.
+    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample. `start`: initial values.
 
     v0.1: the log loss of both copies of the battles, plus half the squared norm of its parameters, which are strengths
     / ln 10 and the coefficients. v2.0: the log loss alone, so strengths have mean 0.
@@ -170,7 +170,7 @@ class _Problem:
         return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
 
     def _unit(self, at: FloatArray) -> FloatArray:
-        """Return the penalised parameters' squared norm per squared logit; strengths count as strength / ln 10."""
+        """Return the penalised parameters' squared norm per squared logit. Strengths count as strength / ln 10."""
         return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
 
     def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -198,14 +198,14 @@ class _Problem:
         return slope, bend
 
     def _spread(self, values: FloatArray) -> FloatArray:
-        """Return each model's sum of a quantity per battle, plus for the first and minus for the second; (models,)."""
+        """Return each model's sum of a quantity per battle, minus as the second, shape (models,)."""
         size = self.models
         taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
         return np.bincount(self.first, values, size).astype(np.float64) - taken
 
 
 def style_rate(strengths: FloatArray, baseline: int) -> FloatArray:
-    """Return the style-controlled win rates against the baseline in percent; shape (..., models)."""
+    """Return the style-controlled win rates against the baseline in percent, shape (..., models)."""
     rate: FloatArray = 100.0 / (1.0 + np.exp(strengths[..., [baseline]] - strengths))
     return rate
 
@@ -225,5 +225,5 @@ def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[Fl
 def refits(
     battles: StyledBattles, features: FloatArray, formula: Formula, fit: StyleFit, weights: Iterable[FloatArray]
 ) -> FloatArray:
-    """Return the strengths refitted to resampled rows, (resamples, models); features keep the pool's scaling."""
+    """Return the strengths refitted to resampled rows, (resamples, models). Features keep the pool's scaling."""
     return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])

@@ -66,7 +66,7 @@ class Split:
 
 
 def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: Sequence[int] = ()) -> Split | None:
-    """Return the components of `levels`, top (questions) first; the last level is the single value.
+    """Return the components of `levels`, top (questions) first. The last level is the single value.
 
     `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. None if a level does not
     have more groups than the one above, which makes the two indistinguishable. `removed`: degrees of freedom of each
@@ -154,7 +154,7 @@ class PairedShift:
 
 
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
-    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None if empty."""
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question. None if empty."""
     n = len(differences)
     if not n:
         return None
@@ -172,8 +172,10 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
 
 @dataclass(frozen=True)
 class CrossedMean(ClusteredEstimate):
-    """A mean over `n` questions and over repeats. `se` is over both, or over questions alone if there is one repeat;
-    `df` is Satterthwaite's (1946)."""
+    """A mean over `n` questions and over repeats.
+
+    `se` is over both, or over questions alone if there is one repeat. `df` is Satterthwaite's (1946).
+    """
 
     se_questions: float
     """Standard error over questions alone, as if the repeats were fixed."""
@@ -190,7 +192,7 @@ class CrossedMean(ClusteredEstimate):
 
 
 def crossed_mean(values: FloatArray) -> CrossedMean | None:
-    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions.
+    """Return the mean of a table of shape (questions, repeats), or None with fewer than two questions.
 
     Both questions and repeats (e.g. training seeds) are samples: an interval over questions alone ignores that another
     seed trains another model. With the mean squares of a two-way layout without replication,
@@ -260,7 +262,8 @@ class Parts:
 
 
 def within_difference(first: Parts, second: Parts, *, scale: float = 1.0) -> ClusteredEstimate | None:
-    """Return the ratio of `first` minus that of `second` on these very questions; None if a run has no question twice.
+    """Return the ratio of `first` minus that of `second` on these very questions, or None if a run has no question
+    twice.
 
     Only answers and verdicts are a sample, the questions are fixed. With K draws per question of variance s^2,
 

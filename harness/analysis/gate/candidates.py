@@ -1,4 +1,4 @@
-"""The gate on several candidates: which of them pass, and which of those may be the best. On finished runs.
+"""Gate several candidates by their finished runs: which of them pass, and which of those may be the best.
 
 Shipping any of k candidates gives a bad one k chances to pass, so p of "passes" (the largest p of its critical checks
 and their floors, as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared
@@ -45,7 +45,7 @@ class CandidatesReport(Record):
 def gate_candidates(
     candidates: Sequence[str], baseline: str | None, policy: GatePolicy, options: GateOptions
 ) -> CandidatesReport:
-    """Return the report on candidates whose runs are judged, each named once; raise ConfigError as `gate_runs` does."""
+    """Return the report on candidates whose runs are judged, each named once. Raise ConfigError as `gate_runs` does."""
     twice = next((name for name in candidates if candidates.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"--candidates names {twice} twice: name each candidate once")
@@ -76,7 +76,7 @@ def gate_candidates(
 
 
 def _adjusted(reports: Sequence[GateReport], policy: GatePolicy) -> list[GateReport]:
-    """Return the reports with p of passing after Holm; those that pass only without it become inconclusive."""
+    """Return the reports with p of passing after Holm. Those that pass only without it become inconclusive."""
     adjusted = holm([_p_pass(report) for report in reports])
     changed = []
     for report, p_value in zip(reports, adjusted, strict=True):
@@ -92,7 +92,7 @@ def _adjusted(reports: Sequence[GateReport], policy: GatePolicy) -> list[GateRep
 
 
 def _p_pass(report: GateReport) -> float:
-    """Return p of "a critical check of the candidate is not safe, or its floor not reached"; 0 if nothing is tested."""
+    """Return p of "a critical check is not safe, or its floor not reached", or 0 if nothing is tested."""
     critical = [check for check in report.checks if check.tier == "critical"]
     tests = [check.p_safe for check in critical]
     tests += [check.p_floor for check in critical if check.floor is not None]

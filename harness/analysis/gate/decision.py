@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -60,7 +61,7 @@ FEWEST_MODELS = 5
 
 
 def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Difference | None, str | None]:
-    """Return one difference from those of the check's suites, in their order, or None; and what speaks against it.
+    """Return the pooled difference of the check's suites, in their order, and a note if the suites disagree.
 
     `first` and `other` are the values of the first suite; `value` is the pooled difference.
     """
@@ -96,7 +97,7 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
 
 
 def _slope(check: GateCheck, suite: str, metric: str, unit: str) -> float | None:
-    """Return the points of a suite's metric per point of the first suite's; None if it is unknown."""
+    """Return the points of a suite's metric per point of the first suite's, or None if it is unknown."""
     if suite == check.pooled[0]:
         return 1.0
     if suite in check.slopes:
@@ -163,7 +164,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
 
 
 def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tuple[GateCheck, ...]:
-    """Return the policy's checks, or the default checks of these suites; `cards` are the baseline's."""
+    """Return the policy's checks, or the default checks of these suites. `cards` are the baseline's."""
     margins = {suite: card.margin for suite, card in cards.items() if card is not None and card.margin is not None}
     return policy.checks or default_checks(list(cards), margins)
 
@@ -219,53 +220,80 @@ def judge_gate(
 
 
 def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePolicy) -> CheckResult:
+    """Return the check's result by itself, before the correction for several checks."""
     metric, row, note = _pooled_row(check, evidence) if check.pooled else _suite_row(check, evidence.get(check.suite))
-    missing = CheckResult(
+    if row is not None and row.higher_is_better is None:
+        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
+        if check.higher_is_better is None:
+            row, note = None, "it is unknown whether more or less is better; state higher_is_better in the check"
+    if row is None:
+        return CheckResult(
+            suite=check.label,
+            metric=metric,
+            category=check.category,
+            tier=check.tier,
+            margin=check.margin,
+            found="missing",
+            floor=check.floor,
+            note=note,
+        )
+    suite_evidence = evidence.get(check.suite)
+    less_is_better = row.higher_is_better is False
+    estimate = mirrored(row.estimate()) if less_is_better else row.estimate()
+    judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
+    # a benchmark that scores by itself may not state how many questions it asked
+    too_few = check.min_questions if 0 < row.n < check.min_questions else None
+    # too few questions decide the floor no more than the difference
+    floor = None if suite_evidence is None or too_few is not None else _floor(check, row, suite_evidence, policy)
+    design = _design(check, row, policy)
+    return CheckResult(
         suite=check.label,
         metric=metric,
         category=check.category,
         tier=check.tier,
         margin=check.margin,
-        found="missing",
+        found=judged.answer if too_few is None else "undecided",
+        difference=row,
+        plain=_plain(row, suite_evidence) if row.method == "adjusted" else None,
+        lower=None if less_is_better else judged.lower,
+        upper=-judged.lower if less_is_better else None,
+        p_safe=judged.p_safe,
+        p_worse=judged.p_worse,
+        resolvable=design.resolvable,
+        needed=design.needed,
+        repeats=None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
+        more_draws=design.more_draws,
+        too_few=too_few,
         floor=check.floor,
+        above_floor=None if floor is None else floor.is_above,
+        p_floor=None if floor is None else floor.p,
+        note=note,
     )
-    if row is None:
-        return missing.model_copy(update={"note": note})
-    if row.higher_is_better is None and check.higher_is_better is not None:
-        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
-    if row.higher_is_better is None:
-        note = "it is unknown whether more or less is better; state higher_is_better in the check"
-        return missing.model_copy(update={"note": note})
-    estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
-    judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
-    varies = estimate.varies and estimate.n > 0
-    # a benchmark that scores by itself may not state how many questions it asked
-    too_few = check.min_questions if 0 < row.n < check.min_questions else None
-    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None
-    needed, more_draws = None, None
-    if resolvable is not None and row.method == "within":  # more questions would be other questions
-        more_draws = (resolvable / check.margin) ** 2
-    elif varies and row.method != "adjusted":  # an adjusted error does not shrink with the root of the questions
-        needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power)
-    suite_evidence = evidence.get(check.suite)
-    return missing.model_copy(
-        update={
-            "found": judged.answer if too_few is None else "undecided",
-            "too_few": too_few,
-            "difference": row,
-            "note": note,
-            "plain": None if row.method != "adjusted" else _plain(row, suite_evidence),
-            "lower": judged.lower if row.higher_is_better else None,
-            "upper": None if row.higher_is_better else -judged.lower,
-            "p_safe": judged.p_safe,
-            "p_worse": judged.p_worse,
-            "resolvable": resolvable,
-            "needed": needed,
-            "more_draws": more_draws,
-            "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
-            **({} if suite_evidence is None or too_few is not None else _floor(check, row, suite_evidence, policy)),
-        }
-    )
+
+
+@dataclass(frozen=True)
+class _Design:
+    """What these questions can decide, and how many would decide at the check's margin."""
+
+    resolvable: float | None = None
+    """The smallest margin at which an equal model passes; None: the questions do not vary."""
+    needed: int | None = None
+    """Questions; None: unknown, or more questions would be other questions."""
+    more_draws: float | None = None
+    """How many times the draws per question, for the population "these"."""
+
+
+def _design(check: GateCheck, row: Difference, policy: GatePolicy) -> _Design:
+    if not row.estimate().varies or row.n == 0:
+        return _Design()
+    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power)
+    if row.method == "within":
+        # the error falls with the root of the draws
+        return _Design(resolvable, more_draws=(resolvable / check.margin) ** 2)
+    if row.method == "adjusted":
+        # its error does not shrink with the root of the questions, so their number cannot be told
+        return _Design(resolvable)
+    return _Design(resolvable, required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power))
 
 
 def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Difference | None, str | None]:
@@ -371,22 +399,36 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
-def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> dict[str, object]:
-    """Return the result's fields of the floor: whether the candidate's own one-sided bounds are above it, and p."""
+@dataclass(frozen=True)
+class _FloorTest:
+    """Whether the candidate's own score reaches the check's floor."""
+
+    is_above: bool | None
+    """None: its one-sided bounds are on both sides of the floor."""
+    p: float
+    """Of "the candidate does not reach the floor"."""
+
+
+def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> _FloorTest | None:
+    """Return the test of the floor, or None if the check has no floor or the candidate no standard error."""
     card = evidence.candidate
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
-        return {}
+        return None
     estimate, floor = ClusteredEstimate(score.value, score.se, row.df, score.n), check.floor
     if row.higher_is_better is False:
         estimate, floor = mirrored(estimate), -floor
-    above = True if estimate.lower(policy.alpha) >= floor else False if estimate.upper(policy.alpha) < floor else None
-    return {"above_floor": above, "p_floor": estimate.p_above(floor)}
+    is_above = None
+    if estimate.lower(policy.alpha) >= floor:
+        is_above = True
+    elif estimate.upper(policy.alpha) < floor:
+        is_above = False
+    return _FloorTest(is_above, estimate.p_above(floor))
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
-    """Adjust `p_worse` within each tier; a check that was worse on its own may become undecided."""
+    """Adjust `p_worse` within each tier. A check that was worse by itself may become undecided."""
     adjusted = list(results)
     for tier in ("critical", "supporting", "advisory"):
         at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]

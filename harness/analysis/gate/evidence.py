@@ -1,4 +1,4 @@
-"""The gate on finished runs: find the runs of candidate and baseline, collect the evidence of each suite, judge it.
+"""Gate finished runs: find those of candidate and baseline, collect the evidence of each suite, and judge it.
 
 Evidence is a comparison, a sentence if the judge drifted, and the judge's own noise if judgments were repeated.
 """
@@ -87,13 +87,13 @@ def baselines_file(results: Path) -> Path:
 
 
 def read_baselines(results: Path) -> Baselines:
-    """Return the baselines; empty if the file does not exist. Raise ConfigError if it is invalid."""
+    """Return the baselines, empty if the file does not exist. Raise ConfigError if it is invalid."""
     path = baselines_file(results)
     return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
 
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
-    """Return the run folders of a named baseline; empty if there is no such name."""
+    """Return the run folders of a named baseline, empty if there is no such name."""
     # an absolute path stays absolute
     return [results / run.run for run in read_baselines(results).baselines.get(name, {}).values()]
 
@@ -101,7 +101,7 @@ def baseline_folders(results: Path, name: str) -> list[Path]:
 def promote(
     results: Path, runs: Sequence[tuple[ScoreCard, Path]], *, name: str, by: str, why: str, now: datetime | None = None
 ) -> Baselines:
-    """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
+    """Make these runs (card, folder) the baselines of their suites. Replaced ones move to the history.
 
     The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete or full of
     empty answers.
@@ -198,12 +198,12 @@ def _suites(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def read_policy(path: Path | None) -> GatePolicy:
-    """Return the policy of a file, or the default policy for None; raise ConfigError with the first error."""
+    """Return the policy of a file, or the default policy for None. Raise ConfigError with the first error."""
     return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
 
 
 def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:
-    """Return the runs of a name in baselines.yaml, else of a run, card or model; None means the baseline "default"."""
+    """Return the runs of a name in baselines.yaml, else of a run, card or model. None means the baseline "default"."""
     folders = baseline_folders(results, name or DEFAULT)
     if folders:
         runs = [StoredRun(read_card(folder / "card.json"), folder) for folder in folders]
@@ -219,7 +219,7 @@ def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> lis
 def _pair(
     baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], suite: str
 ) -> tuple[StoredRun, StoredRun] | None:
-    """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
+    """Return the suite's two runs, preferring pairs of one protocol. Raise ConfigError if several pairs remain."""
     pairs = [(a, b) for a in baselines for b in candidates if a.card.suite == b.card.suite == suite]
     alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
     if len(alike) > 1:
@@ -231,7 +231,7 @@ def _pair(
 def games_evidence(
     suite: str, baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], options: GateOptions
 ) -> Evidence:
-    """Return the evidence of stored games; without them, how to play them. Raise ConfigError for several runs."""
+    """Return the evidence of stored games, or how to play them. Raise ConfigError for several runs."""
     games = stored_games(suite, baselines, candidates, options.results)
     if len(games) > 1:
         listed = ", ".join(sorted(str(run.folder) for run in games))
@@ -247,7 +247,7 @@ def games_evidence(
 def suite_evidence(
     baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions, *, population: Population = "all"
 ) -> Evidence:
-    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced.
+    """Return one suite's evidence. Raise ConfigError for runs that are not comparable, unless forced.
 
     Raise it, too, for the population "these" if a question has one answer and one judgment.
     """
@@ -397,7 +397,7 @@ def power_of(
 
 
 def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
-    """Return the candidates' runs of the baseline's protocol; without names, every such run."""
+    """Return the candidates' runs of the baseline's protocol, or every such run if none is named."""
     if candidates:
         runs = [run for name in candidates for run in find_runs(name, results)]
     else:

@@ -49,7 +49,7 @@ class LiveJudging:
     steps: dict[str, Step] = field(default_factory=dict)
 
     def next_block(self) -> SuiteRun | None:
-        """Return a run of the next questions; None after the last block."""
+        """Return a run of the next questions, or None after the last block."""
         end = next(self.ends, None)
         if end is None:
             return None

@@ -1,4 +1,4 @@
-"""The gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report. Data only.
+"""Record the gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report.
 
 >>> GatePolicy(checks=(GateCheck(suite="arena_hard", margin=6.5),)).checks[0].tier
 'critical'
@@ -76,7 +76,7 @@ class GateCheck(Record):
 
 
 class GateLimits(Record):
-    """Shares, 0..1; None: no limit."""
+    """Largest tolerated shares, 0..1. None means no limit."""
 
     unscored: float | None = Field(default=0.02, ge=0, le=1)
     """Of questions without a score, in either run; above it the gate is invalid."""
@@ -183,7 +183,7 @@ class CheckResult(Record):
 
     @property
     def bound(self) -> float | None:
-        """Return the bound on the side where the candidate is worse; None if there is nothing to compare."""
+        """Return the bound on the side where the candidate is worse, or None if there is nothing to compare."""
         return self.lower if self.upper is None else self.upper
 
     @property

@@ -49,7 +49,7 @@ class Stop:
 
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
-    """Return the order in which questions are judged; it depends on seed and suite only."""
+    """Return the order in which questions are judged. It depends on seed and suite only."""
     shuffled = sorted(ids)  # so that the order does not depend on the order of a file
     random.Random(f"{seed}:{suite}").shuffle(shuffled)
     return shuffled
@@ -61,7 +61,7 @@ def looks(questions: int) -> list[int]:
 
 
 def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early, or `run` was
+    """Return the suite's deciding checks with their rules, or None if one cannot be tested early, or if `run` was
     audited: an audit is drawn from all questions."""
     if run.audit is not None:
         return None
@@ -106,7 +106,7 @@ def step(
 def look_result(
     estimate: ClusteredEstimate, margin: float, *, look: tuple[int, int], policy: GatePolicy, peers: int = 1
 ) -> Step:
-    """Return what the difference so far shows at this look; `peers` checks share the level of "worse"."""
+    """Return what the difference so far shows at this look. `peers` checks share the level of "worse"."""
     judged, planned = look
     planned_looks = looks(planned)
     shares, at = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
