@@ -1,6 +1,10 @@
 """Find, of several runs of one suite, those that are not shown to be worse than the best of them.
 
-best_of_models(["a", "b", "c"], Path("results"))[0].tied
+>>> ids = tuple("abcdefgh")
+>>> def sums(*scores): return QuestionSums("rate", 100.0, ids, np.array(scores, float), np.ones(8))
+>>> rates = [sums(1, 1, 1, 0, 1, 1, 1, 0), sums(1, 1, 0, 1, 1, 1, 1, 0), sums(0, 0, 0, 0, 0, 0, 1, 0)]
+>>> [row.may_be_best for row in best_of_sums(rates)[1]]
+[True, True, False]
 """
 
 from __future__ import annotations

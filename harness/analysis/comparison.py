@@ -9,7 +9,10 @@
 >>> shift.name, shift.value
 ('characters', 4.0)
 
-The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
+The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both,
+and "gained" is what the other wins and the first does not. What changed comes first: questions won and lost, doubts
+about the order of answers, the answers themselves. Then the comparison puts it beside the differences.
+
 A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, *direct* if
 the two answers were judged against each other (`games.py`), and *unpaired* if only the two cards exist. If one run has
 only some of the other's questions, or both have a limit, a sum over them is also *adjusted* for the questions that were
@@ -54,9 +57,6 @@ from .differences import (
 )
 
 # --------------------------------------------------------------------------------------------------------- what changed
-# What changed between two runs of one suite: questions won and lost, doubts about order, the answers themselves. Pure.
-#
-# The first run is the reference, as in `comparison`: "gained" is what the second run wins and the first does not.
 
 
 RATING_FLIP = 2.0

@@ -5,7 +5,7 @@
 >>> unpaired(card(7.0), card(7.5), "s").value
 0.5
 
-`comparison` says what each kind is, and which one answers for a pair of runs.
+`comparison` explains each kind and chooses one for a pair of runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Find finished runs by name, read their rows and suite, compare them, or judge their answers head to head.
 
-    compare_models(["base", "fused"], Path("results"))[0].difference("lc_win_rate")
+>>> def card(protocol): return ScoreCard.model_construct(suite="s", suite_version="1", protocol=protocol)
+>>> same_but_limit(card({"judge": "j"}), card({"judge": "j", "limit": {"n": 20, "seed": 0}}))
+True
 
 A name is a run's folder, a card file or a model's name. If several runs have the name, those measured like the other
 models' runs are preferred; what remains ambiguous is an error that lists the folders.

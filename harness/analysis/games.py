@@ -1,5 +1,8 @@
 """Read games of one model against another (`compare --head-to-head`): as a difference, and as cells of a leaderboard.
 
+>>> suite_of_games("head_to_head_mt_bench"), suite_of_games("mt_bench")
+('mt_bench', None)
+
 The difference is the win rate minus 50: above 0 the model beats its opponent. A game is a pair of results, so swapping
 the two models' answers per question is the exact test, as it is for a paired difference.
 """

@@ -1,6 +1,14 @@
 """Read the leaderboard of a results folder: choose its cards, and compare pairs of them as `harness compare` does.
 
-read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0].model
+>>> from harness.records import Score
+>>> def card(run: str, value: float) -> ScoreCard:
+...     scores = {"s": Score(value=value, se=1.0, n=80, unscored=0)}
+...     return ScoreCard.model_construct(headline="s", scores=scores, provenance={"run_id": run})
+>>> PairedRuns({}).difference(card("b", 7.5), card("a", 7.0)).difference  # without rows: from the cards alone
+0.5
+
+The leaderboard and the viewer take their differences from `PairedRuns`, so that a pair has one number wherever it is
+shown. Rows are read when a pair is asked for, and only those of the last few runs stay in memory.
 """
 
 from __future__ import annotations
@@ -28,14 +36,7 @@ from .games import BoardGames, board_games
 from .leaderboard import HeadlineDifference, RankOptions, Table, against, rank, readable, run_id
 from .reported import ReportedTable, load_reported, reported_beside
 
-# ------------------------------------------------------------------------------------------------------ two stored runs
-# The difference of two stored runs as `harness compare` states it, for tables that show many pairs.
-#
-#     PairedRuns({"run-a": folder_a, "run-b": folder_b}).difference(card_b, card_a).p
-#
-# The leaderboard and the viewer take their differences from here, so that a pair has one number wherever it is shown.
-# Rows are read when a pair is asked for, and only the last few runs stay in memory; `all_pairs` of one table keeps
-# all.
+# ------------------------------------------------------------------------------------------------ pairs of stored runs
 
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,9 @@
 """Show figures that papers and boards reported beside the measured ones, never ranked with them.
 
+>>> figures = {"mt_bench": {"average": ReportedFigure(value=8.1)}}
+>>> ReportedModel(model="meta-llama/Llama-3-8B", aliases=("llama-3-8b",), scores=figures).is_named("Llama_3_8B@main")
+True
+
 The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
 card of the same model and protocol shows its difference from the reported figure.
 """

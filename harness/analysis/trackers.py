@@ -1,6 +1,6 @@
-"""Log scores to experiment trackers: wandb, mlflow, trackio. Each is imported on demand and configured by its own
-environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys).
+"""Log scores to experiment trackers: wandb, mlflow, trackio.
 
+Each is imported on demand and configured by its own environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys).
 One tracker run is one model with one judge (and one --limit): logging again updates it. wandb and mlflow also get a
 table of the scores, the figures of differences, and the score cards.
 """

@@ -1,4 +1,8 @@
-"""Repeat a call until it is answered, rejected for good, or its endpoint is given up."""
+"""Repeat a call until it is answered, rejected for good, or its endpoint is given up.
+
+>>> key_headers("sk-1", BEARER), tokens_to_come({"max_tokens": 100}, usual=400.0)
+({'Authorization': 'Bearer sk-1'}, 100.0)
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,11 @@
 """Share one endpoint (base URL and key) among the clients of this process: connections, queue, circuit breaker.
 
+>>> breaker = Breaker(Patience(down=60.0))
+>>> for second in range(TRIP):
+...     breaker.failed(float(second), NO_OUTAGE)
+>>> breaker.is_tripped, breaker.hold(now=16.0)  # down for 16 s, so the next probe is in 8 s
+(True, 8.0)
+
 All clients of the endpoint share it, so that limits, learned or configured, apply to them together. A call waits here
 for its turn and occupies a place only while it is in flight. `read_body` limits the size of a reply, so that no server
 can fill our memory.
@@ -25,10 +31,8 @@ if TYPE_CHECKING:
 
 
 # -------------------------------------------------------------------------------------------------- the body of a reply
-# Read the body of an HTTP reply up to a limit in size, so that no server can fill our memory.
-#
-# A small gzip file can unpack to gigabytes, and a server may send without end. aiohttp unpacks in small pieces, and
-# the request's timeout includes its body.
+# A small gzip file can unpack to gigabytes, and a server may send without end. aiohttp unpacks in small pieces, so the
+# size is known before memory is full.
 
 
 MOST_BYTES = 64 * 2**20

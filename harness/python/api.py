@@ -1,8 +1,9 @@
 """Evaluate, read, compare, rank and gate from Python, as the commands of the same names do.
 
-import harness
-cards = harness.run("./ckpt", "mt_bench", judge="gpt-4.1")     # resumes, like the command
-harness.compare("base", "new").to_pandas()
+>>> import harness
+>>> harness.run("./ckpt", "mt_bench", judge="gpt-4.1", limits=20)
+Traceback (most recent call last):
+harness.records.errors.ConfigError: run() has no setting 'limits'; settings are the keys of harness.yaml
 
 Nothing is printed; a notebook shows the results as tables. Errors are `harness.HarnessError`s, never an exit.
 """

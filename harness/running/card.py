@@ -1,4 +1,9 @@
-"""Make the score card of what is in a run's store now: scores, failures by reason, trust, provenance, usage."""
+"""Make the score card of what is in a run's store now: scores, failures by reason, trust, provenance, usage.
+
+An audited run, whose expensive judge saw some questions, has scores on that judge's scale; the estimate is that of
+`harness.stats.combined`. Only metrics that are sums over questions have one. What is fitted to all verdicts, such as a
+length-controlled rate, stays the cheap judge's and is listed as such, apart from the scores.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +55,6 @@ from .plan import AuditPlan, Plan, SuitePlan
 from .trust import judging, trust_notes
 
 # ------------------------------------------------------------------------------------------------------- audited scores
-# The scores of an audited run, whose expensive judge saw some questions: they are on its scale.
-#
-# The estimate is `harness.stats.combined`'s. Only metrics that are sums over questions have one; what is fitted to all
-# verdicts, such as a length-controlled rate, stays the cheap judge's and is listed as such, apart from the scores.
 
 
 NOT_VERDICTS = frozenset({"characters", "tokens"})

@@ -220,7 +220,6 @@ async def run_own(suite: OwnRunner, backend: Serving, job: OwnRun) -> Numbers:
 
 
 # ------------------------------------------------------------------------------------------------------- several models
-# Several models at once, each on devices that no other one has.
 
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ A check is *safe* if the one-sided 1 - alpha lower bound of the difference is ab
 is better, differences are mirrored: the margin is the largest tolerated rise.) All critical checks must be safe, so
 each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the drop
 exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so false
-alarms add up and must be controlled together. Otherwise it is *undecided*.
+alarms add up and must be controlled together. Otherwise it is *undecided*. A check may pool several suites; its
+difference is in the unit of the first suite's metric.
 """
 
 from __future__ import annotations
@@ -50,10 +51,8 @@ from .policy import (
 )
 
 # -------------------------------------------------------------------------------------------------------- pooled checks
-# Pool the differences of several suites into one, in the unit of the first suite's metric. Pure.
-#
-# The suites must measure the same thing: their metrics then move together from model to model, and a slope converts
-# one into the other. Facts state the slopes of published boards; `slopes_of` estimates them from the user's own cards.
+# Suites that measure the same thing move together from model to model, so a slope converts one metric into the other.
+# Facts state the slopes of published boards, and `slopes_of` estimates them from the user's own cards.
 
 
 FEWEST_MODELS = 5
@@ -61,9 +60,10 @@ FEWEST_MODELS = 5
 
 
 def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Difference | None, str | None]:
-    """Return the pooled difference of the check's suites, in their order, and a note if the suites disagree.
+    """Return the pooled difference, and a note if the suites disagree. It is None if they cannot be pooled.
 
-    `first` and `other` are the values of the first suite; `value` is the pooled difference.
+    `rows` are those of the check's suites, in their order. `first` and `other` are the values of the first suite, and
+    `value` is the pooled difference.
     """
     unit = rows[0].metric
     slopes = [_slope(check, suite, row.metric, unit) for suite, row in zip(check.pooled, rows, strict=True)]

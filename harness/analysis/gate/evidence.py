@@ -1,6 +1,18 @@
 """Gate finished runs: find those of candidate and baseline, collect the evidence of each suite, and judge it.
 
 Evidence is a comparison, a sentence if the judge drifted, and the judge's own noise if judgments were repeated.
+`results/baselines.yaml` states which run is the baseline of which suite, decided by whom, when and why:
+
+baselines:
+  default:                     # a name, used by --baseline NAME
+    arena_hard@official-1:
+      run: runs/model/arena_hard@official-1/0123456789ab
+      model: model
+      protocol: 0123456789ab
+      by: a person
+      when: 2026-01-31T12:00:00+00:00
+      why: release 1.2
+history: [...]                 # replaced baselines, oldest first
 """
 
 from __future__ import annotations
@@ -41,18 +53,6 @@ from .power import PowerRow, power_rows
 from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
 
 # ------------------------------------------------------------------------------------------------------------ baselines
-# `results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
-#
-# baselines:
-#   default:                     # a name, used by --baseline NAME
-#     arena_hard@official-1:
-#       run: runs/model/arena_hard@official-1/0123456789ab
-#       model: model
-#       protocol: 0123456789ab
-#       by: a person
-#       when: 2026-01-31T12:00:00+00:00
-#       why: release 1.2
-# history: [...]                 # replaced baselines, oldest first
 
 
 DEFAULT = "default"

@@ -1,5 +1,11 @@
 """Test the gate: put known drops into real paired questions, and count its verdicts. Pure.
 
+>>> ids, wins = tuple(map(str, range(100))), np.array([1.0, 0.0, 1.0, 1.0] * 25)
+>>> first, second = (QuestionSums("rate", 100.0, ids, row, np.ones(100)) for row in (wins, wins[::-1]))
+>>> rows = power_rows([(first, second)], margin=10.0, policy=GatePolicy(), trials=10)
+>>> [row.drop for row in rows]  # in the metric's unit
+[0.0, 5.0, 10.0, 20.0]
+
 Questions of a real pair of models are drawn with replacement and a coin decides whose answer is whose. The true
 difference is then exactly 0, while ties, weights and the correlation of the two stay real. Then each question of the
 candidate is lost with probability q = drop / (rate - lowest), so that the true drop is exactly that (injected flips).
