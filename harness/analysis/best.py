@@ -183,8 +183,8 @@ def best_of_sums(
 
 def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
     """Return the values (models,) and their covariance, both over the same questions."""
-    values = np.array([part.scale * float(part.above.sum() / part.below.sum()) for part in sums])
-    table = np.stack([part.scale * terms(part.above, part.below) for part in sums])
+    values = np.array([row.scale * float(row.above.sum() / row.below.sum()) for row in sums])
+    table = np.stack([row.scale * terms(row.above, row.below) for row in sums])
     questions = table.shape[1]
     covariance: FloatArray = table @ table.T / (questions * (questions - 1))
     return values, covariance
@@ -192,22 +192,24 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
 
 def _least(sums: Sequence[QuestionSums]) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
-    known = [part.bounds for part in sums if part.bounds is not None]
-    if len(known) < len(sums):
+    known_bounds = [row.bounds for row in sums if row.bounds is not None]
+    if len(known_bounds) < len(sums):
         return None
-    bounds = min(low for low, _ in known), max(high for _, high in known)
-    terms_of = [(part.above, part.below) for part in sums]
+    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
+    terms_of = [(row.above, row.below) for row in sums]
     return sums[0].scale * np.array([[least_error(row, other, bounds) for other in terms_of] for row in terms_of])
 
 
 def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:
     scores = [run.card.scores.get(runs[0].card.headline) for run in runs]
-    known = [(score.value, score.se) for score in scores if score is not None and score.value is not None and score.se]
-    if len(known) < len(runs):
+    estimates = [
+        (score.value, score.se) for score in scores if score is not None and score.value is not None and score.se
+    ]
+    if len(estimates) < len(runs):
         missing = ", ".join(run.name for run, score in zip(runs, scores, strict=True) if score is None or not score.se)
         raise NotRankedError(
             f"{runs[0].card.suite}: no standard error of {runs[0].card.headline} for {missing}, so the best of these "
             "runs cannot be found; leave them out"
         )
-    values, errors = (np.array(column, float) for column in zip(*known, strict=True))
+    values, errors = (np.array(column, float) for column in zip(*estimates, strict=True))
     return values, np.diag(errors**2)

@@ -147,8 +147,8 @@ def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, Ques
         return None
     # a question counts as doubtful even if only one model's verdict depends on the order
     doubted = [prompt_id for prompt_id in both if max(gaps[prompt_id], other_gaps[prompt_id]) > CONTRADICTION]
-    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
-    value, other_value = (sums.of(kept).value for sums in main)
+    undoubted = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
+    value, other_value = (sums.of(undoubted).value for sums in main)
     return Orders(
         judged_twice=len(both),
         first=sum(gaps[prompt_id] > CONTRADICTION for prompt_id in both),
@@ -267,7 +267,7 @@ def compare(
     if pairs and categories is not None and not _is_audited(first, second):  # too few audited questions per category
         rows += _by_category(pairs[0], categories, seed)
     rows += [row for key, sums in own_pairs.items() if (row := paired(*sums, key[1], seed)) is not None]
-    rows += _by_cards(first, second, known={(row.metric, row.category) for row in rows})
+    rows += _by_cards(first, second, from_rows={(row.metric, row.category) for row in rows})
     rows = [_directed(row, first.card) for row in rows]
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
     own = bool(facts_of(first.card.suite).pairing)
@@ -319,16 +319,16 @@ def headline_differences(
     """Return `headline_difference` of each pair of one suite's runs. What pairs have in common is computed once."""
     rows: list[Difference | None] = []
     sums: dict[int, tuple[QuestionSums, QuestionSums]] = {}
-    for at, (first, second) in enumerate(pairs):
+    for number, (first, second) in enumerate(pairs):
         fits = _fits(first, second, prompts, suite)
         rows.append(refitted(fits) if fits is not None and fits.metric == first.card.headline else None)
-        if rows[at] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
-            sums[at] = shared
-    for at, row in zip(sums, paired_rows(list(sums.values())), strict=True):
-        rows[at] = row
-    for at, (first, second) in enumerate(pairs):
-        row = rows[at] or unpaired(first.card, second.card, first.card.headline)
-        rows[at] = None if row is None else _directed(row, first.card)
+        if rows[number] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
+            sums[number] = shared
+    for number, row in zip(sums, paired_rows(list(sums.values())), strict=True):
+        rows[number] = row
+    for number, (first, second) in enumerate(pairs):
+        row = rows[number] or unpaired(first.card, second.card, first.card.headline)
+        rows[number] = None if row is None else _directed(row, first.card)
     return rows
 
 
@@ -356,8 +356,8 @@ def main_sums(
         rules = rules_of(card.suite, card.headline, runs[0].judgments)
         rule = next((rule for rule in rules if rule.metric == card.headline), rules[0])
         sums = [sums_of(rule, run, categories=categories) for run in runs]
-    known = [run_terms for run_terms in sums if run_terms is not None]
-    return common(known) if len(known) == len(runs) else []
+    complete = [run_terms for run_terms in sums if run_terms is not None]
+    return common(complete) if len(complete) == len(runs) else []
 
 
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
@@ -496,12 +496,12 @@ def _by_metric(
     return [row for row in rows if row is not None]
 
 
-def _by_cards(first: RunRows, second: RunRows, *, known: Container[tuple[str, str | None]]) -> list[Difference]:
-    """Return the differences by the cards' own errors, of the stated metrics that are not `known` from rows."""
+def _by_cards(first: RunRows, second: RunRows, *, from_rows: Container[tuple[str, str | None]]) -> list[Difference]:
+    """Return the differences by the cards' own errors, of the stated metrics that rows do not give (`from_rows`)."""
     rows = [
         unpaired(first.card, second.card, metric, category)
         for metric, category in _stated_metrics(first)
-        if (metric, category) not in known
+        if (metric, category) not in from_rows
     ]
     return [row for row in rows if row is not None]
 

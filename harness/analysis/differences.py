@@ -143,8 +143,8 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
     the same, too.
     """
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for at, (first, _) in enumerate(pairs):
-        groups[len(first.ids)].append(at)
+    for number, (first, _) in enumerate(pairs):
+        groups[len(first.ids)].append(number)
     p_values: list[float | None] = [None] * len(pairs)
     for count, group in groups.items():
         if count < 2:
@@ -152,7 +152,7 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
         models: dict[tuple[bytes, bytes], int] = {}
         columns: list[Terms] = []
         positions = []
-        for first, second in (pairs[at] for at in group):
+        for first, second in (pairs[number] for number in group):
             for sums in (second, first):
                 key = sums.above.tobytes(), sums.below.tobytes()
                 if key not in models:
@@ -160,8 +160,8 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
                     columns.append((sums.above, sums.below))
                 positions.append(models[key])
         tested = swap_tests(columns, list(zip(positions[::2], positions[1::2], strict=True)), seed=seed)
-        for at, p in zip(group, tested, strict=True):
-            p_values[at] = p
+        for number, p in zip(group, tested, strict=True):
+            p_values[number] = p
     return p_values
 
 
@@ -185,14 +185,14 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     """
     first, second, *covariates = sums
     sign = 1.0 if len(second.ids) < len(first.ids) else -1.0
-    part, whole = (second, first) if sign > 0 else (first, second)
-    part = common([part, whole])[0]
-    at = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
+    smaller, whole = (second, first) if sign > 0 else (first, second)
+    smaller = common([smaller, whole])[0]
+    position_of = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
     predictors, models = _predictors(covariates, names, whole.ids)
-    judged = [at[prompt_id] for prompt_id in part.ids]
+    judged = [position_of[prompt_id] for prompt_id in smaller.ids]
     if not judged:
         return None
-    estimate = adjusted_difference(_linear(part), judged, _linear(whole), models, seed=seed)
+    estimate = adjusted_difference(_linear(smaller), judged, _linear(whole), models, seed=seed)
     if estimate is None:
         return None
     row = _adjusted_row(first.metric, estimate, sign)
@@ -208,24 +208,26 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
     """
     first, second, *covariates = sums
     ids = max((row.ids for row in covariates), key=len, default=())
-    at = {prompt_id: position for position, prompt_id in enumerate(ids)}
+    position_of = {prompt_id: position for position, prompt_id in enumerate(ids)}
     predictors, models = _predictors(covariates, names, ids)
     if models is None:
         return None
-    parts = [row.of(ids) for row in (first, second)]
-    positions = [np.array([at[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in parts]
+    judged_sums = [row.of(ids) for row in (first, second)]
+    positions = [np.array([position_of[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in judged_sums]
     if not all(map(len, positions)):
         return None
-    reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
+    reference, judged = (
+        JudgedPart(_linear(row), judged_at) for row, judged_at in zip(judged_sums, positions, strict=True)
+    )
     estimate = difference_of_parts(judged, reference, models, seed=seed)
     if estimate is None:
         return None
     low, high = estimate.interval_set()
     return Adjustment(
         difference=_adjusted_row(first.metric, estimate, 1.0),
-        n=len(set(parts[0].ids) & set(parts[1].ids)),
+        n=len(set(judged_sums[0].ids) & set(judged_sums[1].ids)),
         of=estimate.of,
-        judged=(len(parts[0].ids), len(parts[1].ids)),
+        judged=(len(judged_sums[0].ids), len(judged_sums[1].ids)),
         set_low=low,
         set_high=high,
         models=predictors,
@@ -234,8 +236,8 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
 
 def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
     """Return the difference. `sign` -1 if the reference is the second model."""
-    value, known = sign * estimate.value, estimate.reference
-    means = (known, known + value) if sign > 0 else (known - value, known)
+    value, reference = sign * estimate.value, estimate.reference
+    means = (reference, reference + value) if sign > 0 else (reference - value, reference)
     clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
     row = _difference(metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
     # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
@@ -264,12 +266,12 @@ def _predictors(
 ) -> tuple[tuple[str, ...], FloatArray | None]:
     """Return names and scores (questions, models) of the models with 90 % of the questions, or None without any."""
     questions = set(ids)
-    known = [
+    columns = [
         (name, _column(row, ids))
         for name, row in zip(names, covariates, strict=True)
         if questions and sum(prompt_id in questions for prompt_id in row.ids) / len(questions) >= FEW
     ]
-    return tuple(name for name, _ in known), np.column_stack([scores for _, scores in known]) if known else None
+    return tuple(name for name, _ in columns), np.column_stack([scores for _, scores in columns]) if columns else None
 
 
 def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:

@@ -87,8 +87,8 @@ def compare_models(
     """
     comparisons = []
     for runs in matched(names, results, options.suites):
-        shown = shown_names(runs)
-        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+        labels = shown_names(runs)
+        rows = [run_rows(run, name) for run, name in zip(runs, labels, strict=True)]
         for run in rows[1:]:
             refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
         loaded = suite_of(runs[0].card, options.mirror, folder=runs[0].folder)
@@ -181,8 +181,8 @@ def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list
     """Return one run per name, preferring a protocol that another name has too."""
     chosen = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
-        rest = runs_by_name[:position] + runs_by_name[position + 1 :]
-        protocols = {run.card.protocol_sha for rest_runs in rest for run in rest_runs}
+        other_runs = runs_by_name[:position] + runs_by_name[position + 1 :]
+        protocols = {run.card.protocol_sha for rest_runs in other_runs for run in rest_runs}
         alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
         if len(alike) > 1:
             folders = ", ".join(str(run.folder) for run in alike[:8])
@@ -209,15 +209,15 @@ def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[St
         and (not suites or run.card.suite in suites)
     ]
     if not matches:
-        known = {run.card.model for run in runs}
+        models = {run.card.model for run in runs}
         kind = f" of {' or '.join(sorted(suites))}" if suites else ""
-        if name in known:
+        if name in models:
             has = sorted({run.card.suite for run in runs if run.card.model == name})
             near = "".join(did_you_mean(suite, has) for suite in sorted(suites))
             raise ConfigError(f"{name!r} has no run{kind}{near}; its runs under {results} are of {', '.join(has)}")
         raise ConfigError(
-            f"no run{kind} named {name!r}{did_you_mean(name, known)}: pass its folder, its card, or a model under "
-            f"{results}; models there: {first_names(known)}"
+            f"no run{kind} named {name!r}{did_you_mean(name, models)}: pass its folder, its card, or a model under "
+            f"{results}; models there: {first_names(models)}"
         )
     refuse_two_models(name, matches)
     return matches
@@ -293,13 +293,13 @@ def head_to_head_plan(
     for run in rows:
         if not any(answer.error is None for answer in run.answers):
             raise ConfigError(f"{run.name} has no answers to {run.card.suite} in its folder, so nothing to compare")
-    shown = shown_names([first, second])
-    games = _games(suite, first, rows[0], shown[0])
+    labels = shown_names([first, second])
+    games = _games(suite, first, rows[0], labels[0])
     file = read_config(config)
     edition = _edition(first.card)
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
-        model=ModelRef(scheme="endpoint", name=shown[1]),
+        model=ModelRef(scheme="endpoint", name=labels[1]),
         suites=(games.name,),
         edition=edition,
         backend="recorded",
@@ -308,7 +308,7 @@ def head_to_head_plan(
         mirror=mirror,
     )
     pool = JudgePool(spec)
-    backend = Recorded(shown[1], rows[1].answers)
+    backend = Recorded(labels[1], rows[1].answers)
     identity = backend.identity()
     inputs = SuiteInputs(prompts=suite.prompts or ())
     planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, inputs)

@@ -89,11 +89,11 @@ class CalibrationSpec:
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
     """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
-    known, sets = recorded_judgments(), []
+    published, sets = recorded_judgments(), []
     for suite in suites:
-        if suite not in known:
-            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(known)}, all")
-        load = load_function(known[suite].load)
+        if suite not in published:
+            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(published)}, all")
+        load = load_function(published[suite].load)
         try:
             calibration_set: CalibrationSet = load(DataFolder(folder.path), options)
         except KeyError as error:
@@ -176,9 +176,9 @@ def stratified(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
         categories: dict[str, list[Item]] = defaultdict(list)
         for item in group:
             categories[item.prompt.category].append(item)
-        parts = _proportional({name: len(members) for name, members in categories.items()}, shares[key])
+        category_shares = _proportional({name: len(members) for name, members in categories.items()}, shares[key])
         for name, members in categories.items():
-            chosen.update(item.id for item in _in_turns(members, seed)[: parts[name]])
+            chosen.update(item.id for item in _in_turns(members, seed)[: category_shares[name]])
     return [item for item in items if item.id in chosen]
 
 
@@ -258,9 +258,9 @@ def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Seque
     for prompt in suite.prompts():
         for task in suite.tasks(prompt, answers[prompt.id]):
             calls += spec.repeats * len(spec.judges)
-            shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
+            characters = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
             reply = min(task.template.max_tokens, REPLY_TOKENS)
-            costs = [price(judge, shown / CHARACTERS_PER_TOKEN, reply) or 0.0 for judge in spec.judges]
+            costs = [price(judge, characters / CHARACTERS_PER_TOKEN, reply) or 0.0 for judge in spec.judges]
             dollars += spec.repeats * sum(costs)
     return CalibrationEstimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 

@@ -271,13 +271,13 @@ def one_metric_each(cards: Sequence[ScoreCard]) -> list[list[ScoreCard]]:
 
     Cards whose own headline is another metric are read with that one; those without it form the next group.
     """
-    groups, rest = [], list(cards)
-    while rest:
-        headlines = sorted({card.headline for card in rest})
-        metric = max(headlines, key=lambda name: sum(name in card.scores for card in rest))  # of equals the first
-        column = [card for card in rest if metric in card.scores]
+    groups, remaining = [], list(cards)
+    while remaining:
+        headlines = sorted({card.headline for card in remaining})
+        metric = max(headlines, key=lambda name: sum(name in card.scores for card in remaining))  # of equals the first
+        column = [card for card in remaining if metric in card.scores]
         groups.append([card if card.headline == metric else _ranked_by(card, metric) for card in column])
-        rest = [card for card in rest if metric not in card.scores]
+        remaining = [card for card in remaining if metric not in card.scores]
     return groups
 
 
@@ -499,10 +499,10 @@ def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
 def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[QuestionSums] | None:
     """Return the cards' terms over their shared questions, or None if a card has no terms or they share too few."""
     sums = [questions.get(str(card.provenance.get("run_id", ""))) for card in cards]
-    known = [card_sums for card_sums in sums if card_sums is not None]
-    if len(known) < len(cards):
+    complete = [card_sums for card_sums in sums if card_sums is not None]
+    if len(complete) < len(cards):
         return None
-    shared_sums = common(known)
+    shared_sums = common(complete)
     # a handful of shared questions would decide the ranks of all cards
-    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in known))
+    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in complete))
     return None if few else shared_sums

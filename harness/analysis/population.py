@@ -99,7 +99,7 @@ def _within(
 ) -> Difference | None:
     chosen = {name: category for name, category in categories.items() if row.category in (None, category)} or None
     whole = common([question_sums(rule, run.answers, run.judgments, categories=chosen) for run in runs])[0]
-    first, second = (_parts(rule, run, whole.ids) for run in runs)
+    first, second = (_terms_by_draw(rule, run, whole.ids) for run in runs)
     estimate = within_difference(second, first, scale=rule.scale)
     if estimate is None:
         return None
@@ -119,7 +119,7 @@ def _within(
     )
 
 
-def _parts(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
+def _terms_by_draw(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
     """Return the run's terms by draw if it has several, else by repeat. The spread of draws includes the judge's."""
     draws = _draws(run)
     added = len(draws) > 1

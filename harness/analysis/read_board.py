@@ -72,9 +72,9 @@ class PairedRuns:
         self._rows: OrderedDict[str, RunRows | None] = OrderedDict()
         self._suites: dict[tuple[str, str], Loaded] = {}
         self._sums: dict[tuple[str, QuestionRule], QuestionSums] = {}
-        self._known: dict[tuple[str, str, str], HeadlineDifference] = {}
+        self._stated: dict[tuple[str, str, str], HeadlineDifference] = {}
         self._questions: dict[tuple[str, str], QuestionSums | None] = {}
-        self._kept = KEPT
+        self._capacity = KEPT
 
     def difference(self, card: ScoreCard, above: ScoreCard) -> HeadlineDifference | None:
         """Return `card` minus `above`, from the cards alone if a run has no readable rows.
@@ -84,8 +84,8 @@ class PairedRuns:
         if card.headline != above.headline:
             return None
         key = run_id(card), run_id(above), card.headline
-        if key in self._known:
-            return self._known[key]
+        if key in self._stated:
+            return self._stated[key]
         first, second = self._read(above), self._read(card)
         if first is None or second is None:
             return against(card, above, {})
@@ -99,7 +99,7 @@ class PairedRuns:
 
         All rows stay in memory until the end, without the judges' replies. `difference` then knows these pairs.
         """
-        self._kept = max(KEPT, len(cards))
+        self._capacity = max(KEPT, len(cards))
         rows = {run_id(card): _without_replies(run) for card in cards if (run := self._read(card)) is not None}
         self._rows.clear()
         rows = {run_id(card): _ranked_by(rows[run_id(card)], card) for card in cards if run_id(card) in rows}
@@ -124,13 +124,13 @@ class PairedRuns:
             step = stated[runs] if runs in both else against(card, lower_card, {})
             if step is None:
                 continue
-            self._known[(*runs, card.headline)] = step
-            self._known[(*runs[::-1], card.headline)] = _reversed(step)
+            self._stated[(*runs, card.headline)] = step
+            self._stated[(*runs[::-1], card.headline)] = _reversed(step)
             pair = BoardPair(run=runs[0], other=runs[1], difference=step)
             scores = self._question_scores(*both[runs]) if runs in both else None
             pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
         self._sums.clear()
-        self._kept = KEPT
+        self._capacity = KEPT
         return pairs
 
     def of_tables(self, tables: Sequence[Table], cards: Sequence[ScoreCard]) -> dict[str, tuple[BoardPair, ...]]:
@@ -154,8 +154,8 @@ class PairedRuns:
             if key not in self._questions:
                 run = self._read(card)
                 self._questions[key] = None if run is None else _sums_of_card(run)
-            if (known := self._questions[key]) is not None:
-                sums[run_id(card)] = known
+            if (run_terms := self._questions[key]) is not None:
+                sums[run_id(card)] = run_terms
         return sums
 
     def _sums_of(
@@ -201,7 +201,7 @@ class PairedRuns:
                 log.debug("%s: compared by the cards alone: %s", card.model, error)
                 self._rows[key] = None
         self._rows.move_to_end(key)
-        while len(self._rows) > self._kept:
+        while len(self._rows) > self._capacity:
             self._rows.popitem(last=False)
         return self._rows[key]
 
@@ -365,10 +365,10 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
         pairs = runs.of_tables(ranked, cards)
     questions = runs.question_sums(cards) if options.paired else {}
     tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
-    beside = reported_beside(cards, load_reported()) if options.reported else []
+    reported_tables = reported_beside(cards, load_reported()) if options.reported else []
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
     games = board_games(tables, readable_cards) if options.pairs and options.paired else {}
-    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, games, folders)
+    return Board(tuple(tables), tuple(reported_tables), tuple(cards), tuple(broken), pairs, games, folders)
 
 
 def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:

@@ -61,7 +61,7 @@ class ReportedModel(Record):
         A revision after `@` does not count.
         """
         name = name.partition("@")[0]
-        letters = [re.sub(r"[^a-z0-9]+", "", known.lower()) for known in (name, self.model, *self.aliases)]
+        letters = [re.sub(r"[^a-z0-9]+", "", alias.lower()) for alias in (name, self.model, *self.aliases)]
         return letters[0] in letters[1:]
 
 
@@ -150,12 +150,12 @@ def load_reported(folder: Path | None = None) -> list[ReportedSource]:
 def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
     """Return the tables of suites and editions on the board, ordered by suite, then by source."""
     measured = list(cards)
-    known = {(card.suite, card.suite_version) for card in measured}
+    editions = {(card.suite, card.suite_version) for card in measured}
     tables = [
         _reported_table(source, protocol, measured)
         for source in sources
         for protocol in source.protocols
-        if (protocol.suite, protocol.suite_version) in known
+        if (protocol.suite, protocol.suite_version) in editions
     ]
     return sorted(tables, key=lambda table: (table.suite, table.suite_version))
 

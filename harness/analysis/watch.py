@@ -59,13 +59,15 @@ class WatchState(Record):
     done: tuple[EvaluatedCheckpoint, ...] = ()
 
     def has(self, candidate: Candidate, settings_sha: str) -> bool:
-        wanted = (candidate.name, candidate.fingerprint, settings_sha)
-        return any((done.checkpoint, done.fingerprint, done.asked) == wanted for done in self.done)
+        key = (candidate.name, candidate.fingerprint, settings_sha)
+        return any((evaluated.checkpoint, evaluated.fingerprint, evaluated.asked) == key for evaluated in self.done)
 
-    def plus(self, done: EvaluatedCheckpoint) -> WatchState:
+    def plus(self, evaluated: EvaluatedCheckpoint) -> WatchState:
         """Return the state with one more checkpoint, which replaces an entry for the same checkpoint and settings."""
-        kept = [entry for entry in self.done if (entry.checkpoint, entry.asked) != (done.checkpoint, done.asked)]
-        return self.model_copy(update={"done": (*kept, done)})
+        remaining = [
+            entry for entry in self.done if (entry.checkpoint, entry.asked) != (evaluated.checkpoint, evaluated.asked)
+        ]
+        return self.model_copy(update={"done": (*remaining, evaluated)})
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,11 @@ def evaluated(candidate: Candidate, settings_sha: str, cards: Iterable[ScoreCard
 def trends(state: WatchState) -> dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]]:
     """Return (suite, metric, protocol) -> its points in the order of steps: only comparable numbers form one line."""
     points_by_metric: dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]] = {}
-    for done in sorted(state.done, key=lambda done: (done.step is None, done.step or 0, done.checkpoint)):
-        for point in done.points:
-            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((done, point))
+    for evaluated in sorted(
+        state.done, key=lambda evaluated: (evaluated.step is None, evaluated.step or 0, evaluated.checkpoint)
+    ):
+        for point in evaluated.points:
+            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((evaluated, point))
     return points_by_metric
 
 

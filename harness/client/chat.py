@@ -356,7 +356,7 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 def _proxy_for(url: str) -> str | None:
     """Return the proxy that the environment names for this URL. .netrc is ignored, as its logins are not for us."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
+    address = urlsplit(url)
+    if proxy_bypass(address.netloc):
         return None
-    return getproxies().get(parts.scheme)
+    return getproxies().get(address.scheme)

@@ -127,10 +127,10 @@ def duration(text: str | None) -> float | None:
     """Return the seconds that `6m0s`, `12ms`, `1.5s` or a bare number mean."""
     if text is None or (seconds := number(text)) is not None:
         return seconds if text is not None else None
-    parts = DURATION.findall(text)
-    if not parts or "".join(value + unit for value, unit in parts) != text.strip():
+    amounts = DURATION.findall(text)
+    if not amounts or "".join(value + unit for value, unit in amounts) != text.strip():
         return None
-    return sum(float(value) * UNITS[unit] for value, unit in parts)
+    return sum(float(value) * UNITS[unit] for value, unit in amounts)
 
 
 def number(text: str | None) -> float | None:
@@ -152,7 +152,7 @@ class Bucket:
         self.rate = per_minute / 60
         self.burst = max(1.0, self.rate)
         self._level = self.burst
-        self._at: float | None = None
+        self._filled_at: float | None = None
 
     def wait(self, now: float, cost: float = 1.0) -> float:
         """Return the seconds until `cost` units may be taken. 0 means now."""
@@ -161,12 +161,12 @@ class Bucket:
     def take(self, now: float, cost: float = 1.0) -> None:
         """Take `cost` units. A negative cost gives units back."""
         self._level = min(self.burst, self._filled(now) - cost)
-        self._at = now
+        self._filled_at = now
 
     def _filled(self, now: float) -> float:
-        if self._at is None:
+        if self._filled_at is None:
             return self._level
-        return min(self.burst, self._level + (now - self._at) * self.rate)
+        return min(self.burst, self._level + (now - self._filled_at) * self.rate)
 
 
 class RefusalKind(Enum):
@@ -193,7 +193,7 @@ class Chunk:
     def share(self) -> float:
         return self.refused / max(1, self.launched)
 
-    def is_known(self, now: float, turnaround: float) -> bool:
+    def is_complete(self, now: float, turnaround: float) -> bool:
         """Return whether all refusals of this chunk have arrived."""
         return now > self.ended + turnaround or (self.launched >= SMALL_CHUNK and self.share > MOST)
 
@@ -220,7 +220,7 @@ class Pace:
         self._cut_number = 0  # of the last launch before the last cut
         self._turnaround = 0.0  # seconds a 429 takes to arrive
         self._chunk: Chunk | None = None
-        self._known: deque[Chunk] = deque(maxlen=CHUNKS)
+        self._chunks: deque[Chunk] = deque(maxlen=CHUNKS)
         self._deaf_until = -math.inf
         self._deaf_seconds = DEAF_SECONDS
         self._deaf_share = 0.0
@@ -276,7 +276,7 @@ class Pace:
             self._chunk = Chunk(self._number + 1, min(self.value or math.inf, self._measured(now)))
         elif chunk.first <= number < chunk.first + CHUNK:
             chunk.refused += 1
-        if chunk is not None and chunk.is_known(now, self._turnaround):
+        if chunk is not None and chunk.is_complete(now, self._turnaround):
             self._judge(chunk, now)
         if now < self._deaf_until:
             return RefusalKind.NO_MATTER
@@ -309,20 +309,20 @@ class Pace:
                 # the rate was the reason after all
                 self._deaf_until, self._not_deaf_until = now, now + NOT_DEAF_SECONDS
             return
-        self._known.append(chunk)
+        self._chunks.append(chunk)
         share = self._share_since_much_faster(chunk)
         if now > self._not_deaf_until and FEW < share < MOST and chunk.share > 0.7 * share:
             self.value, self._refused_at = None, math.inf
             self._deaf_until, self._deaf_share = now + self._deaf_seconds, share
             self._deaf_seconds *= 2
-            self._known.clear()
+            self._chunks.clear()
 
     def _share_since_much_faster(self, chunk: Chunk) -> float:
         """Return the share of 429s since the pace was three times as high; 0 if it never was or most were refused."""
-        known = list(self._known)
-        for position, earlier in enumerate(known):
+        chunks = list(self._chunks)
+        for position, earlier in enumerate(chunks):
             if chunk.pace < MUCH_SLOWER * earlier.pace and earlier.share < MOST:
-                since = known[position:]
+                since = chunks[position:]
                 return sum(later.refused for later in since) / sum(later.launched for later in since)
         return 0.0
 
@@ -331,7 +331,8 @@ class Pace:
 class Launch:
     """One request on its way."""
 
-    at: float
+    launched_at: float
+    """Seconds of the endpoint's clock."""
     tokens: float
     """Estimated cost."""
     number: int
@@ -420,12 +421,12 @@ class Flow:
         if is_shut:  # twice, with nothing answered between and nothing in flight: the pace is not the reason
             self.hold(now, backoff if hints.retry_after is None else hints.retry_after)
             return
-        if (hints.retry_after or 0.0) > 1 and launch.at < self._announced:
+        if (hints.retry_after or 0.0) > 1 and launch.launched_at < self._announced:
             # asked within an announced wait and refused again: the announcement applies to all calls
             self.held_until = max(self.held_until, self._announced)
         if hints.retry_after is not None:
             self._announced = max(self._announced, now + hints.retry_after)
-        if self.pace is not None and self.pace.refused(launch.number, launch.at, now) is RefusalKind.NEW:
+        if self.pace is not None and self.pace.refused(launch.number, launch.launched_at, now) is RefusalKind.NEW:
             self._cut(launch, now, keep=self.in_flight)
 
     def failed(self, launch: Launch, now: float) -> None:
@@ -454,7 +455,7 @@ class Flow:
 
     def _cut(self, launch: Launch, now: float, keep: int) -> None:
         """Halve the places, but keep at least `keep`, the number of accepted calls in flight."""
-        if self.pace is None or launch.at < self._cut_at:
+        if self.pace is None or launch.launched_at < self._cut_at:
             return
         self.limit = max(1.0, float(keep), self.limit / 2)
         self._cut_at = now

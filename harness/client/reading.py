@@ -92,7 +92,7 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
             raise ReplyError("the model called a function instead of answering", reason="other", status=200)
         text = text or _called_with(message)
     except (LookupError, TypeError, AttributeError):
-        raise ReplyError(f"not a chat completion: {_shown(body)}", reason="http", status=200) from None
+        raise ReplyError(f"not a chat completion: {_excerpt(body)}", reason="http", status=200) from None
     reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thoughts
     prompt_tokens, completion_tokens, reasoning_tokens = _usage(body.get("usage"))
     return ChatReply(
@@ -124,13 +124,13 @@ def _visible(content: object) -> tuple[str, str]:
     if not isinstance(content, list):
         raise TypeError("content is not text")
     texts, thoughts = [], []
-    for part in content:
-        kind = part.get("type")
+    for piece in content:
+        kind = piece.get("type")
         if kind in ("thinking", "reasoning"):  # Mistral's parts have parts of their own
-            inner = part.get("thinking") or part.get("text")
+            inner = piece.get("thinking") or piece.get("text")
             thoughts.append(_visible(inner)[0])
         elif kind != "redacted_thinking":
-            texts.append(_words(part["refusal"] if kind == "refusal" else part["text"]))
+            texts.append(_words(piece["refusal"] if kind == "refusal" else piece["text"]))
     return "".join(texts), "\n".join(thoughts)
 
 
@@ -154,7 +154,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(body: object) -> str:
+def _excerpt(body: object) -> str:
     try:
         return printable(json.dumps(body))[:200]
     except RecursionError:
@@ -226,8 +226,8 @@ def _first_visible(tokens: Sequence[str]) -> int:
         text += token
         if any(text.rstrip().endswith(closing) for _, closing in TAGS):
             start = position + 1
-    rest = (token.strip(BLANK_MARKS) for token in tokens[start:])
-    return next((start + later for later, token in enumerate(rest) if any(map(str.isalnum, token))), 0)
+    words = (token.strip(BLANK_MARKS) for token in tokens[start:])
+    return next((start + later for later, token in enumerate(words) if any(map(str.isalnum, token))), 0)
 
 
 BLANK_MARKS = " \t\r\n\u0120\u010a\u2581"

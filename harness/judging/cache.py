@@ -200,7 +200,7 @@ class ReplyCache:
             await asyncio.wait([earlier])
         asking = self._asking[key] = self._loop.create_future()
         try:
-            chat_reply = await self._do(SELECT, (key,))
+            chat_reply = await self._execute(SELECT, (key,))
             if self._broken is not None and not self._is_off:
                 raise self._broken
             if chat_reply is None:
@@ -219,14 +219,14 @@ class ReplyCache:
         tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
         usage = (reply.prompt_tokens, reply.completion_tokens)
         values = (reply.text, reply.finish, *usage, tops, reply.price_share, reply.reasoning, reply.reasoning_tokens)
-        await self._do(INSERT, (key, judge, time.time(), *values))
+        await self._execute(INSERT, (key, judge, time.time(), *values))
 
     async def forget(self, keys: Iterable[bytes]) -> None:
         """Drop replies without a verdict, so that the same question is asked again."""
         for key in keys:
-            await self._do(DELETE, (key,))
+            await self._execute(DELETE, (key,))
 
-    async def _do(self, sql: str, values: tuple[object, ...]) -> ChatReply | None:
+    async def _execute(self, sql: str, values: tuple[object, ...]) -> ChatReply | None:
         if self._thread is None:
             return None
         waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
@@ -247,9 +247,9 @@ class ReplyCache:
                 jobs.append(self._jobs.get())
             open_for_jobs = None not in jobs
             statements = [statement for job in jobs if job is not None for statement in job]
-            done = self._serve(database, statements)
+            results = self._serve(database, statements)
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_resolve, statements, done)
+                self._loop.call_soon_threadsafe(_resolve, statements, results)
         database.close()
 
     def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
@@ -347,8 +347,8 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
     Return the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
-    where = "WHERE created < ? AND INSTR(judge, ?) > 0"
-    removed = len(_one_statement(path, f"DELETE FROM replies {where} RETURNING 1", (before, judge or "")))
+    condition = "WHERE created < ? AND INSTR(judge, ?) > 0"
+    removed = len(_one_statement(path, f"DELETE FROM replies {condition} RETURNING 1", (before, judge or "")))
     if removed:
         _one_statement(path, "VACUUM", ())
     return removed

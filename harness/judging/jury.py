@@ -110,19 +110,19 @@ class CardProtocol:
             case {"n": int(n), "seed": int(seed)}:
                 limit = n, seed
         jury: Jury | None = None
-        parts: list[JsonValue] = [protocol.get("judge")]
+        members: list[JsonValue] = [protocol.get("judge")]
         match protocol.get("judge"):
-            case {"kind": "jury", "rule": "mean" | "majority" | "median" | "cyclic" as rule, "members": [*parts]}:
-                jury = Jury(tuple(str(part["name"]) for part in parts if isinstance(part, dict)), rule)
+            case {"kind": "jury", "rule": "mean" | "majority" | "median" | "cyclic" as rule, "members": [*members]}:
+                jury = Jury(tuple(str(identity["name"]) for identity in members if isinstance(identity, dict)), rule)
         auditor: str | None = None
         match protocol.get("audit"):
             case {"judge": {"name": str(auditor)}}:
                 pass
-        identities = [part for part in parts if isinstance(part, dict)]
-        if not all(isinstance(part.get("params"), dict) for part in identities):
+        identities = [identity for identity in members if isinstance(identity, dict)]
+        if not all(isinstance(identity.get("params"), dict) for identity in identities):
             identities = []  # an imported run, whose files do not state how the judge was asked
         return cls(
-            judges={str(part["name"]): part for part in identities},
+            judges={str(identity["name"]): identity for identity in identities},
             jury=jury,
             auditor=auditor,
             references=references if isinstance(references, str) else None,
@@ -151,15 +151,15 @@ def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) ->
     differences = []
     identity = _identity(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
-        shown = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
-        differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
+        label = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
+        differences.append(f"judge {label} instead of the official {' or '.join(official)}")
     # a judge without log-probabilities is refused by the suites that read them, and for the others nothing is different
     params = {name: value for name, value in spec.params.items() if value is not None or "logprobs" not in name}
     if params:
         changed = (f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in params.items())
         differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
-    known = templates.values() if isinstance(templates, dict) else ()
-    if "template" in identity and identity["template"] not in known:
+    stated_templates = templates.values() if isinstance(templates, dict) else ()
+    if "template" in identity and identity["template"] not in stated_templates:
         differences.append(
             f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
         )
@@ -223,24 +223,24 @@ def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]
 
 def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
     """Combine the members' judgments (one per member and question, of the current answers) into the jury's."""
-    kept: list[Judgment] = []
+    scored_rows: list[Judgment] = []
     sizes: Counter[str] = Counter()
     for rows in by_question(judgments).values():
         verdicts = [row.verdict for row in rows if row.verdict is not None]
         if jury.rule == "cyclic":
             sizes["full" if verdicts else "short"] += 1
-            kept += rows
+            scored_rows += rows
             continue
         if 2 * len(verdicts) <= len(jury.members):
             sizes["short"] += 1
-            kept.append(_failed(rows[0], len(verdicts), jury))
+            scored_rows.append(_failed(rows[0], len(verdicts), jury))
             continue
         sizes["full" if len(verdicts) == len(jury.members) else "part"] += 1
         if jury.rule == "mean":
-            kept += [row for row in rows if row.verdict is not None]
+            scored_rows += [row for row in rows if row.verdict is not None]
             continue
         sizes["undecided"] += jury.rule == "majority" and majority(verdicts) is None
-        kept.append(_as_jury(rows[0], jury, verdict=agreed(verdicts, jury.rule)))
+        scored_rows.append(_as_jury(rows[0], jury, verdict=agreed(verdicts, jury.rule)))
     counts = JuryCounts(
         questions=sizes["full"] + sizes["part"] + sizes["short"],
         full=sizes["full"],
@@ -248,7 +248,7 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
         short=sizes["short"],
         undecided=sizes["undecided"],
     )
-    return Combined(jury, tuple(kept), counts)
+    return Combined(jury, tuple(scored_rows), counts)
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:

@@ -88,7 +88,7 @@ def audited_scores(
     facts = facts_of(suite.name)
     estimates = {first.metric: audited_sums(first, second) for first, second in sums}
     scores = {metric: _score(estimate, cheap.scores[metric], ends) for metric, estimate in estimates.items()}
-    kept = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
+    lengths = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
     headline = audited_headline(suite.headline, list(scores))
     audit = Audit(
         judge=plan.name,
@@ -96,11 +96,11 @@ def audited_scores(
         judged=len(set().union(*(set(first.ids) & set(second.ids) for first, second in sums))),
         of=len(set().union(*(first.ids for first, _ in sums))),
         gains={metric: _gain(estimate) for metric, estimate in estimates.items() if estimate is not None},
-        cheap={name: score for name, score in cheap.scores.items() if name not in kept},
+        cheap={name: score for name, score in cheap.scores.items() if name not in lengths},
         spending={},
     )
     whole = audit.judged >= MIN_SCORED * audit.drawn and scores[headline].value is not None
-    results = SuiteScores(scores=scores | kept, notes=(*cheap.notes, *_notes(audit, suite.headline, headline)))
+    results = SuiteScores(scores=scores | lengths, notes=(*cheap.notes, *_notes(audit, suite.headline, headline)))
     return AuditedScores(results, headline, audit, whole)
 
 
@@ -139,8 +139,8 @@ def spending_by_judge(store: RunStore, names: Iterable[str]) -> dict[str, JudgeS
     """Return what the verdicts of each of these judges took."""
     spent = {name: store.spending(name) for name in names}
     return {
-        name: JudgeSpending(calls=part.calls, paid=round(sum(part.paid), 6) if part.paid else None)
-        for name, part in spent.items()
+        name: JudgeSpending(calls=spending.calls, paid=round(sum(spending.paid), 6) if spending.paid else None)
+        for name, spending in spent.items()
     }
 
 
@@ -256,8 +256,8 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
 
 def _check_headline(results: SuiteScores, metric: str, suite: str) -> None:
     if metric not in results.scores:
-        known = ", ".join(results.scores) or "none"
-        raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {known}")
+        names = ", ".join(results.scores) or "none"
+        raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {names}")
 
 
 def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[str, JsonValue]:
@@ -267,17 +267,17 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
         "run_id": run.store.folder.name,
         "config": _config_digest(spec),
         "seed": spec.seed,
-        **_parts(plan),
+        **_weights_apart(plan),
         **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
         **({} if citation is None else {"calibration": citation.provenance}),
         **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
 
 
-def _parts(plan: Plan) -> dict[str, JsonValue]:
+def _weights_apart(plan: Plan) -> dict[str, JsonValue]:
     """Return the digests of an adapter and of its base. The identity has that of both together."""
-    parts = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
-    return {"weights": parts} if parts else {}
+    digests = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
+    return {"weights": digests} if digests else {}
 
 
 def _config_digest(spec: RunSpec) -> str:

@@ -170,7 +170,7 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     meters = {spec.name: meter(spec.model, exact=exact) for spec in specs}
     totals = _totals(plan, run, meters)
     cached = kept(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
-    known = all(map(priced, specs))
+    has_prices = all(map(priced, specs))
     shares = {
         spec.name: JudgeShare(totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if priced(spec) else None)
         for spec in specs
@@ -184,8 +184,8 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
         judge_calls=totals.calls,
         judge_calls_done=totals.done,
         judge_calls_cached=len(cached),
-        judge_cost=totals.cost if known else None,
-        judge_cost_open=totals.cost_open - sum(totals.keys[key] for key in cached) if known else None,
+        judge_cost=totals.cost if has_prices else None,
+        judge_cost_open=totals.cost_open - sum(totals.keys[key] for key in cached) if has_prices else None,
         tokens_by=", ".join(dict.fromkeys(token_meter.name for token_meter in meters.values())),
         by_judge=shares,
     )

@@ -83,12 +83,12 @@ async def execute(
     """
     started = time.monotonic()
     async with AsyncExitStack() as stack:
-        kept = KeptServer(plan.backend, stack)
+        server = KeptServer(plan.backend, stack)
 
         def serve() -> AbstractAsyncContextManager[Backend]:
             # if the server were kept, a judge that waits for the candidate's devices would wait forever
             keeping = plan.own_runners and not any(waits(judge) for run in runs for judge in run.plan.judges)
-            return kept if keeping else plan.backend
+            return server if keeping else plan.backend
 
         presented = await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
         try:
@@ -103,7 +103,7 @@ async def execute(
                 )
         finally:
             end_sessions(runs, time.monotonic() - started)
-        own_cards = [await own_card(plan, suite, kept, presented, fresh=fresh) for suite in plan.own_runners]
+        own_cards = [await own_card(plan, suite, server, presented, fresh=fresh) for suite in plan.own_runners]
     environment = await asyncio.to_thread(provenance)
     cards = []
     for run in runs:

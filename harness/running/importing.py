@@ -115,9 +115,9 @@ def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
     `expected` is of all the suite's questions; the tools that wrote the files count only what they find there.
     """
     absent = {
-        name: (known.n + known.unscored) - (score.n + score.unscored)
+        name: (expected_score.n + expected_score.unscored) - (score.n + score.unscored)
         for name, score in scores.scores.items()
-        if (known := expected.scores.get(name)) is not None
+        if (expected_score := expected.scores.get(name)) is not None
     }
     counted = {
         name: score.model_copy(update={"unscored": score.unscored + max(0, absent.get(name, 0))})
@@ -131,9 +131,13 @@ def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
 def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if answers contain reasoning. It stays, because these verdicts are about the whole text."""
     turns = [turn for answer in answers for turn in answer.turns]
-    shown = sum(split_reasoning(turn).visible != turn for turn in turns)
-    text = f"{shown} of {len(turns)} answers contain reasoning, which their judge saw and which counts as their length"
-    return [text] * (shown > 0)
+    turns_with_reasoning = sum(split_reasoning(turn).visible != turn for turn in turns)
+    if not turns_with_reasoning:
+        return []
+    return [
+        f"{turns_with_reasoning} of {len(turns)} answers contain reasoning, which their judge saw and which counts as "
+        "their length"
+    ]
 
 
 def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tuple[str, Numbers]]:
@@ -142,20 +146,20 @@ def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tup
     Without it, every result has its file's own name. Raise ConfigError if the files have several models, none of that
     name, or if a name is missing.
     """
-    names = sorted({part.model or "" for part in numbers})
+    names = sorted({table.model or "" for table in numbers})
     if model is None:
         if "" in names:
             raise ConfigError("these files do not state the model's name: pass --model NAME")
-        return [(part.model or "", part) for part in numbers]
+        return [(table.model or "", table) for table in numbers]
     if model in names:
-        return [(model, part) for part in numbers if part.model == model]
+        return [(model, table) for table in numbers if table.model == model]
     if len(names) > 1:
         listed = ", ".join(name or "one without a name" for name in names)
         raise ConfigError(
             f"the files contain {len(names)} models, none named {model!r}: {listed}; pass one of these as --model, or "
             "leave --model out to import each under its own name"
         )
-    return [(model, part) for part in numbers]
+    return [(model, table) for table in numbers]
 
 
 def write_numbers(

@@ -377,12 +377,12 @@ def in_prefix_order(tasks: Iterable[tuple[Item, JudgeTask]]) -> list[tuple[Item,
     def key(item: tuple[Item, JudgeTask]) -> tuple[str, ...]:
         template, fields = item[1].template, item[1].fields
         if id(template) not in slots:
-            slots[id(template)] = _shown(template, fields)
+            slots[id(template)] = _fields_in(template, fields)
         return (template.system or "", template.user, *(fields[slot] for slot in slots[id(template)]), item[1].key)
 
     return sorted(tasks, key=key)
 
 
-def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
+def _fields_in(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
     positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
     return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))

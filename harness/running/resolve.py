@@ -62,12 +62,12 @@ def models_in(text: str) -> tuple[str, ...]:
             raise ConfigError(f"--model {text!r} names no model; write one per line, as --model takes them")
     else:
         models = []
-        for part in text.split(","):
+        for name in text.split(","):
             # the name of a served model may contain a comma: `endpoint:` is complete with its URL
             if models and models[-1].startswith("endpoint:") and "@http" not in models[-1]:
-                models[-1] += f",{part}"
+                models[-1] += f",{name}"
             else:
-                models.append(part.strip() if "," in text else part)
+                models.append(name.strip() if "," in text else name)
         if len(models) > 1 and "" in models:
             raise ConfigError(f"--model {text!r} has an empty name between its commas")
     twice = sorted({model for model in models if models.count(model) > 1})

@@ -92,20 +92,22 @@ def check_served(folder: Path, presented: Presented, *, assume_same: bool = Fals
         )
 
 
-def differences(before: object, now: Mapping[str, JsonValue]) -> list[str]:
+def differences(before: object, current: Mapping[str, JsonValue]) -> list[str]:
     """Return what a server states otherwise than before, for what it states at both times. Pure."""
     if not isinstance(before, dict):
         return []
-    return [f"{key} {before[key]!r}, now {value!r}" for key, value in now.items() if before.get(key, value) != value]
+    return [
+        f"{key} {before[key]!r}, now {value!r}" for key, value in current.items() if before.get(key, value) != value
+    ]
 
 
-def canary_differs(before: object, now: Mapping[str, JsonValue] | None) -> bool:
+def canary_differs(before: object, current: Mapping[str, JsonValue] | None) -> bool:
     """Return whether two canary answers differ in words, or by more than NOISE in a log-probability. Pure."""
-    if not isinstance(before, dict) or now is None:
+    if not isinstance(before, dict) or current is None:
         return False
-    if any(before.get(key) != now.get(key) for key in ("text", "reasoning")):
+    if any(before.get(key) != current.get(key) for key in ("text", "reasoning")):
         return True
-    pairs = zip(_logprobs(before), _logprobs(now), strict=False)
+    pairs = zip(_logprobs(before), _logprobs(current), strict=False)
     return any(abs(earlier - later) > NOISE for earlier, later in pairs)
 
 
@@ -134,12 +136,12 @@ def last_session(folder: Path) -> dict[str, Any] | None:
 
 def record_served(folder: Path, presented: Presented) -> None:
     """Append what the server shows now. Raise StoreError if it cannot be written."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     make_folder(folder)
     path = folder / FILE
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"at": now, **asdict(presented)}, sort_keys=True) + "\n")
+            file.write(json.dumps({"at": stamp, **asdict(presented)}, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 

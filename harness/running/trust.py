@@ -195,7 +195,7 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
     split, names = _split(list(dict.fromkeys(keys)), means)
     if split is None:
         return None
-    return _parts(split, names, "points" if rule.scale == 1.0 else "percent")
+    return _variance_parts(split, names, "points" if rule.scale == 1.0 else "percent")
 
 
 def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
@@ -211,17 +211,17 @@ def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Spli
     nested = [_labels([key[0] for key in keys])]
     for depth in range(1, len(LEVELS)):
         nested.append(_labels(zip(nested[-1].tolist(), [key[depth] for key in keys], strict=True)))
-    kept, names = [nested[0]], [LEVELS[0]]
+    levels, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):
-        if labels.max() > kept[-1].max():
-            kept.append(labels)
+        if labels.max() > levels[-1].max():
+            levels.append(labels)
             names.append(name)
-    removed = [0] * len(kept)
+    removed = [0] * len(levels)
     if "judge" in names:
         facets = _labels([key[2] for key in keys])
         values = centred(values, facets)
         removed[names.index("judge")] = int(facets.max())
-    return (variance_split(values, kept, removed=removed) if len(kept) > 1 else None), tuple(names)
+    return (variance_split(values, levels, removed=removed) if len(levels) > 1 else None), tuple(names)
 
 
 def _labels(keys: Iterable[object]) -> IntArray:
@@ -229,10 +229,10 @@ def _labels(keys: Iterable[object]) -> IntArray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def _parts(split: Split, names: Sequence[Level], unit: str) -> VarianceParts:
-    parts = dict(zip(names, split.parts, strict=True))
-    total = sum(parts.values())
-    judges = parts.get("judge", 0.0) + parts.get("repeat", 0.0)
+def _variance_parts(split: Split, names: Sequence[Level], unit: str) -> VarianceParts:
+    variances = dict(zip(names, split.parts, strict=True))
+    total = sum(variances.values())
+    judges = variances.get("judge", 0.0) + variances.get("repeat", 0.0)
     return VarianceParts.model_validate(
         {
             "unit": unit,

@@ -110,7 +110,7 @@ def _kappa(first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequ
         [*first, *(left for left, _ in pseudo)], [*second, *(right for _, right in pseudo)]
     )
     return Measure(
-        value, _containing(value, clustered_interval(middle, influence, [*clusters, *_own(pseudo)]), -1.0), n
+        value, _containing(value, clustered_interval(middle, influence, [*clusters, *_singletons(pseudo)]), -1.0), n
     )
 
 
@@ -133,7 +133,7 @@ def _kappa_terms(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple
     return (observed - expected) / (1 - expected), (slope - slope.mean()) / n
 
 
-def _own(rows: Sequence[object]) -> list[Hashable]:
+def _singletons(rows: Sequence[object]) -> list[Hashable]:
     """Return a cluster of its own for each pseudo-row."""
     return [object() for _ in rows]
 
@@ -199,10 +199,10 @@ def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable
     `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
-    kept = [
+    repeated = [
         (_unequal_share(verdicts), unit) for verdicts, unit in zip(repeats, units, strict=True) if len(verdicts) > 1
     ]
-    return share_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
+    return share_measure(np.array([share for share, _ in repeated], dtype=np.float64), [unit for _, unit in repeated])
 
 
 def _unequal_share(verdicts: Sequence[Hashable]) -> float:
@@ -350,7 +350,9 @@ def _lang_reiczigel(wins: FloatArray, masks: tuple[BoolArray, ...], clusters: Se
         influence += np.where(mask, slope * (wins - share), 0.0)
         pseudo += [float(slope * np.sqrt(extra) * (outcome - share)) for outcome in (1, 0)]
     shift = 2 * z2 * (theta * q1 * (1 - q1) / n1 - (1 - theta) * q0 * (1 - q0) / n0)
-    return clustered_interval(float(theta + shift), np.append(influence, pseudo) / power, [*clusters, *_own(pseudo)])
+    return clustered_interval(
+        float(theta + shift), np.append(influence, pseudo) / power, [*clusters, *_singletons(pseudo)]
+    )
 
 
 def prediction_powered(
@@ -376,7 +378,7 @@ def prediction_powered(
     influence = weight * (rows.judge - rows.judge.mean()) / total
     influence[both] += (corrected - middle) / count
     influence = np.append(influence, (pseudo - middle) / count)
-    interval = clustered_interval(middle, influence, [*rows.clusters, *_own(pseudo.tolist())])
+    interval = clustered_interval(middle, influence, [*rows.clusters, *_singletons(pseudo.tolist())])
     return Corrected(value, _containing(value, interval, *(bounds or (-math.inf, math.inf))))
 
 

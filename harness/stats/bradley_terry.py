@@ -188,8 +188,8 @@ def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
         missing = int((rounds * n - len(drawn)) * (1 << bits) / n * 1.02) + 64
         words = np.frombuffer(rng.bytes(4 * missing), dtype="<u4") & np.uint32((1 << bits) - 1)
         drawn = np.concatenate((drawn, words[np.flatnonzero(words < n)]))  # a third of the time of words[words < n]
-    taken = values.astype(np.int8).take(drawn[: rounds * n])
-    sums: FloatArray = taken.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
+    drawn_values = values.astype(np.int8).take(drawn[: rounds * n])
+    sums: FloatArray = drawn_values.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
     return sums
 
 

@@ -101,12 +101,12 @@ class Contests:
 
 def enough(contests: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
     """Return which models have enough rows against others with enough, shape (names,)."""
-    kept = np.ones(len(contests.names), dtype=np.bool_)
+    candidates = np.ones(len(contests.names), dtype=np.bool_)
     while True:
-        still = kept & (contests.among(kept).games() >= fewest)
-        if np.array_equal(still, kept):
-            return kept
-        kept = still
+        remaining = candidates & (contests.among(candidates).games() >= fewest)
+        if np.array_equal(remaining, candidates):
+            return candidates
+        candidates = remaining
 
 
 def rateable(votes: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
@@ -173,8 +173,8 @@ class Strengths:
     @property
     def both(self) -> BoolArray:
         """Which models have votes and verdicts."""
-        known: BoolArray = np.isfinite(self.people) & np.isfinite(self.judge)
-        return known
+        is_known: BoolArray = np.isfinite(self.people) & np.isfinite(self.judge)
+        return is_known
 
 
 def fit_scale(votes: FloatArray, verdicts: FloatArray, voted: BoolArray) -> Strengths:
@@ -304,10 +304,10 @@ def _measure(value: float, rounds: FloatArray, n: int) -> Measure:
     """Return the estimate with its percentiles, or without an interval if too many rounds lack it."""
     if not np.isfinite(value):
         return Measure(None, None, n)
-    known = rounds[np.isfinite(rounds)]
-    if len(known) < (1.0 - MOST_LOST) * len(rounds):
+    finite = rounds[np.isfinite(rounds)]
+    if len(finite) < (1.0 - MOST_LOST) * len(rounds):
         return Measure(float(value), None, n)
-    return Measure(float(value), percentile_interval(known), n)
+    return Measure(float(value), percentile_interval(finite), n)
 
 
 def _misplaced(residuals: FloatArray, rounds: FloatArray, both: BoolArray) -> float:
@@ -335,9 +335,9 @@ def _with_taste(value: float, rounds: FloatArray, taste: float, freedom: int, n:
 
 def _without_votes_of(model: int, votes: Contests, point: Strengths) -> FloatArray:
     """Return where the judge places all models if one model's votes do not count for slope and offset."""
-    known = np.isfinite(point.people)
-    known[model] = False
-    return _placed(np.where(known, point.people, np.nan), point.judge, votes.table())[1]
+    has_elo = np.isfinite(point.people)
+    has_elo[model] = False
+    return _placed(np.where(has_elo, point.people, np.nan), point.judge, votes.table())[1]
 
 
 # ----------------------------------------------------------------------------------------------------- held-out votes
@@ -402,15 +402,15 @@ def predictions(
 def _folds(clusters: IntArray, seed: int) -> IntArray:
     """Return each row's part, 0 to FOLDS - 1: whole questions, drawn by seed."""
     units, row_unit = np.unique(clusters, return_inverse=True)
-    parts = np.random.default_rng(seed).permutation(len(units)) % FOLDS
-    return parts[row_unit].astype(np.int64)
+    fold_of_unit = np.random.default_rng(seed).permutation(len(units)) % FOLDS
+    return fold_of_unit[row_unit].astype(np.int64)
 
 
 def _people_signal(votes: Contests, fold: IntArray) -> FloatArray:
     signal = np.full(len(votes), np.nan)
-    for part in range(FOLDS):
-        strengths = strengths_of(votes.of(fold != part).table())
-        held = fold == part
+    for number in range(FOLDS):
+        strengths = strengths_of(votes.of(fold != number).table())
+        held = fold == number
         signal[held] = strengths[votes.first[held]] - strengths[votes.second[held]]
     return signal
 
@@ -418,9 +418,9 @@ def _people_signal(votes: Contests, fold: IntArray) -> FloatArray:
 def _held_out(signal: FloatArray, points: FloatArray, fold: IntArray) -> FloatArray:
     """Return each row's log-odds with the slope that the rows of other parts have, or NaN without signal or slope."""
     odds = np.full(len(signal), np.nan)
-    known = np.isfinite(signal)
-    for part in range(FOLDS):
-        fitted, held = known & (fold != part), known & (fold == part)
+    has_signal = np.isfinite(signal)
+    for number in range(FOLDS):
+        fitted, held = has_signal & (fold != number), has_signal & (fold == number)
         odds[held] = fit_slope(signal[fitted], points[fitted]) * signal[held]
     return odds
 
@@ -432,12 +432,12 @@ def _prediction(votes: Contests, odds: FloatArray) -> Prediction:
     right = np.where(odds == 0.0, 0.5, _side(odds, points))[decided]
     slope = fit_slope(odds, points)
     bins = _bins(np.abs(odds), _side(odds, points), odds != 0.0)
-    counts = sum(part.n for part in bins)
+    counts = sum(row.n for row in bins)
     return Prediction(
         accuracy=share_measure(right, votes.clusters[decided].tolist()),
         log_loss=mean_measure(loss, clusters),
         slope=None if np.isnan(slope) else slope,
-        error=sum(part.n * abs(part.predicted - part.observed) for part in bins) / counts if counts else None,
+        error=sum(row.n * abs(row.predicted - row.observed) for row in bins) / counts if counts else None,
         bins=bins,
     )
 
@@ -446,9 +446,15 @@ def _bins(odds: FloatArray, points: FloatArray, favoured: BoolArray) -> tuple[Bi
     """Return the filled bins. `points` are the favourite's, and rows without a favourite are left out."""
     probability = _logistic(odds)[favoured]
     observed = points[favoured]
-    where = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)
+    bin_numbers = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)
     return tuple(
-        Bin(BINS[k], BINS[k + 1], float(probability[where == k].mean()), float(observed[where == k].mean()), int(count))
-        for k, count in enumerate(np.bincount(where, minlength=len(BINS) - 1))
+        Bin(
+            BINS[k],
+            BINS[k + 1],
+            float(probability[bin_numbers == k].mean()),
+            float(observed[bin_numbers == k].mean()),
+            int(count),
+        )
+        for k, count in enumerate(np.bincount(bin_numbers, minlength=len(BINS) - 1))
         if count
     )

@@ -168,13 +168,13 @@ class _ReplicateRows:
         return gradient, hessian
 
 
-def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """Return each replicate's b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1, by coordinate descent."""
-    solution = at.copy()
+def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, start: FloatArray) -> FloatArray:
+    """Return each replicate's b that minimises g.d + d' H d / 2 + |b|_1, d = b - start, by coordinate descent."""
+    solution = start.copy()
     for _ in range(SWEEPS):
         before = solution.copy()
         for k in range(3):
-            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - at)
+            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - start)
             bend = np.maximum(hessian[k, k], SMALLEST_CURVATURE)
             free = solution[k] - slope / bend
             solution[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
@@ -265,7 +265,7 @@ def control_length_replicates(
         return None
     rng = np.random.default_rng(seed)
     drawn = np.concatenate(list(resampling_weights(len(rows.preference), refits, rng)))
-    estimates = [weighted_win_rates(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
+    estimates = [weighted_win_rates(rows, gamed, fit, batch) for batch in np.array_split(drawn, max(1, refits // 100))]
     return np.concatenate(estimates)
 
 
@@ -305,13 +305,13 @@ def _choose_strength(features: FloatArray, preference: FloatArray, weight: Float
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
-        kept, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
+        training, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
         fits = Fits(SEED)  # one stream for all Cs of a fold: it changes published digits
-        for at, strength in enumerate(STRENGTHS):
-            coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
+        for column, strength in enumerate(STRENGTHS):
+            coefficients = fits.fit(replace(training, weight=training.weight * strength))
             fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
             likelihood = weight[held_out] * (true * np.log(fitted) + (1 - true) * np.log(1 - fitted))
-            scores[number, at] = np.mean(likelihood)
+            scores[number, column] = np.mean(likelihood)
     return float(STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))])
 
 

@@ -154,8 +154,8 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
     """Return the sum of the values of each cluster, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
-    at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
-    sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
+    cluster_numbers = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums: FloatArray = np.bincount(cluster_numbers, values, len(numbers)).astype(np.float64)
     return sums
 
 
@@ -346,13 +346,13 @@ def _largest_differences(errors: FloatArray, rates: FloatArray) -> NDArray[np.fl
     largest = np.zeros((count, resamples), dtype=np.float32)
     single, single_rates = errors.astype(np.float32), rates.astype(np.float32)
     for start in range(0, resamples, PIECE_RESAMPLES):
-        part = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
-        best = np.zeros_like(part)
+        piece = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
+        best = np.zeros_like(piece)
         for first in range(0, count, PIECE_MODELS):
             end = min(count, first + PIECE_MODELS)
             for model in range(end - 1):
                 rivals = slice(max(first, model + 1), end)
-                apart = part[rivals] - part[model]
+                apart = piece[rivals] - piece[model]
                 apart *= single_rates[model, rivals, None]
                 np.abs(apart, out=apart)
                 np.maximum(best[rivals], apart, out=best[rivals])
@@ -385,12 +385,12 @@ def swap_tests(
     if None not in p_values:
         return [p for p in p_values if p is not None]
     totals = [(above.sum(), below.sum()) for above, below in models]
-    terms_of_models = np.column_stack([part for model in models for part in model])
+    terms_of_models = np.column_stack([column for model in models for column in model])
     hits = [0] * len(pairs)
     for swapped in _swaps(len(terms_of_models), flips, seed):
         products = (swapped.astype(np.float64) @ terms_of_models).T.reshape(len(models), 2, -1)
-        for at, (first, second) in enumerate(pairs):
-            if p_values[at] is not None:
+        for number, (first, second) in enumerate(pairs):
+            if p_values[number] is not None:
                 continue
             above, below = products[second] - products[first]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -398,7 +398,7 @@ def swap_tests(
                 ratio = (totals[first][0] + above) / (totals[first][1] + below)
                 ratio -= (totals[second][0] - above) / (totals[second][1] - below)
                 nearer = np.abs(ratio, out=ratio) < seen - SMALLEST
-            hits[at] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
+            hits[number] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
     drawn = [(1 + count) / (flips + 1) for count in hits]
     return [share if p is None else p for p, share in zip(p_values, drawn, strict=True)]
 
@@ -429,8 +429,8 @@ def _remembered_swaps(clusters: int, flips: int, seed: int) -> tuple[NDArray[np.
 def _draw_swaps(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.int8]]:
     rng = np.random.default_rng(seed)
     block = max(1, CELLS // max(1, clusters))
-    for done in range(0, flips, block):
-        yield rng.integers(0, 2, size=(min(block, flips - done), clusters), dtype=np.int8)
+    for drawn_before in range(0, flips, block):
+        yield rng.integers(0, 2, size=(min(block, flips - drawn_before), clusters), dtype=np.int8)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -438,9 +438,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, highest = [0.0] * count, 0.0
-    for rank, at in enumerate(order):
-        highest = max(highest, min(1.0, (count - rank) * float(p_values[at])))
-        adjusted[at] = highest
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (count - rank) * float(p_values[position])))
+        adjusted[position] = highest
     return adjusted
 
 

@@ -213,8 +213,8 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
         se = math.sqrt(by_question)
         return CrossedMean(mean, se, questions - 1, questions, se, repeats)
     by_repeat = float(columns @ columns) / (repeats - 1) / repeats
-    rest = values - mean - rows[:, None] - columns[None, :]
-    both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    residuals = values - mean - rows[:, None] - columns[None, :]
+    both = float((residuals**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
     variance = max(by_question + by_repeat - both, by_question, by_repeat)
     spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
     df = variance**2 / spread if spread else questions - 1
@@ -234,12 +234,12 @@ class Parts:
     @property
     def value(self) -> float:
         """Return the ratio over all questions."""
-        above, below = (self._question(part).sum() for part in (self.above, self.below))
+        above, below = (self._question(cells).sum() for cells in (self.above, self.below))
         return float(above / below)
 
-    def _question(self, part: FloatArray) -> FloatArray:
-        counts = np.maximum(1, np.isfinite(part).sum(axis=1))
-        sums: FloatArray = np.nansum(part, axis=1)
+    def _question(self, cells: FloatArray) -> FloatArray:
+        counts = np.maximum(1, np.isfinite(cells).sum(axis=1))
+        sums: FloatArray = np.nansum(cells, axis=1)
         return sums if self.added else sums / counts
 
     def variances(self) -> tuple[FloatArray, FloatArray] | None:

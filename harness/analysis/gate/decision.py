@@ -67,15 +67,15 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
     """
     unit = rows[0].metric
     slopes = [_slope(check, suite, row.metric, unit) for suite, row in zip(check.pooled, rows, strict=True)]
-    known = [slope for slope in slopes if slope is not None]
-    if len(known) < len(slopes):
-        unknown = [check.pooled[at] for at, slope in enumerate(slopes) if slope is None]
+    known_slopes = [slope for slope in slopes if slope is not None]
+    if len(known_slopes) < len(slopes):
+        unknown = [check.pooled[number] for number, slope in enumerate(slopes) if slope is None]
         return None, f"no slope of {', '.join(unknown)} is known; state it in the check (`harness gate slopes`)"
     if not all(row.estimate().varies for row in rows):
         return None, "a suite's questions all have the same difference, so it has no weight"
     estimates = [row.estimate() for row in rows]
-    estimate, p = pooled(estimates, known), disagreement(estimates, known)
-    values = ", ".join(f"{row.value / slope:+.2f}" for row, slope in zip(rows, known, strict=True))
+    estimate, p = pooled(estimates, known_slopes), disagreement(estimates, known_slopes)
+    values = ", ".join(f"{row.value / slope:+.2f}" for row, slope in zip(rows, known_slopes, strict=True))
     note = f"its suites disagree, so look at each: {values} in points of {unit} (p {p:.2g})" if p < ALPHA else None
     low, high = estimate.interval()
     update = {
@@ -144,7 +144,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
             continue
         slope, correlation = slope_between(scores[0], scores[1])
         metrics = [facts_of(suite).metric(facts_of(suite).headline) for suite in (first, second)]
-        known = metrics[0].slope is not None and metrics[1].slope is not None
+        has_stated = metrics[0].slope is not None and metrics[1].slope is not None
         rows.append(
             Slope(
                 first=first,
@@ -154,7 +154,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
                 models=len(models),
                 slope=slope,
                 correlation=correlation,
-                stated=(metrics[1].slope or 0.0) / (metrics[0].slope or 1.0) if known else None,
+                stated=(metrics[1].slope or 0.0) / (metrics[0].slope or 1.0) if has_stated else None,
             )
         )
     return rows
@@ -177,14 +177,14 @@ def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> No
     for check in policy.checks:
         suite = check.suites[0]
         facts = facts_of(suite)
-        known = {name for card in cards if card.suite == suite for name in card.scores}
+        metrics = {name for card in cards if card.suite == suite for name in card.scores}
         # of the metrics that the facts of users' own suites list, each suite has some
-        known |= set() if facts.by_argument and known else {metric.name for metric in facts.metrics}
-        names = known | {name.partition(",")[0] for name in known}
-        if check.metric is not None and known and check.metric not in names:
+        metrics |= set() if facts.by_argument and metrics else {metric.name for metric in facts.metrics}
+        names = metrics | {name.partition(",")[0] for name in metrics}
+        if check.metric is not None and metrics and check.metric not in names:
             raise ConfigError(
                 f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
-                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(known)}"
+                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(metrics)}"
             )
         categories = {name for card in cards if card.suite == suite for name in card.by_category}
         if check.category is not None and categories and check.category not in categories:
@@ -198,7 +198,7 @@ def judge_gate(
     candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
 ) -> GateReport:
     """Return the gate's report on `evidence`, per suite."""
-    checks = checks_of(policy, {suite: part.baseline for suite, part in evidence.items()})
+    checks = checks_of(policy, {suite: suite_evidence.baseline for suite, suite_evidence in evidence.items()})
     results = _multiplicity([_checked(check, evidence, policy) for check in checks], policy)
     results = [_sequenced(result, evidence.get(result.suite)) for result in results]
     limits = [
@@ -306,12 +306,13 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
     row = choose(metric, check.category)
     if row is not None:
         return metric, row, None
-    known = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})
-    note = f"both runs have {', '.join(known)}" if known else None
+    shared_metrics = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})
+    note = f"both runs have {', '.join(shared_metrics)}" if shared_metrics else None
     if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
         note = "one of the cards has no standard error of it, so the difference cannot be judged"
         if evidence.comparison.population == "these":
-            note = f"it is not a sum over questions, so the population these cannot judge it; check {', '.join(known)}"
+            advice = f"check {', '.join(shared_metrics)}"
+            note = f"it is not a sum over questions, so the population these cannot judge it; {advice}"
     return metric, None, note
 
 
@@ -431,9 +432,9 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
     """Adjust `p_worse` within each tier. A check that was worse by itself may become undecided."""
     adjusted = list(results)
     for tier in ("critical", "supporting", "advisory"):
-        at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
+        numbers = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
-        for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
+        for index, p in zip(numbers, adjust([adjusted[index].p_worse or 0.0 for index in numbers]), strict=True):
             finding: CheckFinding = adjusted[index].found
             if finding == "worse" and p > policy.alpha:
                 finding = "undecided"
@@ -505,8 +506,8 @@ def truncated_share(card: ScoreCard) -> float | None:
 
 
 def named(result: CheckResult) -> str:
-    part = result.category or ("adjusted" if result.plain is not None else None)
-    return f"{result.suite} {result.metric}" + (f" ({part})" if part else "")
+    detail = result.category or ("adjusted" if result.plain is not None else None)
+    return f"{result.suite} {result.metric}" + (f" ({detail})" if detail else "")
 
 
 def _verdict(

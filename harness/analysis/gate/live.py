@@ -117,8 +117,8 @@ async def gate_live(
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
         candidate, loaded = _rows(judging, card), Loaded(judging.run.plan.suite, judging.seen)
-        shown = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
-        evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
+        so_far = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
+        evidence[judging.run.plan.suite.name] = so_far.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
     report = judge_gate(names[0], names[1], policy, evidence)
@@ -164,7 +164,7 @@ async def _judge_in_blocks(
     # a judge that waits for the candidate's devices needs the candidate's server stopped after every block
     keeping = not any(waits(judge) for judging in judgings for judge in judging.run.plan.judges)
     async with AsyncExitStack() as stack:
-        kept = KeptServer(plan.backend, stack)
+        server = KeptServer(plan.backend, stack)
         await stack.enter_async_context(plan.calls.cache)
         while active:
             blocks = [(judging, block) for judging in active if (block := judging.next_block()) is not None]
@@ -172,7 +172,7 @@ async def _judge_in_blocks(
                 return
             await evaluate(
                 [block for _, block in blocks],
-                lambda: kept if keeping else plan.backend,
+                lambda: server if keeping else plan.backend,
                 concurrency=plan.spec.serve.concurrency,
                 on_progress=on_progress,
             )

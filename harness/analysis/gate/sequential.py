@@ -109,13 +109,13 @@ def look_result(
     """Return what the difference so far shows at this look. `peers` checks share the level of "worse"."""
     judged, planned = look
     planned_looks = looks(planned)
-    shares, at = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
+    shares, look_number = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
     # a strict policy fails on any certain drop, so only "worse" can be reached early
     limit = 0.0 if policy.strict else -margin
-    worse = boundaries(shares, policy.alpha / max(1, peers))[at]
+    worse = boundaries(shares, policy.alpha / max(1, peers))[look_number]
     if estimate.value + student_bound(worse, estimate.df) * estimate.se < limit:
         return "worse"
-    safe = student_bound(boundaries(shares, policy.alpha)[at], estimate.df)
+    safe = student_bound(boundaries(shares, policy.alpha)[look_number], estimate.df)
     return "safe" if estimate.value - safe * estimate.se > -margin and not policy.strict else "open"
 
 
