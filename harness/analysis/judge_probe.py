@@ -138,7 +138,7 @@ class ProbeSuite:
         return (right + PADDING, right) if prompt.category == "padded" else (right, row["wrong"])
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        return Sampling(max_tokens=1)  # nothing is generated
+        return Sampling(max_tokens=1)  # nothing is generated: the answers are in the file of questions
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
         template = PARAPHRASE if prompt.category == "paraphrased" else TEMPLATE
@@ -182,6 +182,7 @@ async def probe_judge(
 def loaded_for_probe(spec: JudgeSpec) -> Judge:
     """Return the judge. Raise ConfigError if it cannot compare two answers."""
     judge, suite = load_judge(spec), ProbeSuite()
+    # asked before the first call, so that a judge of single answers is rejected without costs
     if isinstance(judge, Checking):
         for task in suite.tasks(suite.prompts()[0], suite.answers()[0]):
             judge.check(task)
@@ -202,7 +203,7 @@ def probe_results(judgments: Sequence[Judgment]) -> list[ProbeResult]:
             games[row.prompt_id][row.order] = row.verdict.value
     questions = ProbeSuite().questions
     both = {name: pair for name, pair in games.items() if len(pair) == 2}
-    outcomes = (
+    outcomes = (  # in the order of PROBES
         {name: _wins(both[key]) for name in questions if (key := f"plain/{name}") in both},
         {
             name: _side(both[key]["ab"]) == _side(both[key]["ba"])

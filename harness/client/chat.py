@@ -140,6 +140,7 @@ class ChatClient:
         return self._endpoint
 
     async def __aenter__(self) -> Self:
+        # a proxy of the environment cannot reach a server on this machine
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._proxy = None if loopback else _proxy_for(self.base_url)
         self._endpoint = join(self.base_url, self._api_key, self._limits)

@@ -40,6 +40,7 @@ MOST_BYTES = 64 * 2**20
 SMALL = 2**20
 """Bytes of a body after which it waits for one of LARGE_AT_ONCE places."""
 LARGE_AT_ONCE = 2
+"""Large bodies in memory at a time: 128 MB at most, however many calls are in flight."""
 
 
 class BodyTooLargeError(Exception):
@@ -76,7 +77,8 @@ async def _fill(body: bytearray, reply: aiohttp.ClientResponse, most: int) -> bo
 
 
 TRIP = 8
-"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time."""
+"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time. A few
+broken connections among many calls in flight are usual; eight without a single answer are not."""
 PROBE_SECONDS = (0.5, 10.0)
 """Least and longest wait before a probe, which is half the time that the endpoint has been down."""
 REFUSED_PATIENCE = 900.0
@@ -281,6 +283,7 @@ class Endpoint:
             return self.flow.launch(self._loop.time(), tokens)
         waiting = Waiting(self._loop.create_future(), tokens)
         if again:
+            # it has waited before, and must not wait behind every call that came meanwhile
             self._waiting.appendleft(waiting)
         else:
             self._waiting.append(waiting)
@@ -288,6 +291,7 @@ class Endpoint:
         try:
             return await waiting.future
         except asyncio.CancelledError:
+            # cancelled after its turn had come: the place must be given back
             if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
                 self.dropped()
             raise

@@ -88,6 +88,7 @@ def audited_scores(
     facts = facts_of(suite.name)
     estimates = {first.metric: audited_sums(first, second) for first, second in sums}
     scores = {metric: _score(estimate, cheap.scores[metric], ends) for metric, estimate in estimates.items()}
+    # lengths are of the answers, so the audit changes nothing about them
     lengths = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
     headline = audited_headline(suite.headline, list(scores))
     audit = Audit(
@@ -165,6 +166,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     auditor = None if suite_plan.audit is None else suite_plan.audit.name
     main_rows = [row for row in judgments if row.judge != auditor]
     combined = None if suite_plan.jury is None else combine(main_rows, suite_plan.jury)
+    # a jury's members are kept in the store; the suite sees one verdict per task
     scored = main_rows if combined is None else combined.judgments
     results = suite.score(suite_plan.prompts, answers, scored)
     _check_headline(results, suite.headline, suite.name)
@@ -177,6 +179,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         complete = is_complete_card(suite.name, headline, results.scores) and audited.is_complete
         spending = spending_by_judge(run.store, [judge.spec.name for judge in suite_plan.judges])
         trust = trust.model_copy(update={"audit": audited.audit.model_copy(update={"spending": spending})})
+    # a calibration is on the benchmark's own questions, and says nothing of the pocket edition's
     citation = cite(spec.results, suite.name, suite_plan.scale) if spec.edition == "official" else None
     judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = (
@@ -227,6 +230,7 @@ def _audited(
     sides = (judgments, audit_judgments)
     sums = [tuple(question_sums(rule, answers, side, categories=categories) for side in sides) for rule in rules]
     verdict = next((row.verdict for row in audit_judgments if row.verdict is not None), None)
+    # the interval ends where the scale does; a preference is a share of a point
     ends = (verdict.low, verdict.high) if isinstance(verdict, Rating) else (0.0, 1.0)
     return audited_scores(plan.audit, plan.suite, results, [(first, second) for first, second in sums], ends)
 
@@ -421,7 +425,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     total: Counter[str] = Counter()
     for session in sessions:
         total.update({key: value for key, value in session.items() if isinstance(value, int | float)})
-    seconds = total["answer_seconds"]
+    seconds = total["answer_seconds"]  # without the start of the server, which would make short runs look slow
     return {
         "answer_prompt_tokens": sum(sum(answer.prompt_tokens) for answer in answers),
         "answer_completion_tokens": sum(sum(answer.completion_tokens) for answer in answers),

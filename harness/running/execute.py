@@ -63,9 +63,11 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
             stores.append(run.store)
             suite, baseline = run.plan.suite, run.plan.baseline
             definition = suite.definition() if isinstance(suite, Definable) else None
+            # a user's suite file or baseline may change later, and the rows must still be readable then
             keep_beside(run.store.folder, definition, () if baseline is None else baseline.answers.values())
             if run.plan.anchor_tasks:
                 run.store.anchors.open()
+        # what earlier sessions paid counts: --max-cost is for the run, not for one session
         plan.calls.budget.spent = sum(sum(run.store.spending().paid) for run in runs)
         make_folder(plan.spec.log_dir)
         yield runs
@@ -101,7 +103,7 @@ async def execute(
                     answers_first=plan.spec.transport == "batch",
                     on_progress=on_progress,
                 )
-        finally:
+        finally:  # also after an error or Ctrl-C: what was paid until then must be counted
             end_sessions(runs, time.monotonic() - started)
         own_cards = [await own_card(plan, suite, server, presented, fresh=fresh) for suite in plan.own_runners]
     environment = await asyncio.to_thread(provenance)
@@ -198,7 +200,7 @@ async def own_card(
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
         card = numbers_card(spec.model.label, numbers, folder.name, plan.identity)
-        store.write_questions(numbers.questions)
+        store.write_questions(numbers.questions)  # before the card, whose existence means that all is written
         store.write_card(card)
     finally:
         store.close()

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 OBJECTS_PER_COLLECTION = 50_000
 """About 10 MB. Python's default is 700."""
 DONE_FAILURES = frozenset({"context"})
-"""Failures that a retry cannot fix."""
+"""Failures that a retry cannot fix: the prompt stays longer than the model's context."""
 
 
 @dataclass
@@ -104,7 +104,7 @@ class SuiteRun:
         """Return the judge tasks of this answer without a verdict: of the suite's tasks, per judge and repeat."""
         tasks = []
         for task in self.plan.suite.tasks(prompt, answer):
-            sha = task.answer.sha
+            sha = task.answer.sha  # a digest of the text: once per task, not once per judge and repeat
             for judge, repeat in self.plan.asked(prompt):
                 if not self.store.judgments.succeeded(task.key_for(judge.spec.name, repeat, sha)):
                     tasks.append(self.put_to(task, judge, repeat))
@@ -186,6 +186,7 @@ async def evaluate(
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(rare_collections())
+            # first, so that a judge that cannot start ends the run before the model is loaded
             for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
@@ -194,11 +195,13 @@ async def evaluate(
                     group.create_task(_judge_worker(queue, on_progress))
 
                 queues.start(start_worker)
+                # two groups: workers end when the producers have, and an error in either group cancels both
                 async with asyncio.TaskGroup() as producers:
                     producers.create_task(_judge_existing(runs, queues))
                     producers.create_task(_ask_missing(missing, backend, queues, concurrency, on_progress))
                 await queues.end(start_worker)
         for judge in judges:
+            # one after the other, because each of them takes the devices for itself
             if waits(judge):
                 await _judge_afterwards(judge, runs, on_progress)
     except* HarnessError as errors:

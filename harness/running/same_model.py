@@ -58,6 +58,7 @@ async def check_same_model(backend: Backend, runs: Sequence[SuiteRun], *, assume
     """
     presented = await ask_foreign(backend, needed=any(run.answers_open for run in runs))
     if presented is not None:
+        # two loops: nothing may be recorded for one suite if another one's check fails
         for run in runs:
             if run.store.answers.count_succeeded:
                 check_served(run.store.folder, presented, assume_same=assume_same)
@@ -107,6 +108,7 @@ def canary_differs(before: object, current: Mapping[str, JsonValue] | None) -> b
         return False
     if any(before.get(key) != current.get(key) for key in ("text", "reasoning")):
         return True
+    # servers may state different numbers of log-probabilities; the common ones are enough
     pairs = zip(_logprobs(before), _logprobs(current), strict=False)
     return any(abs(earlier - later) > NOISE for earlier, later in pairs)
 

@@ -131,6 +131,7 @@ def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
     both = {key: pair for key, pair in games.items() if len(pair) == 2}
     if not both:
         return None, None
+    # "ab" shows the baseline first, so there the candidate is second
     second, first = (np.array([pair[order] for pair in both.values()]) for order in ("ab", "ba"))
     consistency = position_consistency(second, first, [key[0] for key in both])
     return percent(consistency.consistent, flipped=True), percent(consistency.first_shown)
@@ -187,6 +188,7 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
     if not decided:
         return None
     values = linearised([row.verdict for row in decided if row.verdict is not None], rule.scale)
+    # second turns are harder: without this, that would look like noise between verdicts on one answer
     values = centred(values, _labels([row.turn or 0 for row in decided]))
     facets = [(row.judge, row.order if rule.ordered else None) for row in decided]
     keys = [(row.prompt_id, row.index, facet, row.repeat) for row, facet in zip(decided, facets, strict=True)]
@@ -213,11 +215,14 @@ def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Spli
         nested.append(_labels(zip(nested[-1].tolist(), [key[depth] for key in keys], strict=True)))
     levels, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):
+        # a level with one member per cell of the level above (one draw, one judge) has no variance of its own
         if labels.max() > levels[-1].max():
             levels.append(labels)
             names.append(name)
     removed = [0] * len(levels)
     if "judge" in names:
+        # judges and orders are the same for all questions: their mean differences move every score alike, so they are
+        # taken out and cost their degrees of freedom
         facets = _labels([key[2] for key in keys])
         values = centred(values, facets)
         removed[names.index("judge")] = int(facets.max())

@@ -68,7 +68,7 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
 
     Raise ConfigError if there is none, before any call is made.
     """
-    if plan.own_runners:
+    if plan.own_runners:  # they ask and score in one go, so nothing can be judged in blocks
         raise ConfigError(f"{plan.own_runners[0].name} runs by itself: use harness run, then gate it without --live")
     chosen = {}
     for suite_plan in plan.suites:
@@ -88,6 +88,7 @@ def _differences(protocol: Mapping[str, JsonValue], suite_plan: SuitePlan) -> li
     """Return sentences on what differs, except the limit of a candidate if the baseline has none."""
     planned = dict(suite_plan.protocol)
     if "limit" not in protocol:
+        # the common questions are compared, and the baseline has all that a limited candidate is asked
         planned.pop("limit", None)
     return differing_protocols(protocol, planned)
 
@@ -113,6 +114,7 @@ async def gate_live(
     environment = await asyncio.to_thread(provenance)
     evidence: dict[str, Evidence] = {}
     for judging in judgings:
+        # the stored card counts all questions, so an early stop leaves it incomplete and never ranked
         judging.run.store.write_card(score_card(plan, judging.run, environment))
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
@@ -199,6 +201,7 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
 
 def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
     """Return the rows of the blocks so far, as those of a finished run."""
+    # an earlier session may have stored rows of later blocks: a look must not see them before their turn
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
     current = current_judgments(answers, judging.run.store.judgments.all())
