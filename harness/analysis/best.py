@@ -153,7 +153,7 @@ def best_of(
 
 
 def _refits(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None, suite: object) -> list[Refits]:
-    """Return the refits of each run with the first, empty if there are none, or they do not share their resamples."""
+    """Return the refits of each run with the first, or none if they do not share their resamples."""
     if not isinstance(suite, RefitsPairs) or not prompts or any(run.audit is not None for run in runs):
         return []
     pairs = [suite.paired_refits(prompts, runs[0], run) for run in runs[1:]]

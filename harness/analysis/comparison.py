@@ -491,7 +491,7 @@ def _paired_sums(
 def _by_metric(
     pairs: Sequence[tuple[QuestionSums, QuestionSums]], clusters: Mapping[str, str], seed: int
 ) -> list[Difference]:
-    """Return the paired difference of each metric, over all questions. Those of one cluster count as one."""
+    """Return the paired difference of each metric, over all questions. Questions of one cluster count as one."""
     rows = [paired(first.by_cluster(clusters), second.by_cluster(clusters), None, seed) for first, second in pairs]
     return [row for row in rows if row is not None]
 
@@ -587,8 +587,11 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Apply Holm's correction per suite and metric: over the models for all questions, over models and categories for
-    the categories (of two equal models, some category of MT-Bench has p <= 0.05 in a fifth of cases)."""
+    """Apply Holm's correction per suite and metric.
+
+    For all questions it is over the models, for the categories over models and categories: of two equal models, some
+    category of MT-Bench has p <= 0.05 in a fifth of cases.
+    """
     families: defaultdict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
     for comparison in comparisons:
         for row in comparison.differences:
@@ -611,7 +614,7 @@ def _family(comparison: Comparison, row: Difference) -> tuple[str, str, str, boo
 
 
 def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
-    """Return sentences on what makes two cards incomparable, empty if they are comparable."""
+    """Return sentences on what makes two cards incomparable, or none if they are comparable."""
     differences = []
     for name in ("suite", "suite_version"):
         first_value, second_value = getattr(first, name), getattr(second, name)

@@ -275,7 +275,7 @@ def _predictors(
 
 
 def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:
-    """Return a model's score of each question. Its mean if it has none."""
+    """Return a model's score of each question, or its mean score if it has none of the question."""
     scores = dict(zip(sums.ids, _linear(sums), strict=True))
     mean = sums.value or 0.0
     return np.array([scores.get(prompt_id, mean) for prompt_id in ids])

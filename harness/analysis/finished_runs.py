@@ -54,7 +54,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A suite with its data and the prompts of a run, or None if the data are missing."""
+    """A suite with its data and the prompts of a run. Both are None if the data are missing."""
 
     suite: Suite | None
     prompts: tuple[Prompt, ...] | None

@@ -90,7 +90,7 @@ def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
 def stored_games(
     suite: str, baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], results: Path
 ) -> list[StoredRun]:
-    """Return the stored runs of `suite` in which these candidates' very answers play those of these baselines.
+    """Return the stored runs of `suite` in which the candidates' own answers play against the baselines'.
 
     If a candidate is such a run itself, only that one is considered.
     """
@@ -110,7 +110,7 @@ def stored_games(
 def board_games(
     tables: Sequence[Table], readable_cards: Sequence[tuple[Path, ScoreCard]]
 ) -> dict[str, tuple[BoardGames, ...]]:
-    """Return `Table.anchor` -> stored games whose answers are those of two of its rows, with whatever judge.
+    """Return `Table.anchor` -> stored games whose answers are those of two of its rows, by any judge.
 
     Games and rows with unreadable files, games of fewer than two questions, and games without an interval or counts are
     left out.

@@ -476,41 +476,72 @@ def _corrected(corrected: Corrected, n: int) -> Score:
 
 
 def findings(calibration: SuiteCalibration, reference: str, unscored: float) -> list[str]:
-    """Return sentences on what the intervals show, or nothing if they leave it open."""
-    sentences = []
-    few = [model for model, rates in calibration.win_rates.items() if rates["prediction_powered"].value is None]
-    if few:
-        sentences.append(
-            f"no win rate corrected by people's votes of {', '.join(few)}: under {FEWEST_LABELS} comparisons of each "
-            "have votes, too few to tell how the judge errs"
-        )
+    """Return sentences on what the intervals show, or nothing if they leave it open: one rule per function."""
     scores, versus = calibration.scores, "people" if reference == "people" else calibration.retired
-    kappa = scores.get(f"kappa_{reference}")
+    sentences = [
+        _uncorrected_rates(calibration),
+        _chance_agreement(scores.get(f"kappa_{reference}"), versus),
+        _order_decides(scores.get("position_consistency")),
+        _favoured_position(scores.get("points_of_first_shown")),
+        _favoured_length(scores.get(f"length_bias_{reference}"), versus),
+        _favoured_family(scores.get(f"self_preference_{reference}"), versus),
+        f"{100 * unscored:.1f} % of the items have no verdict: {calibration.failures}"
+        if unscored > FAILED_SHARE
+        else None,
+    ]
+    return [sentence for sentence in sentences if sentence is not None]
+
+
+def _uncorrected_rates(calibration: SuiteCalibration) -> str | None:
+    few = [model for model, rates in calibration.win_rates.items() if rates["prediction_powered"].value is None]
+    if not few:
+        return None
+    return (
+        f"no win rate corrected by people's votes of {', '.join(few)}: under {FEWEST_LABELS} comparisons of each "
+        "have votes, too few to tell how the judge errs"
+    )
+
+
+def _chance_agreement(kappa: Score | None, versus: str) -> str | None:
     lowest = None if kappa is None else kappa.value if kappa.ci_low is None else kappa.ci_low
-    if kappa is not None and lowest is not None and lowest <= 0:
-        sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
-    same = scores.get("position_consistency")
-    if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN_TOSS):
-        decides = same.value <= COIN_TOSS and (same.ci_high is None or same.ci_high <= COIN_TOSS)
-        cause = "the order decides" if decides else "not shown to be steadier than a coin"
-        sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
-    first_bias = _beyond(scores.get("points_of_first_shown"), COIN_TOSS)
-    if first_bias is not None and abs(first_bias[1] - COIN_TOSS) > POSITION_BIAS:
-        score, value = first_bias
-        position = "first" if value > COIN_TOSS else "second"
-        sentences.append(f"the answer shown {position} is favoured: the first gets {shown(score)} of the points")
-    if (bias := _beyond(scores.get(f"length_bias_{reference}"), 0.0)) is not None:
-        kind = "longer" if bias[1] > 0 else "shorter"
-        sentences.append(f"prefers {kind} answers more than {versus}: log-odds of the longer {shown(bias[0])} apart")
-    excess = _beyond(scores.get(f"self_preference_{reference}"), 0.0)
-    if excess is not None and excess[1] > 0:
-        sentences.append(
-            f"gives its own family's answers {shown(excess[0])} points more than {versus}; any consistent judge "
-            "also favours strong models, so compare with the excess of the other models"
-        )
-    if unscored > FAILED_SHARE:
-        sentences.append(f"{100 * unscored:.1f} % of the items have no verdict: {calibration.failures}")
-    return sentences
+    if kappa is None or lowest is None or lowest > 0:
+        return None
+    return f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}"
+
+
+def _order_decides(same: Score | None) -> str | None:
+    if same is None or same.value is None or (same.ci_low is not None and same.ci_low > COIN_TOSS):
+        return None
+    # unlike the other findings, this one warns of what is not shown: a judge must be steadier than a coin
+    decides = same.value <= COIN_TOSS and (same.ci_high is None or same.ci_high <= COIN_TOSS)
+    cause = "the order decides" if decides else "not shown to be steadier than a coin"
+    return f"{cause}: both orders give the same verdict in {shown(same)} of them"
+
+
+def _favoured_position(points_of_first: Score | None) -> str | None:
+    bias = _beyond(points_of_first, COIN_TOSS)
+    if bias is None or abs(bias[1] - COIN_TOSS) <= POSITION_BIAS:
+        return None
+    position = "first" if bias[1] > COIN_TOSS else "second"
+    return f"the answer shown {position} is favoured: the first gets {shown(bias[0])} of the points"
+
+
+def _favoured_length(length_bias: Score | None, versus: str) -> str | None:
+    bias = _beyond(length_bias, 0.0)
+    if bias is None:
+        return None
+    kind = "longer" if bias[1] > 0 else "shorter"
+    return f"prefers {kind} answers more than {versus}: log-odds of the longer {shown(bias[0])} apart"
+
+
+def _favoured_family(self_preference: Score | None, versus: str) -> str | None:
+    excess = _beyond(self_preference, 0.0)
+    if excess is None or excess[1] <= 0:
+        return None
+    return (
+        f"gives its own family's answers {shown(excess[0])} points more than {versus}; any consistent judge also "
+        "favours strong models, so compare with the excess of the other models"
+    )
 
 
 def _beyond(score: Score | None, point: float) -> tuple[Score, float] | None:

@@ -60,14 +60,14 @@ class WatchState(Record):
 
     def has(self, candidate: Candidate, settings_sha: str) -> bool:
         key = (candidate.name, candidate.fingerprint, settings_sha)
-        return any((evaluated.checkpoint, evaluated.fingerprint, evaluated.asked) == key for evaluated in self.done)
+        return any((entry.checkpoint, entry.fingerprint, entry.asked) == key for entry in self.done)
 
-    def plus(self, evaluated: EvaluatedCheckpoint) -> WatchState:
+    def plus(self, latest: EvaluatedCheckpoint) -> WatchState:
         """Return the state with one more checkpoint, which replaces an entry for the same checkpoint and settings."""
         remaining = [
-            entry for entry in self.done if (entry.checkpoint, entry.asked) != (evaluated.checkpoint, evaluated.asked)
+            entry for entry in self.done if (entry.checkpoint, entry.asked) != (latest.checkpoint, latest.asked)
         ]
-        return self.model_copy(update={"done": (*remaining, evaluated)})
+        return self.model_copy(update={"done": (*remaining, latest)})
 
 
 @dataclass(frozen=True)
@@ -182,11 +182,9 @@ def evaluated(candidate: Candidate, settings_sha: str, cards: Iterable[ScoreCard
 def trends(state: WatchState) -> dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]]:
     """Return (suite, metric, protocol) -> its points in the order of steps: only comparable numbers form one line."""
     points_by_metric: dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]] = {}
-    for evaluated in sorted(
-        state.done, key=lambda evaluated: (evaluated.step is None, evaluated.step or 0, evaluated.checkpoint)
-    ):
-        for point in evaluated.points:
-            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((evaluated, point))
+    for entry in sorted(state.done, key=lambda entry: (entry.step is None, entry.step or 0, entry.checkpoint)):
+        for point in entry.points:
+            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((entry, point))
     return points_by_metric
 
 

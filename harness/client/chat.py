@@ -105,12 +105,12 @@ class Tries:
 
 
 class ChatClient:
-    """POSTs to one base URL (ending in /v1).
+    """A client that POSTs to one base URL (ending in /v1).
 
     Transport errors, 408, 409, 425, 429 and 5xx are retried with exponential back-off and jitter, and Retry-After is
     honoured; a 429 is retried as long as the endpoint accepts other calls or announces when it will. Any other status
     raises ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker belong to the
-    endpoint: all clients of the same URL and key share them.
+    endpoint, so all clients of the same URL and key share them.
     """
 
     def __init__(
@@ -348,7 +348,7 @@ def _parsed(raw: bytes) -> Any:
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
-    """Return the request header that carries the key, empty without a key."""
+    """Return the request header that carries the key, or none without a key."""
     if not api_key:
         return {}
     bearer = access.key_header.lower() == "authorization"

@@ -133,7 +133,7 @@ NO_OUTAGE = Outage()
 
 
 class Breaker:
-    """Counts failures since the last answer. `patience` None: the endpoint may stay down forever."""
+    """A count of failures since the last answer. With `patience` None the endpoint may stay down forever."""
 
     def __init__(self, patience: Patience | None) -> None:
         self.patience = patience

@@ -113,7 +113,7 @@ class BatchFolder:
 
 
 class AskAgainError(Exception):
-    """This request expired or met a passing error: another batch may answer it."""
+    """Internal: the request expired or met a passing error, so another batch may answer it."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
@@ -322,7 +322,7 @@ class BatchWire:
         return answer.result()
 
     def forget(self, call: Call) -> None:
-        """Drop a reply without a verdict: it is not handed out again from a batch's results."""
+        """Drop a reply without a verdict, so that a batch's results do not return it again."""
         name = call.key.hex()
         for record in self._records or ():
             if name in record.keys and name not in record.dropped:

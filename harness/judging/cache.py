@@ -285,7 +285,7 @@ def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
 
 
 def _run(database: sqlite3.Connection, job: _Statement) -> ChatReply | None:
-    """Run one statement and return the reply in its row. A row that cannot be read counts as absent: it is replaced."""
+    """Run one statement and return the reply in its row. A row that cannot be read counts as absent and is replaced."""
     rows = database.execute(job.sql, job.values)
     try:
         row = rows.fetchone()
@@ -335,7 +335,7 @@ class CacheShare:
 
 
 def shares(path: Path) -> list[CacheShare]:
-    """Return each judge's share, the largest first, empty if there is no cache."""
+    """Return each judge's share, the largest first, or none if there is no cache."""
     sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
     rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
     return [CacheShare(*row) for row in rows]

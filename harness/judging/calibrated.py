@@ -130,8 +130,11 @@ def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation 
 
 
 def sentence(calibration: Calibration, suite: str) -> str:
-    """Return `judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43),
-    …`"""
+    """Return one sentence on a suite's part of a calibration.
+
+    For example: judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa
+    0.43), same verdict in both orders 0.81 [0.76, 0.86]
+    """
     suite_calibration = calibration.suites[suite]
     kinds = [f"{n} recorded {kind}" for kind, n in suite_calibration.items.items() if n and kind != "votes"]
     clauses = []

@@ -91,8 +91,10 @@ class Calls:
     """One judge's calls to one endpoint."""
 
     def __init__(self, spec: JudgeSpec, endpoint: str, client: Chat, options: CallOptions) -> None:
-        """`endpoint` distinguishes one judge's replies from another's: its base URL, or, for a server whose address
-        changes with every run, a digest of the weights it serves."""
+        """Make one judge's calls to `endpoint`, which distinguishes its replies from another judge's.
+
+        It is a base URL, or a digest of the weights for a server whose address changes with every run.
+        """
         self.endpoint = endpoint
         self._spec = spec
         self._wire = options.wire(spec, client)

@@ -200,8 +200,7 @@ def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
 
 
 def placeholders(suite: Suite) -> Suite:
-    """Return the suite against stand-in answers, to show what it would ask, or itself if it has a baseline or needs
-    none.
+    """Return the suite against stand-in answers, to show what it would ask. Return itself if it needs none.
 
     A baseline that the suite's file names as a file is read.
     """

@@ -447,7 +447,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
 
 
 def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
-    """Return what each member of an ensemble did for these answers, empty if one model answered.
+    """Return what each member of an ensemble did for these answers, or nothing if one model answered.
 
     Dollars and parameter tokens are left out where they are unknown.
     """

@@ -38,7 +38,7 @@ class Origin:
     """As on the command line: files or folders."""
 
     def digests(self) -> list[JsonValue]:
-        """Return name and sha256 of every file, with folders expanded. Names only, never paths of this machine."""
+        """Return name and sha256 of every file, with folders expanded. A name is never a path of this machine."""
         files = [file for path in self.files for file in (visible_files(path) if path.is_dir() else [path])]
         return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
 

@@ -97,7 +97,7 @@ class SuiteRun:
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
     def put_to(self, task: JudgeTask, judge: Judge, repeat: int) -> JudgeTask:
-        """Return a task of the suite as a judge is asked it."""
+        """Return a task of the suite as it is put to one judge."""
         return task.model_copy(update={"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict})
 
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
@@ -210,11 +210,11 @@ async def evaluate(
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let Python look for garbage in cycles seldom, and not among the objects that exist already.
+    """Make Python collect cyclic garbage rarely, and never among the objects that exist already.
 
-    Every look visits all calls in flight and all rows read. With 1,000 calls that took a sixth of the processor time,
-    and two thirds of the time of reading 100,000 rows; no cycle was found in 8,050 calls. Without cycles, memory is
-    freed at once as ever.
+    Each collection visits all calls in flight and all rows read. With 1,000 calls that took a sixth of the processor
+    time, and two thirds of the time of reading 100,000 rows; no cycle was found in 8,050 calls. Without cycles, memory
+    is freed at once as ever.
     """
     thresholds = gc.get_threshold()
     gc.freeze()

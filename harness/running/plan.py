@@ -121,7 +121,7 @@ class SuitePlan:
         return judge_protocol({name: self.identities[name] for name in names}, rule)
 
     def asked(self, prompt: Prompt) -> list[tuple[Judge, int]]:
-        """Return whom each task about this prompt is put to: judges and numbers of repeats."""
+        """Return the judges of each task about this prompt, with the numbers of their repeats."""
         member = self.turns.get(prompt.id)
         judges = [judge for judge in self.main_judges if member in (None, judge.spec.name)]
         if self.audit is not None and prompt.id in self.audit.prompt_ids:
@@ -221,7 +221,7 @@ def _check_backend(
 
 @dataclass(frozen=True)
 class SuiteInputs:
-    """What one suite of a run is asked, judged and compared with, where it is not the suite's own."""
+    """Prompts, anchors and baseline of one suite of a run, if they are not the suite's own."""
 
     prompts: Sequence[Prompt] | None = None
     """None: those that `RunSpec.limit` draws."""

@@ -108,7 +108,7 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
-    """Return a share (0..1) as a score in percent, its interval cut to 0..100. `flipped`: of the opposite."""
+    """Return a share (0..1) as a score in percent, its interval cut to 0..100, or that of the opposite if `flipped`."""
     score = score_of(measure, scale=100.0)
     if score.value is None:
         return score
@@ -178,8 +178,7 @@ def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgm
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
-    """Return the headline's error by its source, or None if only the questions differ, so that there is nothing to
-    split.
+    """Return the headline's error by its source, or None if only the questions differ.
 
     A verdict's value is linearised for the headline's ratio, u = r + w (v - r) / mean(w), so that Arena-Hard's strong
     verdicts keep their weight. The turns of one answer count as one value, after subtracting each turn's mean.

@@ -222,52 +222,62 @@ def judge_gate(
 def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePolicy) -> CheckResult:
     """Return the check's result by itself, before the correction for several checks."""
     metric, row, note = _pooled_row(check, evidence) if check.pooled else _suite_row(check, evidence.get(check.suite))
-    if row is not None and row.higher_is_better is None:
-        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
-        if check.higher_is_better is None:
-            row, note = None, "it is unknown whether more or less is better; state higher_is_better in the check"
+    missing = CheckResult(
+        suite=check.label,
+        metric=metric,
+        category=check.category,
+        tier=check.tier,
+        margin=check.margin,
+        found="missing",
+        floor=check.floor,
+        note=note,
+    )
     if row is None:
-        return CheckResult(
-            suite=check.label,
-            metric=metric,
-            category=check.category,
-            tier=check.tier,
-            margin=check.margin,
-            found="missing",
-            floor=check.floor,
-            note=note,
+        return missing
+    if row.higher_is_better is None and check.higher_is_better is None:
+        return missing.model_copy(
+            update={"note": "it is unknown whether more or less is better; state higher_is_better in the check"}
         )
-    suite_evidence = evidence.get(check.suite)
+    if row.higher_is_better is None:
+        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
+    return _result(missing, check, row, evidence.get(check.suite), policy)
+
+
+def _result(
+    missing: CheckResult, check: GateCheck, row: Difference, evidence: Evidence | None, policy: GatePolicy
+) -> CheckResult:
+    """Return the result of a check that has a difference. `missing` is its result without one."""
     less_is_better = row.higher_is_better is False
     estimate = mirrored(row.estimate()) if less_is_better else row.estimate()
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     # a benchmark that scores by itself may not state how many questions it asked
     too_few = check.min_questions if 0 < row.n < check.min_questions else None
     # too few questions decide the floor no more than the difference
-    floor = None if suite_evidence is None or too_few is not None else _floor(check, row, suite_evidence, policy)
+    floor = None if evidence is None or too_few is not None else _floor(check, row, evidence, policy)
     design = _design(check, row, policy)
+    # built by the constructor rather than by model_copy, which would accept a misspelt field
     return CheckResult(
-        suite=check.label,
-        metric=metric,
-        category=check.category,
-        tier=check.tier,
-        margin=check.margin,
+        suite=missing.suite,
+        metric=missing.metric,
+        category=missing.category,
+        tier=missing.tier,
+        margin=missing.margin,
         found=judged.answer if too_few is None else "undecided",
         difference=row,
-        plain=_plain(row, suite_evidence) if row.method == "adjusted" else None,
+        plain=_plain(row, evidence) if row.method == "adjusted" else None,
         lower=None if less_is_better else judged.lower,
         upper=-judged.lower if less_is_better else None,
         p_safe=judged.p_safe,
         p_worse=judged.p_worse,
         resolvable=design.resolvable,
         needed=design.needed,
-        repeats=None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
+        repeats=None if evidence is None else _repeats(row, check, evidence, policy),
         more_draws=design.more_draws,
         too_few=too_few,
-        floor=check.floor,
+        floor=missing.floor,
         above_floor=None if floor is None else floor.is_above,
         p_floor=None if floor is None else floor.p,
-        note=note,
+        note=missing.note,
     )
 
 
@@ -297,7 +307,7 @@ def _design(check: GateCheck, row: Difference, policy: GatePolicy) -> _Design:
 
 
 def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Difference | None, str | None]:
-    """Return the metric, its difference, and if there is none, the reason if it is known."""
+    """Return the metric with its difference, or with the reason why there is none, if it is known."""
     if evidence is None or evidence.comparison is None:
         return check.metric or "headline", None, None if evidence is None else evidence.note
     metric = metric_of(check, evidence.comparison)
@@ -317,7 +327,7 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
 
 
 def _pooled_row(check: GateCheck, evidence: Mapping[str, Evidence]) -> tuple[str, Difference | None, str | None]:
-    """Return the same of a pooled check: one difference in the unit of the first suite's metric."""
+    """Return the same for a pooled check: one difference in the unit of the first suite's metric."""
     rows = []
     for suite in check.pooled:
         single = GateCheck(suite=suite, metric=check.metric if suite == check.pooled[0] else None, margin=check.margin)
@@ -443,7 +453,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 
 
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
+    """Let the group-sequential test decide if judging could stop early. After looks, a fixed-n test is not valid."""
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
@@ -594,8 +604,10 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
 
 
 def _what_decides(result: CheckResult, questions: int) -> str:
-    """Return what this design can decide, and what would decide at the check's margin. An equal model is the yardstick:
-    the observed difference is too noisy to plan by."""
+    """Return what this design can decide, and what would decide at the check's margin.
+
+    Both are about an equal model, because the observed difference is too noisy to plan by.
+    """
     text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
     if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:

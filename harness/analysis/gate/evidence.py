@@ -87,13 +87,13 @@ def baselines_file(results: Path) -> Path:
 
 
 def read_baselines(results: Path) -> Baselines:
-    """Return the baselines, empty if the file does not exist. Raise ConfigError if it is invalid."""
+    """Return the baselines, or none if the file does not exist. Raise ConfigError if it is invalid."""
     path = baselines_file(results)
     return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
 
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
-    """Return the run folders of a named baseline, empty if there is no such name."""
+    """Return the run folders of a named baseline, or none if there is no such name."""
     # an absolute path stays absolute
     return [results / run.run for run in read_baselines(results).baselines.get(name, {}).values()]
 
@@ -180,9 +180,6 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
-        # a run compared with itself would always pass
-        if pair[0].folder is not None and pair[0].folder == pair[1].folder:
-            raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
         loaded = suite_of(pair[0].card, options.mirror, folder=pair[0].folder)
         evidence[suite] = suite_evidence(*rows, loaded, options, population=policy.population)
@@ -219,13 +216,22 @@ def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> lis
 def _pair(
     baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], suite: str
 ) -> tuple[StoredRun, StoredRun] | None:
-    """Return the suite's two runs, preferring pairs of one protocol. Raise ConfigError if several pairs remain."""
+    """Return the suite's two runs, preferring pairs of one protocol.
+
+    Raise ConfigError if several pairs remain, or if both are the same run.
+    """
     pairs = [(a, b) for a in baselines for b in candidates if a.card.suite == b.card.suite == suite]
     alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
     if len(alike) > 1:
         listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
         raise ConfigError(f"{suite}: more than one pair of runs matches; pass two of these folders: {listed}")
-    return alike[0] if alike else None
+    if not alike:
+        return None
+    baseline, candidate = alike[0]
+    # a run compared with itself would always pass
+    if baseline.folder is not None and baseline.folder == candidate.folder:
+        raise ConfigError(f"{suite}: candidate and baseline are the same run, {baseline.folder}")
+    return baseline, candidate
 
 
 def games_evidence(

@@ -61,8 +61,8 @@ def looks(questions: int) -> list[int]:
 
 
 def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules, or None if one cannot be tested early, or if `run` was
-    audited: an audit is drawn from all questions."""
+    """Return the suite's deciding checks with their rules, or None if one of them cannot be tested early."""
+    # an audit is drawn from all questions, so a part of them has too few audited ones
     if run.audit is not None:
         return None
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
