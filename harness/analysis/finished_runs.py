@@ -174,10 +174,10 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
             for name, runs in zip(names, runs_by_name, strict=True)
         )
         raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
-    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
+    return [_run_per_name(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
 
 
-def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
+def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
     """Return one run per name, preferring a protocol that another name has too."""
     chosen = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):

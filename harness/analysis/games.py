@@ -104,7 +104,7 @@ def stored_games(
     if named:
         return games
     shas = [{answer.key: answer.sha for answer in answers} for answers in _answers_of(candidates, base)]
-    return [run for run in games if any(_is_of(run, by_key) for by_key in shas)]
+    return [run for run in games if any(_is_played_with(run, by_key) for by_key in shas)]
 
 
 def board_games(
@@ -124,7 +124,7 @@ def board_games(
         answers = {row.run_id: _readable_answers(folders[row.run_id]) for row in table.rows} if played else {}
         digests = {answers_digest(rows): row for row, rows in answers.items() if rows}
         shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}
-        games = [_of_rows(StoredRun(card, folder), digests, shas) for card, folder in played]
+        games = [_games_of_rows(StoredRun(card, folder), digests, shas) for card, folder in played]
         if any(games):
             games_of_tables[table.anchor] = tuple(game for game in games if game is not None)
     return games_of_tables
@@ -138,7 +138,9 @@ def _readable_answers(folder: Path) -> list[Answer]:
         return []
 
 
-def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, Mapping[str, str]]) -> BoardGames | None:
+def _games_of_rows(
+    stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, Mapping[str, str]]
+) -> BoardGames | None:
     """Return a run of games with the rows that played it.
 
     `digests`: digest of a row's answers -> its run id. `shas`: run id -> answer key -> digest of the text.
@@ -149,7 +151,7 @@ def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, M
         log.debug("%s: direct games left out: %s", stored.folder, error)
         return None
     opponent = digests.get(str(run.card.protocol.get("baseline_answers")))
-    played = next((row for row in shas if row != opponent and _are_of(run.answers, shas[row])), None)
+    played = next((row for row in shas if row != opponent and _are_all_of(run.answers, shas[row])), None)
     difference, score = games_difference(run), run.card.scores[run.card.headline]
     counts = [run.card.scores.get(f"n_{word}", UNKNOWN).value for word in ("won", "tied", "lost")]
     if opponent is None or played is None or difference is None or None in counts:
@@ -175,13 +177,13 @@ def _answers_of(runs: Sequence[StoredRun], suite: str | None) -> list[list[Answe
     return [read_rows(run.folder)[0] for run in runs if run.card.suite == suite and run.folder is not None]
 
 
-def _is_of(run: StoredRun, shas: Mapping[str, str]) -> bool:
+def _is_played_with(run: StoredRun, shas: Mapping[str, str]) -> bool:
     """Return whether all answers that were played are these ones."""
     played = [] if run.folder is None else read_rows(run.folder)[0]
     return all(shas.get(answer.key) == answer.sha for answer in played if answer.error is None)
 
 
-def _are_of(played: Sequence[Answer], shas: Mapping[str, str]) -> bool:
+def _are_all_of(played: Sequence[Answer], shas: Mapping[str, str]) -> bool:
     """Return whether there are answers, and all of them are these ones."""
     whole = [answer for answer in played if answer.error is None]
     return bool(whole) and all(shas.get(answer.key) == answer.sha for answer in whole)

@@ -44,7 +44,7 @@ class ReportedProtocol(Record):
     """Names of that judge in files of the original tools, such as AlpacaEval's annotator name."""
     baseline: str | None = None
     references: str | None = None
-    """MT-Bench's reference set; None: not stated."""
+    """The set of reference answers, of a suite with several; None: not stated."""
 
 
 class ReportedModel(Record):
@@ -202,7 +202,7 @@ def _difference(
         value=score.value - figure.value,
         ci_low=None if score.ci_low is None else score.ci_low - figure.value,
         ci_high=None if score.ci_high is None else score.ci_high - figure.value,
-        # the reference set changes MT-Bench's scores, and few sources state theirs
+        # the set of reference answers changes scores, and few sources state theirs
         unstated=("references",) if "references" in card.protocol and protocol.references is None else (),
     )
 

@@ -354,7 +354,7 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
     return removed
 
 
-def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
+def cached_keys(path: Path, keys: Iterable[bytes]) -> set[bytes]:
     """Return the keys whose reply is cached, so that they need no call."""
     if not path.exists():
         return set()

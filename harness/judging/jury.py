@@ -97,7 +97,7 @@ class CardProtocol:
     auditor: str | None
     """The judge of some questions, on whose scale the scores are; None: there was no audit."""
     references: str | None
-    """MT-Bench's reference answers: official, pr3158 or file; None for other suites."""
+    """Which reference answers were used, of a suite with several sets; None for the others."""
     limit: tuple[int, int] | None
     """Number of prompts drawn, and the seed of the draw; None: all prompts."""
 

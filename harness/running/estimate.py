@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
 
-from ..judging.cache import kept
+from ..judging.cache import cached_keys
 from ..judging.calls import Call, Calling
 from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
 from ..records import Answer, JudgeSpec, JudgeTask, Prompt
@@ -169,7 +169,7 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     specs = [judge.spec for judge in suite_plan.judges]
     meters = {spec.name: meter(spec.model, exact=exact) for spec in specs}
     totals = _totals(plan, run, meters)
-    cached = kept(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
+    cached = cached_keys(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
     has_prices = all(map(priced, specs))
     shares = {
         spec.name: JudgeShare(totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if priced(spec) else None)

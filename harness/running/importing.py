@@ -87,7 +87,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     if imported.scores is not None:
         scores = _with_absent(imported.scores, scores)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
-    notes = [*scores.notes, *notes, *imported.notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
+    notes = [*scores.notes, *notes, *imported.notes, note, *_reasoning_notes(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,
@@ -128,7 +128,7 @@ def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
     return scores.model_copy(update={"scores": counted, "notes": (*scores.notes, *notes)})
 
 
-def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
+def _reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if answers contain reasoning. It stays, because these verdicts are about the whole text."""
     turns = [turn for answer in answers for turn in answer.turns]
     turns_with_reasoning = sum(split_reasoning(turn).visible != turn for turn in turns)
