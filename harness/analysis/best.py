@@ -118,6 +118,7 @@ def best_of(
     if refits:
         values = np.array([refits[0].values[0], *(pair.values[1] for pair in refits)])
         replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
+        # all fits share their resamples, so this includes what the models have in common
         covariance = np.cov(replicates).astype(np.float64)
         questions, bounds = refits[0].n, compare_with_best(sign * values, covariance, 0, seed=seed)
     elif sums:
@@ -169,6 +170,7 @@ def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[Que
     """Return the headline's terms over the questions that all runs have, or of the suite's main sum over questions."""
     categories: Mapping[str, str] | None = None if prompts is None else {row.id: row.category for row in prompts}
     shared = main_sums(runs, categories=categories)
+    # one question has no spread, so no error could be estimated
     return shared if shared and len(shared[0].ids) >= 2 else None
 
 
@@ -192,6 +194,7 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
 
 def _least(sums: Sequence[QuestionSums]) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
+    # questions that are all alike have an error of 0, although more of them could differ: bounds limit by how much
     known_bounds = [row.bounds for row in sums if row.bounds is not None]
     if len(known_bounds) < len(sums):
         return None

@@ -129,6 +129,7 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
             continue
         low, high = estimate.interval()
         if (bounds := shared_bounds(first, second)) is not None:
+            # Student's t is wide for few questions: no difference can exceed the scale's length
             widest = first.scale * (bounds[1] - bounds[0])
             low, high = max(low, -widest), min(high, widest)
         row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
@@ -172,6 +173,7 @@ def refitted(refits: Refits) -> Difference:
     interval = percentile_interval(apart)
     assert interval is not None, "a fit is refitted at least twice"
     estimate = ClusteredEstimate(value, interval.se, 0, refits.n)
+    # of the differences, not of two separate intervals: replicates share their questions, which cancels their noise
     p = two_sided_p(apart, value)
     row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
     return row.model_copy(update={"correlation": correlation(*refits.replicates)})
@@ -299,6 +301,7 @@ def unpaired(first: ScoreCard, second: ScoreCard, metric: str, category: str | N
         return None
     if score.se is None or other_score.se is None:
         return None
+    # the same questions make the scores of two models move together, so this is too wide, which is the safe side
     se = float((score.se**2 + other_score.se**2) ** 0.5)
     estimate = ClusteredEstimate(other_score.value - score.value, se, 0, min(score.n, other_score.n))
     means = score.value, other_score.value

@@ -81,6 +81,7 @@ def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
     sums = run_sums(RULE, run)
     if len(sums.ids) < 2:
         return None
+    # the opponent has the rest of each game's points, which makes games a pair of results like any other
     row = paired(replace(sums, above=sums.below - sums.above), sums, None, seed)
     if row is None:
         return None
@@ -95,6 +96,7 @@ def stored_games(
     If a candidate is such a run itself, only that one is considered.
     """
     base = suite_of_games(suite)
+    # by digests of the texts: a model of the same name may have answered anew since the games were played
     opponents = {answers_digest(answers) for answers in _answers_of(baselines, base)}
     named = [run for run in candidates if run.card.suite == suite]
     stored = named or [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
@@ -121,6 +123,7 @@ def board_games(
     for table in tables:
         key = table.suite, table.suite_version
         played = [(card, folder) for card, folder in stored if (suite_of_games(card.suite), card.suite_version) == key]
+        # reading every run's answers takes seconds on a large board, so only for tables with games
         answers = {row.run_id: _readable_answers(folders[row.run_id]) for row in table.rows} if played else {}
         digests = {answers_digest(rows): row for row, rows in answers.items() if rows}
         shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}

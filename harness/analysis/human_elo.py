@@ -168,6 +168,7 @@ def read_verdicts(sources: Iterable[str], results: Path) -> BattleSource:
                 battles += _run_battles(run)
                 judges.setdefault(run.card.judge, source)
                 suites.add(f"{run.card.suite}@{run.card.suite_version}")
+    # each judge has its own temperature, so a mixture of verdicts has none
     if len(judges) > 1:
         listed = ", ".join(f"{judge} ({source})" for judge, source in judges.items())
         raise ConfigError(
@@ -270,7 +271,7 @@ def _points(row: Mapping[str, JsonValue], source: str) -> float:
             raise DataError(f"{source}: preference {row['preference']!r} is not a number from 0 to 1")
         return points
     winner = row.get("winner")
-    if winner is None:
+    if winner is None:  # Kaggle's form
         winners = [name for column, name in ONE_HOT.items() if str(row.get(column)).lower() in ("1", "1.0", "true")]
         winner = winners[0] if len(winners) == 1 else None
     if winner not in POINTS:
@@ -460,6 +461,7 @@ def _models(fitted: HumanScale, voted: BoolArray) -> tuple[ModelElo, ...]:
             models.append(ModelElo(model=name, source="votes", elo=score_of(people), by_judge=by_judge))
         elif not is_voted and placed.value is not None and fitted.range_by_judge is not None:
             low, high = fitted.range_by_judge
+            # a temperature is a straight line through the voted models; beyond them nothing supports it
             outside = not low <= placed.value <= high
             models.append(ModelElo(model=name, source="judge", elo=score_of(placed), extrapolated=outside))
     return tuple(sorted(models, key=lambda model: (-(model.elo.value or 0.0), model.model)))

@@ -247,6 +247,7 @@ def rank(
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
     tables = []
     for key, group in sorted(groups.items()):
+        # a table's title shows only what tells it from the others of the suite
         siblings = [groups[other_key][0] for other_key in groups if other_key[:2] == key[:2] and other_key != key]
         protocol = group[0].protocol
         differs = {
@@ -299,6 +300,7 @@ def _table(
     ranges = rank_ranges(ranked, questions, less_is_better=better is False, joint=options.joint_ranks)
     baseline = next((card for card in (*ranked, *unranked) if card.model == options.baseline), None)
     references: list[ScoreCard | None] = [baseline] * len(ranked) if options.baseline else [None, *ranked[:-1]]
+    # by default pairs are compared by the questions' terms; a board with stored runs states them as `compare` does
     difference = options.difference or (lambda card, other: against(card, other, questions))
     metric = _category_metric(first)
     rows = [

@@ -294,6 +294,7 @@ def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[st
 
 
 def _without_replies(rows: RunRows) -> RunRows:
+    # replies are most of a judgment's size, and a whole table stays in memory
     judgments = tuple(row.model_copy(update={"reply": ""}) if row.reply else row for row in rows.judgments)
     return replace(rows, judgments=judgments)
 
@@ -361,6 +362,7 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     fusion = read_fusion(results)
     pairs: dict[str, tuple[BoardPair, ...]] = {}
     if options.pairs:
+        # ranked without differences first, because all pairs of a table are computed together
         ranked = rank(cards, options=replace(rules, difference=lambda card, above: None))
         pairs = runs.of_tables(ranked, cards)
     questions = runs.question_sums(cards) if options.paired else {}

@@ -223,6 +223,7 @@ async def run_async(
     flags = {"model": str(model), "suite": suite, "results": str(results)}
     spec = resolve(overlaid(file, settings | flags))
     run_plan = plan(spec)
+    # a baseline's answers are part of the protocol, so they must exist before the plan is final
     for job in run_plan.baselines_to_ask:
         await ask(job)
     if run_plan.baselines_to_ask:
@@ -289,6 +290,7 @@ def leaderboard(results: str | Path = "results", *, joint_ranks: bool = False) -
 
 def _finished(job: Coroutine[Any, Any, T]) -> T:
     """Run the job to its end, also from a notebook, whose event loop runs already."""
+    # a notebook has a running loop, in which asyncio.run is not allowed: a thread has none
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -262,9 +262,11 @@ def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | Non
 
 def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, is_trusted: bool) -> BaselineJob:
     model = ModelRef.parse(text)
+    # a candidate behind an endpoint says nothing about how to serve a folder, so that is vLLM's
     name = "endpoint" if model.scheme == "endpoint" else "vllm" if spec.backend == "endpoint" else spec.backend
     serve = spec.serve.model_dump() | ({} if is_trusted else UNSAFE)
     backend: Backend = load_plugin("backends", name)(model, ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **serve))
+    # of all the suite's prompts, so that runs with another limit find the same answers
     shas = {digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,
@@ -297,6 +299,7 @@ async def ask(job: BaselineJob) -> None:
                     answer = await server.answer(prompt, job.suite.sampling(prompt).model_copy(update={"n": 1}))
                     store.answers.append(answer.model_copy(update={"model": job.model.label}))
 
+            # one iterator for all workers: each takes the next prompt when it is free
             async with asyncio.TaskGroup() as group:
                 for _ in range(job.concurrency):
                     group.create_task(work())

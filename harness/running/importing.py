@@ -70,7 +70,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         "suite_version": suite.version,
         "imported": origin.file_format,
         "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
-        **dict.fromkeys(suite.protocol(), UNKNOWN),
+        **dict.fromkeys(suite.protocol(), UNKNOWN),  # every field, so that no run of ours has the same protocol
     }
     if "data" in suite.protocol():
         protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
@@ -97,7 +97,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         protocol=protocol,
         counts=count(prompts, answers, judgments),
         judging=judging(
-            sorted(judgments, key=lambda row: row.key),
+            sorted(judgments, key=lambda row: row.key),  # the order of the files must not change a last digit
             None,
             repeats=1 + max(row.repeat for row in judgments),
             rule=rules_of(suite.name, suite.headline, judgments)[0],

@@ -169,6 +169,7 @@ def plan(spec: RunSpec) -> Plan:
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
     identity = backend.identity()
     loaded, own_runners = _load_suites(spec, identity)
+    # before the judges: the baseline belongs to the suite that they are checked against
     suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
     check_used(spec, (baseline for _, baseline in suites))
     _check_backend(spec, backend, identity, own_runners)
@@ -248,12 +249,14 @@ def suite_plan(
     audit, main = None, judges
     auditor = spec.audit.get(judged_as(suite.name))
     if auditor is not None:
+        # the auditor is last in `judges`; all others judge every question
         audit, main = audit_plan(suite.name, chosen, judges[-1], auditor.questions, spec.seed), judges[:-1]
     names = [judge.spec.name for judge in main]
     jury = Jury.of([judge.spec for judge in main], spec.jury)
     judge = judge_protocol({name: identities[name] for name in names}, spec.jury)
     protocol = _protocol(spec, suite, judge, chosen, identity)
     if audit is not None:
+        # which questions were drawn is part of what makes two numbers comparable
         draw = digest(sorted(audit.prompt_ids))[:12]
         protocol["audit"] = {"judge": identities[audit.name], "n": len(audit.prompt_ids), "questions": draw}
     if baseline is not None:

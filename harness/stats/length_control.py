@@ -37,7 +37,7 @@ SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are i
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
 GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
 SEED = 123  # glm_winrate.py: random_state
-FOLDS = 5
+FOLDS = 5  # glm_winrate.py: n_splits
 CLIP = 1e-15  # glm_winrate.py, logloss
 REFITS = 400  # an interval's ends then move by about 0.1 standard errors
 STEPS = 30
