@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.served import ServedBackend
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient, ChatReply, Patience
+from harness.client import CallLimits, ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
@@ -277,10 +277,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
     key = api_key(spec.key_env)
     if spec.key_env and not key:
         raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
-    return ChatClient(
-        spec.url,
-        api_key=key,
-        access=spec.access,
+    limits = CallLimits(
         concurrency=spec.concurrency,
         rpm=spec.rpm,
         tpm=spec.tpm,
@@ -288,6 +285,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         timeout=spec.timeout,
         patience=Patience.of(spec.patience),
     )
+    return ChatClient(spec.url, limits, api_key=key, access=spec.access)
 
 
 def is_drawn(task: JudgeTask) -> bool:
