@@ -46,7 +46,7 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
 
 @command
 def import_(flags: ImportFlags) -> None:
-    """Import answers (judge them with `harness run --backend scripted`), judgments, or lm-eval results.
+    """Import answers (judge them with `harness run --backend scripted`), judgments, or results of other tools.
 
     Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl --format
     fastchat; harness import gpt-4_single.jsonl --format fastchat --model my-model

@@ -18,6 +18,7 @@ from rich.text import Text
 from ..analysis.trackers import log_scores, tracker_names
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
+from ..records.facts import reference_sets
 from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
@@ -168,7 +169,10 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     backend: Annotated[str | None, typer.Option(help="vllm, sglang, transformers, llamacpp, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
-    references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
+    references: Annotated[
+        str | None,
+        typer.Option(help=f"Which reference answers judges are shown: {', '.join(reference_sets())} or FILE."),
+    ] = None
     strict_reference: Annotated[
         bool | None,
         typer.Option(

@@ -95,6 +95,8 @@ class FileFormat:
     name: str
     score: str = ""
     """`(files, ScoreOptions) -> list[ScoreCard]`: score the judgments of every model in the files."""
+    score_flags: Mapping[str, str] = field(default_factory=dict)
+    """The flags of `harness score` that not every format reads: field of `ScoreOptions` -> help, for those it reads."""
     read: str = ""
     """`(files, ImportRequest) -> Imported`: read the rows of one model."""
     judged: str = ""
@@ -188,6 +190,8 @@ class Facts:
     """The suite whose recorded judgments use the same judge prompts; None: its own."""
     formats: tuple[FileFormat, ...] = ()
     files: tuple[OfficialFile, ...] = ()
+    references: tuple[str, ...] = ()
+    """Names of its sets of reference answers, for `--references`."""
     argument: str = ""
     """What `NAME:ARGUMENT` takes, for suggested commands."""
     by_argument: bool = False
@@ -272,6 +276,11 @@ def higher_is_better(card: ScoreCard, metric: str) -> bool | None:
 def suites_of_all() -> tuple[str, ...]:
     """Return the suites that `--suite all` runs, in order."""
     return tuple(facts.name for facts in all_facts() if facts.order is not None)
+
+
+def reference_sets() -> tuple[str, ...]:
+    """Return the names of all suites' sets of reference answers."""
+    return tuple(dict.fromkeys(name for facts in all_facts() for name in facts.references))
 
 
 def load_function(path: str) -> Callable[..., Any]:

@@ -378,28 +378,28 @@ def latest(
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Options of `harness score`; each format uses the ones that apply to it."""
+    """Options of `harness score`. `FileFormat.score_flags` states which formats read those that not all do."""
 
     answers: tuple[Path, ...] = ()
     """Files or folders with the judged answers, in the benchmark's own format."""
     strict_reference: bool = False
     """Score what the reference scores, broken rows included."""
     fold_order: FoldOrder = "published"
-    """AlpacaEval's cross-validation folds."""
+    """The order of the cross-validation folds, for formats whose score is a cross-validated fit."""
     intervals: bool = True
     """False: point estimates only, for speed."""
     seed: int = 0
     """Seed of every bootstrap."""
     mirror: str | None = None
-    """Folder or URL of the pinned files that scoring needs (AlpacaEval's gamed rows, the question lists)."""
+    """Folder or URL of the pinned files that scoring needs, such as the lists of questions."""
     baseline: str | None = None
-    """Arena-Hard: the baseline's name if the rows do not state it; None: the benchmark's own."""
+    """The baseline's name if the rows do not state it; None: the benchmark's own."""
     style_control: str | None = None
-    """Arena-Hard: v0.1, v2, length or markdown; None: no style control."""
+    """v0.1, v2, length or markdown; None: no style control."""
     unanchored: bool = False
-    """Arena-Hard v0.1: use the reference's interval with its error for custom baselines."""
+    """Use the reference's interval with the error that it has for custom baselines."""
     pool: bool = False
-    """Arena-Hard: also fit one Bradley-Terry model over all models and baselines of the files."""
+    """Also fit one Bradley-Terry model over all models and baselines of the files."""
 
 
 @dataclass(frozen=True)

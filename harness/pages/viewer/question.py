@@ -191,29 +191,31 @@ def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
     """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
     kind, *numbers = part.split("-")
     # the part comes from an address: reject what is not a short number
-    if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
+    if not all(number.isdecimal() and len(number) < 10 for number in numbers):
         return None
-    at = [int(number) for number in numbers]
     answers, judgments = read_question(run.folder, prompt_id)
     texts = suite_texts(run.card, run.folder).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
-    if kind == "reply" and len(at) == 2:
-        return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
-    if kind == "thoughts" and len(at) == 2:
-        return _at([row.reasoning for row in judgments if row.index == at[0]], at[1])
-    if kind == "answer" and len(at) == 2:
-        return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
-    if kind == "reasoning" and len(at) == 2:
-        return next((_at(row.reasoning, at[1]) for row in answers if row.index == at[0]), None)
-    if kind == "baseline" and answers:
-        tasks = texts.tasks(prompt_id, answers[0])
-        return next((_at(task.baseline.turns, at[0]) for task in tasks if task.baseline), None)
-    if prompt is not None and kind in ("prompt", "reference"):
-        return _at(prompt.turns if kind == "prompt" else prompt.reference, at[0])
+    match kind, [int(number) for number in numbers]:
+        case "reply", [draw, position]:
+            return _item([row.reply or "" for row in judgments if row.index == draw], position)
+        case "thoughts", [draw, position]:
+            return _item([row.reasoning for row in judgments if row.index == draw], position)
+        case "answer", [draw, turn]:
+            return next((_item(row.turns, turn) for row in answers if row.index == draw), None)
+        case "reasoning", [draw, turn]:
+            return next((_item(row.reasoning, turn) for row in answers if row.index == draw), None)
+        case "baseline", [turn, *_] if answers:
+            tasks = texts.tasks(prompt_id, answers[0])
+            return next((_item(task.baseline.turns, turn) for task in tasks if task.baseline), None)
+        case "prompt", [turn, *_] if prompt is not None:
+            return _item(prompt.turns, turn)
+        case "reference", [turn, *_] if prompt is not None:
+            return _item(prompt.reference, turn)
     return None
 
 
-def _at(texts: Sequence[str], index: int) -> str | None:
+def _item(texts: Sequence[str], index: int) -> str | None:
     return texts[index] if index < len(texts) else None
 
 

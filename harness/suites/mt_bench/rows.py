@@ -22,7 +22,8 @@ from ...records.reasoning import split_reasoning
 from ...store.official import ensure, is_available_offline
 from ..exchange import plain_text
 from ..files import FAILED_CALL, SourceFile, number, read_files
-from .suite import REFERENCE_SETS, REFERENCED
+from .facts import REFERENCE_SETS
+from .suite import REFERENCED
 
 Row = Mapping[str, JsonValue]
 Reason = Literal["parse", "conflict", "http", "empty", "answer", "truncated"]

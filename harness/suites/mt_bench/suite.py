@@ -19,12 +19,11 @@ from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import pinned_files, sha256_of
 from ..files import load_edition, official_files, pinned, read_json_lines, template_shas
 from ..scoring import RATINGS, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
-from .facts import MT_BENCH
+from .facts import MT_BENCH, REFERENCE_SETS
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
 JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
 TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
-REFERENCE_SETS = ("official", "pr3158")
 PAIR_TEMPLATES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 ORDERS: tuple[Order, ...] = get_args(Order)
 TEMPERATURES = {  # common.py temperature_config
