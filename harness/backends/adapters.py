@@ -1,4 +1,4 @@
-"""One server for several LoRA adapters of one base: the models of a command, or the checkpoints of a training.
+"""Share one server among several LoRA adapters of one base: the models of a command, or a training's checkpoints.
 
     kept = SharedServer()
     kept.adopt(first, later=[second])  # `first` will start a server that knows both

@@ -1,11 +1,12 @@
-"""Remote workers: a pool that gives work to free workers, and a Ray cluster whose actors are such workers.
+"""Give work to free remote workers, and start such workers as actors of a Ray cluster.
 
 >>> Need(cpus=2, gpus=1).fits({"CPU": 8.0, "GPU": 2.0})
 2
 
-The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
-whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
-entered: the cluster of RAY_ADDRESS is joined; without one, this machine alone becomes a cluster, stopped later.
+The first part is the pool, the second the cluster. The pool knows neither Ray nor models: a worker is anything that
+starts, works and stops, and whose exceptions tell whether it may come back. The work of a worker that died goes to
+another one. Ray is imported only when a cluster is entered: the cluster of RAY_ADDRESS is joined; without one, this
+machine alone becomes a cluster, stopped later.
 """
 
 from __future__ import annotations

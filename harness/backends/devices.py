@@ -1,4 +1,4 @@
-"""What this machine has for servers: GPUs, and which server gets which of them; free memory, and what of it is cache.
+"""Find out what this machine has for servers, and decide which server gets which GPUs and how much memory for cache.
 
 >>> disjoint_devices(("0", "1", "2", "3", "4"), unit=2, count=2)
 ['0,1', '2,3']
@@ -73,10 +73,9 @@ def disjoint_devices(devices: Sequence[str], *, unit: int, count: int) -> list[s
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
-# Free memory, and how much of it vLLM may use for its KV cache on CPUs.
-#
-# vLLM wants whole GiB, and allocates them at its start. More cache than all requests in flight can fill is of no use,
-# and half of what the weights leave stays free, since other programs, such as a judge, run on the same machine.
+# vLLM's KV cache on CPUs wants whole GiB, and allocates them at its start. More cache than all requests in flight can
+# fill is of no use, and half of what the weights leave stays free, since other programs, such as a judge, run on the
+# same machine.
 
 
 GIB = 2**30

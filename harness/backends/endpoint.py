@@ -1,4 +1,4 @@
-"""A server that already runs and speaks the OpenAI protocol: it is asked, never started or stopped.
+"""Ask a server that already runs and speaks the OpenAI protocol. It is never started or stopped here.
 
 The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes only into the
 request. A judge's key is never sent to a model's server.

@@ -1,4 +1,4 @@
-"""Several models that answer as one: `moa:TEAM.yaml` (a mixture of agents) and `route:TEAM.yaml`.
+"""Let several models answer as one: `moa:TEAM.yaml` (a mixture of agents) and `route:TEAM.yaml`.
 
 >>> answers_as_text(["Paris.", "Lyon."], mark="7f")
 '[answer 1 7f]\\nParis.\\n[end of answer 1 7f]\\n\\n[answer 2 7f]\\nLyon.\\n[end of answer 2 7f]'

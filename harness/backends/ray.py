@@ -1,4 +1,4 @@
-"""Many engines on a Ray cluster: each worker is a Ray actor that runs another backend of the harness, vLLM by default.
+"""Serve a model by many engines on a Ray cluster. Each worker runs another backend of the harness, vLLM by default.
 
 `serve.data_parallel` is the number of workers and `tensor_parallel` x `pipeline_parallel` the GPUs of each, all on one
 node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. If a

@@ -1,4 +1,4 @@
-"""Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
+"""Replay answers that are known in advance, from a JSONL file, or echo the prompt. For tests and demonstrations.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws, an optional
 `reasoning` has a text per turn), or the word `echo`. Reasoning inside a text is split off. If the rows have

@@ -1,4 +1,4 @@
-"""A checkpoint served by a child process: what `vllm`, `sglang`, `llamacpp` and `transformers` share.
+"""Serve a checkpoint by a child process: what `vllm`, `sglang`, `llamacpp` and `transformers` share.
 
 It starts the server and asks it. If the server dies in mid-run, it is restarted and the requests that were in flight
 are repeated; a request suspected of killing it goes alone. Checkpoints without a chat template of their own are asked

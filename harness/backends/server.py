@@ -1,4 +1,4 @@
-r"""One model server as a child process: start it, wait for it, watch it, and stop it with all its descendants.
+r"""Start one model server as a child process, wait for it, watch it, and stop it with all its descendants.
 
 >>> reason("INFO 11-23 18:14:10 [core.py:133] loading\nValueError: no kernel for this GPU\n")
 'ValueError: no kernel for this GPU'

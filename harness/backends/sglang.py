@@ -1,4 +1,4 @@
-"""SGLang as a child process: `python -m sglang.launch_server` on a free loopback port.
+"""Serve a checkpoint by SGLang: `python -m sglang.launch_server` as a child process on a free loopback port.
 
 sglang itself is never imported here. The harness's options become these flags of SGLang's server:
 

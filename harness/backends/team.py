@@ -1,4 +1,4 @@
-"""The members of an ensemble: who they are, what they were asked before, and what that cost.
+"""Keep track of an ensemble's members: who they are, what they were asked before, and what that cost.
 
 >>> spec = TeamSpec.model_validate({"members": {"a": {"model": "models/a"}, "b": {"model": "hf:org/b"}}})
 >>> list(spec.members), spec.layers

@@ -1,4 +1,4 @@
-"""Models that think: the server's parser for a checkpoint, whether its prompts open the reasoning, and the switches.
+"""Handle models that think: find their parser, how their prompts open the reasoning, and their switches.
 
 >>> template = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\\n"
 >>> opened_block(template)

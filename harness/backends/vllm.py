@@ -1,4 +1,4 @@
-"""vLLM as a child process: `python -m vllm.entrypoints.openai.api_server` on a free loopback port.
+"""Serve a checkpoint by vLLM: `python -m vllm.entrypoints.openai.api_server` as a child process on a free port.
 
 vLLM itself is never imported here. Which build is installed (for a GPU, or for CPUs) decides a few flags.
 """

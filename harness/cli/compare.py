@@ -1,4 +1,4 @@
-"""`harness compare`: two or more runs on the same questions, from their verdicts or answer against answer."""
+"""`harness compare`: compare two or more runs on the same questions, from their verdicts or answer against answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shell completes after a flag: suites, judges, the models of the results folder.
+"""Complete words in a shell: suites, judges, and the models of the results folder.
 
     harness --install-completion    # once; then: harness compare <Tab>
 

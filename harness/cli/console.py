@@ -1,4 +1,4 @@
-"""What commands share while they work: logging, progress, Ctrl-C, and what the judges cost."""
+"""Show what commands have in common while they work: logging, progress, Ctrl-C, and what the judges cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`harness doctor`: what this machine can do, and how to fix what it cannot. It changes nothing."""
+"""`harness doctor`: report what this machine can do, and how to fix what it cannot. It changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`harness gate`: a verdict on a candidate as an exit code; `gate promote` and `gate power` beside it."""
+"""`harness gate`: turn the verdict on a candidate into an exit code. `gate promote` and `gate power` go with it."""
 
 from __future__ import annotations
 

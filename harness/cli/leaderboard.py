@@ -1,4 +1,4 @@
-"""`harness leaderboard`: the cards of a results folder as tables, a page, or figures."""
+"""`harness leaderboard`: rank the cards of a results folder in tables, on a page, or in figures."""
 
 from __future__ import annotations
 

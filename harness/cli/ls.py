@@ -1,4 +1,4 @@
-"""`harness ls`: the runs of a results folder, or what is installed under an entry-point group."""
+"""`harness ls`: list the runs of a results folder, or what is installed under an entry-point group."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from .console import stdout_console
 from .options import JsonFlags, ResultsFlags, command
 
 # ------------------------------------------------------------------------------------------------- the runs of a folder
-# The runs of a results folder, finished or not, from their manifests and cards: no row is parsed, so it is quick.
-#
-# [run for run in list_runs(Path("results")) if run.state == "unfinished"]
+# They are read from manifests and cards. No row is parsed, because a folder may have thousands of runs.
 
 
 State = Literal["finished", "incomplete", "unfinished", "unreadable"]

@@ -1,4 +1,4 @@
-"""`harness report`: a decision among a few models as a message, a page, or metadata of a model card."""
+"""`harness report`: write a decision among a few models as a message, a page, or metadata of a model card."""
 
 from __future__ import annotations
 

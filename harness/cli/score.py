@@ -1,4 +1,4 @@
-"""`harness score`: judgment files made by the original tools, as score cards."""
+"""`harness score`: turn judgment files made by the original tools into score cards."""
 
 from __future__ import annotations
 

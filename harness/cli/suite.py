@@ -1,4 +1,4 @@
-"""`harness suite check`: what a suite of the user's own will ask, before it asks anything."""
+"""`harness suite check`: show what a suite of the user's own will ask, before it asks anything."""
 
 from __future__ import annotations
 

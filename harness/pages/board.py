@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs no network, and its figures as SVG and PNG.
+"""Write the leaderboard as one HTML file that needs no network, and its figures as SVG and PNG.
 
 Names and texts are untrusted: they are autoescaped, and invisible characters are shown. The page's own
 Content-Security-Policy allows its one script and one style by their hashes, and nothing else. The viewer and the
@@ -38,9 +38,7 @@ from .tables import against_name, certainty, measured, notes_of, shown_metrics
 from .text import interval, marked, number, visible
 
 # -------------------------------------------------------------------------------------------- data of the page's script
-# What the leaderboard page's script needs of a table, as JSON: rows, their categories, and every pair. Pure.
-#
-# The script draws the figures and compares the rows that a reader chooses.
+# The script draws the figures and compares the rows that a reader chooses, so it needs every pair, not only the shown.
 
 
 NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}

@@ -1,5 +1,4 @@
-"""Draw the figures of a leaderboard table as SVG: forest plot, differences, score against length or cost, categories,
-scaling. Pure.
+"""Draw the figures of a leaderboard table as SVG: forest plot, differences, score against length or cost, categories.
 
 Names are written in full, so a figure is as wide as the longest name needs. All text is escaped. A figure has no
 colours of its own: the page that contains it styles the CSS classes (light and dark), and `standalone` adds print

@@ -1,4 +1,4 @@
-"""Comparisons of runs as tables and sentences: by their scores, and by games between two models. Pure."""
+"""Write comparisons of runs as tables and sentences: by their scores, and by games between two models."""
 
 from __future__ import annotations
 

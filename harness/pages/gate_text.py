@@ -1,4 +1,4 @@
-"""A gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems. Pure.
+"""Write a gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems.
 
 The XML follows the common schema of Jenkins' xunit plugin (junit-10.xsd), with one test case per check and per limit.
 Worse checks and the candidate's exceeded limits are failures. What makes the gate invalid, and undecided critical

@@ -1,4 +1,4 @@
-"""How far judges can be trusted, as tables: of a card, of a calibration, and on the scale of people's votes. Pure."""
+"""Show how far judges can be trusted: on a card, in a calibration, and on the scale of people's votes."""
 
 from __future__ import annotations
 
@@ -262,8 +262,6 @@ def markdown_grid(grid: CalibrationGrid) -> str:
 
 
 # ------------------------------------------------------------------------------------------ the scale of people's votes
-# Models on the scale of people's votes, as tables and sentences. Pure.
-
 
 PREDICTORS = {
     COIN: "a coin",

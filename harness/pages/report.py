@@ -1,4 +1,4 @@
-r"""A decision among a few models as a message, for Slack or a pull request; as an HTML file or PDF; for a model card.
+r"""Write a decision among a few models as a Slack or pull request message, an HTML or PDF page, or a model card.
 
 >>> slack_text("<!channel> *ship* @here")
 '&lt;!channel&gt; *\u2060ship*\u2060 @\u2060here'
@@ -244,9 +244,8 @@ def section_figure(section: ReportSection) -> Figure | None:
 
 
 # ----------------------------------------------------------------------------------------------- model-index of the Hub
-# Results of a checkpoint in a model card of the Hub: the `model-index` of its YAML, and nothing else of it. Pure.
-#
-# The format is https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+# Only `model-index` of the card's YAML is ours; all else in it stays as its author wrote it. The format is
+# https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
 
 
 KEY = "model-index"
@@ -354,7 +353,7 @@ def _identity(result: Entry) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------------ PDF
-# A page of ours as PDF, printed by a Chromium that is on this machine through Playwright. Neither is a dependency.
+# Playwright prints the page through a Chromium of this machine. Neither is a dependency.
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -1,4 +1,4 @@
-"""One table over all suites: a row per model, a column per suite and protocol. Pure: records in, text out.
+"""Write one table over all suites, with a row per model and a column per suite and protocol.
 
 Scores of different suites are on different scales, so there is no average; models are ordered by their mean rank.
 """

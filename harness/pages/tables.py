@@ -1,4 +1,4 @@
-"""Leaderboard tables, cards and reported figures as rich tables, Markdown and CSV. Pure: records in, text out."""
+"""Write leaderboard tables, cards and reported figures as rich tables, Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def _extra(table: Table, row: BoardRow) -> list[CsvCell | None]:
 
 
 # ----------------------------------------------------------------------------------------------------- reported figures
-# Reported figures as text: own sections and lines below the measured ones. Pure: records in, text out.
+# They never share a table with measured scores: nobody here checked how they were obtained.
 
 
 def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Text]:

@@ -1,4 +1,4 @@
-r"""Untrusted text made harmless, scores as text, and tables of both for a terminal and for Markdown. Pure.
+r"""Make untrusted text harmless, and lay out scores and tables for a terminal and for Markdown.
 
 >>> visible("red\x1b[31m")
 'red␛[31m'
@@ -128,7 +128,8 @@ def marked(text: str | Markup, words: str) -> Markup:
 
 
 # ------------------------------------------------------------------------------------------------ tables for a terminal
-# Tables that fit the terminal: columns leave by priority, names shorten in the middle, numbers never break.
+# A table that is too wide loses columns by priority. Then names shorten in the middle, where variants of one model
+# differ least; numbers never break.
 
 
 GAP = "  "

@@ -1,4 +1,4 @@
-"""Records of asking and answering: models, prompts, sampling settings, answers, failures; and the base of all records.
+"""Define the records of asking and answering: models, prompts, sampling settings, answers and failures.
 
 >>> model = ModelRef.parse("hf:org/model@main")
 >>> model.label, model.slug, model.revision

@@ -1,4 +1,4 @@
-"""Read YAML and JSON that others wrote: bounded in size, depth and aliases, and every fault is a ConfigError.
+"""Read YAML and JSON that others wrote. Size, depth and aliases are bounded, and every fault is a ConfigError.
 
 >>> parse_yaml("judge: gpt-4.1", "harness.yaml")
 {'judge': 'gpt-4.1'}

@@ -1,4 +1,4 @@
-"""The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
+"""Define the error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
 
 >>> ConfigError("no judge named 'gpt-5'").exit_code
 2

@@ -1,4 +1,4 @@
-"""What the product knows about one benchmark, as data: the `Facts` record that each suite's folder states once.
+"""State what the product knows about one benchmark, as data: the `Facts` record that each suite's folder has.
 
 Leaderboard, compare, gate, viewer, import, export, planning and `harness data` read it, so that a suite of a
 third-party package is treated like ours. A package names its record under `fusion_harness.facts`:

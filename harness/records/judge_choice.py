@@ -40,8 +40,6 @@ from .providers import (
 from .settings import EDITIONS, ServeSpec, checked
 
 # --------------------------------------------------------------------------------------- judges named by their provider
-# Name a judge by its provider, `openai:gpt-5.4`, and warn of a judge that its provider shuts down.
-
 
 WARNING_DAYS = 60
 """A judge that will be shut down within this many days warns: later runs cannot be compared with its verdicts."""

@@ -1,4 +1,4 @@
-"""What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
+"""Define what a plug-in implements, and load plug-ins: backends, suites, judges, rewards.
 
 >>> sorted(installed("judges"))[:2]
 ['alpaca_eval', 'checks']

@@ -1,4 +1,4 @@
-"""What is known of the providers of judges: addresses, hosts of keys, quirks, shutdown days, prices, and our keys.
+"""Look up what is known of the providers of judges, from their prices to their shutdown days, and keep our keys.
 
 >>> providers()["groq"].url
 'https://api.groq.com/openai/v1'
@@ -116,7 +116,7 @@ def nearest_model(provider: str, model: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------- keys
-# API keys: read from the environment, sent only where they belong, and kept from the processes that we start.
+# Keys are read from the environment, sent only where they belong, and kept from the processes that we start.
 
 
 JUDGE_KEY = "HARNESS_JUDGE_KEY"

@@ -1,4 +1,4 @@
-"""Records of results: scores with their intervals, and the score card.
+"""Define the records of results: scores with their intervals, and the score card.
 
 >>> Score(value=52.3, ci_low=49.8, ci_high=54.9, n=805).unscored
 0

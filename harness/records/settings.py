@@ -1,4 +1,4 @@
-"""The settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
+"""Define the settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
 
 Unknown keys are rejected, with the known ones in the message.
 """

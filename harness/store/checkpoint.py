@@ -1,4 +1,4 @@
-"""Inspect a model folder before it is served: is it complete and safe to load, its chat template, digest, fusion.
+"""Inspect a model folder before it is served: is it complete and safe to load, and what identifies it?
 
 >>> Fusion.of({"method": "wrpo", "sources": ["a", "b"], "alpha": 0.1}).method
 'wrpo'
@@ -22,9 +22,8 @@ from .files import file_sha256
 from .weights import NOT_WEIGHTS, PICKLES, check_names, check_weights, no_folder, read_object, right_folder
 
 # -------------------------------------------------------------------------------------------------------------- pickles
-# Refuse weights that a loader would unpickle, whatever lies beside them: a pickle can run code when it is loaded.
-#
-# A safetensors file proves nothing: loaders look for certain names, and open `pytorch_model.bin` if only others are
+# Weights that a loader would unpickle are rejected, because a pickle can run code when it is loaded. A safetensors file
+# beside them proves nothing: loaders look for certain names, and open `pytorch_model.bin` if only others are
 # there. vLLM is told to read safetensors alone (`--load-format`); transformers, PEFT and vLLM's adapters have no such
 # switch.
 

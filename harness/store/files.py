@@ -1,4 +1,4 @@
-"""Files and folders of results: written whole or not at all, locked between processes, hashed once.
+"""Write files of results whole or not at all, lock them between processes, and hash them once.
 
 >>> print(run_dir(Path("results"), model="qwen", suite="mt_bench", version="1.0", run_id="3f2a"))
 results/runs/qwen/mt_bench@1.0/3f2a

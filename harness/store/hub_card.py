@@ -1,4 +1,4 @@
-"""The model card of a Hub repository: read it, and commit another text on top of the version that was read.
+"""Read the model card of a Hub repository, and commit another text on top of the version that was read.
 
 card = HubCard("org/name"); text, commit = card.read(); card.write(text + "...", commit)
 """

@@ -1,4 +1,4 @@
-"""Weight files of a model folder, by their headers: whether they are whole, and whether their names are a model's.
+"""Read the headers of a model folder's weight files: are they whole, and are their names a model's?
 
 >>> wrapper_of(["_orig_mod.model.norm.weight", "_orig_mod.lm_head.weight"]).name
 'torch.compile'
@@ -23,9 +23,7 @@ from typing import Any
 from ..records.errors import CheckpointError
 
 # ------------------------------------------------------------------------------------------------ folders one step away
-# Folders one step away from a checkpoint: which path or command is the right one.
-#
-# Everything here is a guess for an error message about a path that cannot be served as it is.
+# Everything here is a guess for an error message: which path or command was meant by one that cannot be served.
 
 
 CACHED = re.compile(r"models--(?P<org>.+?)--(?P<name>.+)")

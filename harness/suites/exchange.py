@@ -1,4 +1,4 @@
-"""Official files in and out: what the formats share when a run becomes another tool's files, or rows become a run.
+"""Exchange runs with other tools: what the formats share when a run becomes files, or rows become a run.
 
 >>> prompts = [Prompt(id="1", turns=("Hi",), category="all")]
 >>> answers_of_rows([{"id": 1, "answer": "Hello", "model": "m"}], prompts, "answers.jsonl")["1"].turns
@@ -318,10 +318,9 @@ def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- a baseline's answers
-# Read a baseline's answers from a user's file, for any suite's questions.
-#
-# Known forms of a row: ours (`prompt_id` and `turns`, or `id` and `answer`), FastChat's and Arena-Hard's answer files,
-# and AlpacaEval's (`instruction`, `output`, `generator`), whose questions are known by their text.
+# A user's file may have answers to any suite's questions. Known forms of a row: ours (`prompt_id` and `turns`, or `id`
+# and `answer`), FastChat's and Arena-Hard's answer files, and AlpacaEval's (`instruction`, `output`, `generator`),
+# whose questions are known by their text.
 
 
 def read_answer_file(path: Path, prompts: Sequence[Prompt]) -> dict[str, Answer]:

@@ -1,4 +1,4 @@
-"""Read rows of the original tools' files, and build the score card of a model judged in such files.
+"""Read rows of the original tools' files and of a suite's data, and build the score card of judged files.
 
 Files are .json and .jsonl, compressed or not, single, in a folder or in a tar. They are read row by row, so a file may
 be larger than the memory. Each suite's own `files.py` turns their rows into scores.
@@ -446,7 +446,6 @@ def card_of(result: FileResult) -> ScoreCard:
 
 
 # ------------------------------------------------------------------------------------------------------------- editions
-# Load a suite's data: pinned official files, or the pocket edition of this package.
 
 
 def load_edition(

@@ -1,4 +1,4 @@
-"""Records of calibration: recorded comparisons and ratings, and the judge's verdicts on them. Data only."""
+"""Describe a calibration as data: recorded comparisons and ratings, and the judge's verdicts on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn judgments into scores: what the suites' scorers share. Pure.
+"""Turn judgments into scores: what the suites' scorers share. Nothing here reads a file.
 
 A score is a ratio of sums over questions (for a mean, the sum over the count), so that one interval over questions
 serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.

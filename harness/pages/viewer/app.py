@@ -1,4 +1,4 @@
-"""The pages of `harness view`, their addresses, and who may see them. All routes are read-only.
+"""Serve the pages of `harness view`, and decide who may see them. All routes are read-only.
 
 >>> is_loopback(host_of("127.0.0.1:8000")), is_loopback(host_of("example.org"))
 (True, False)
@@ -46,8 +46,6 @@ from .listing import (
 from .question import question, whole_text
 
 # ------------------------------------------------------------------------------------------------ who may see the pages
-# Decide who may see the pages, and what the browser may do with them: host check, token, headers. ASGI middleware.
-#
 # On loopback every request must name a loopback host. A page of another site whose name resolves to 127.0.0.1 (DNS
 # rebinding) names its own host. Elsewhere a token is required once and stored in a cookie for this host only.
 

@@ -1,4 +1,4 @@
-"""The viewer's pages as files: they work from any web server and from disk, without a server of ours.
+"""Write the viewer's pages as files, which work from any web server and from disk.
 
     pages = export(Path("results"), Path("site"))  # pages.written == 374; open site/index.html
 

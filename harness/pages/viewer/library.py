@@ -1,4 +1,4 @@
-"""The runs of a results folder for the viewer.
+"""Find the runs of a results folder for the viewer.
 
 A run is keyed by the last three parts of its path, and a key is looked up among the existing folders: no part of an
 address ever becomes a path. Indexes are built on demand and cached.

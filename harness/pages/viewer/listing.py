@@ -1,4 +1,4 @@
-"""Lists of questions, of one run or of two: scores, verdicts and flags, filtered and sorted as an address asks.
+"""List the questions of one run or of two, with scores, verdicts and flags, filtered and sorted as an address asks.
 
 >>> [(bar.label, bar.count) for bar in bars([0.0, 50.0, 50.0, 100.0], signed=False)]
 [('0', 1), ('50', 2), ('100', 1)]
@@ -30,7 +30,7 @@ from ...store.official import cached_path, files_of
 from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
 
 # ----------------------------------------------------------------------------------------------------- texts of a suite
-# A suite's questions and baseline answers: from the package or the cache, never from the network.
+# They come from the package or the cache, never from the network: a page must not wait for a download.
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,6 @@ def _is_local(suite: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------ histogram
-# How the scores of a list are spread: bars that are also filters. Pure.
-
 
 VALUES = 20
 """Different scores up to which each has a bar of its own: both games of a question give 5, two ratings of ten 19."""

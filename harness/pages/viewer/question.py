@@ -1,4 +1,4 @@
-"""One question as a page shows it: its turns, the answer, the baseline or reference, and every judgment.
+"""Show one question: its turns, the answer, the baseline or reference, and every judgment.
 
 Texts are untrusted: they become plain text, or Markdown without links, images and HTML.
 """

@@ -1,4 +1,4 @@
-"""What the product knows about AlpacaEval 2, besides asking and scoring."""
+"""State what the product knows about AlpacaEval 2, besides asking and scoring."""
 
 from __future__ import annotations
 

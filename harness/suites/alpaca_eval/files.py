@@ -1,6 +1,7 @@
-"""AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
+"""Read and write AlpacaEval's files: score annotations.json, export a run, import one model's rows.
 
-Annotations are scored by our rules or as the reference does: by position, as stored; a card per model, judge, baseline.
+Annotations are scored by our rules, or as the reference scores them: by position, and as stored. Each model, judge and
+baseline gets a card.
 
 Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
 PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
@@ -15,7 +16,7 @@ import io
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -429,55 +430,77 @@ def judged_models(files: Sequence[SourceFile]) -> set[str]:
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
-    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
-    texts = TextIndex(prompt.turns[0] for prompt in request.prompts)
-    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
+    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction.
+
+    If the files have both, an annotation's answer counts, because it is the one that was judged.
+    """
     editions = editions_of(request.prompts, request.mirror)
     groups = read_groups(files, editions)
     outputs = [row for file in files for row in file.rows if _is_output(row)]
+    key = _requested_key(outputs, groups, request)
+    outputs = [row for row in outputs if row.get("generator", key.model) == key.model]
+    annotations = [
+        row for file in files for row in file.rows if is_annotation(row) and group_key(row, file.name) == key
+    ]
+    ids = _prompt_ids([*outputs, *annotations], request.prompts)
+    unjudged = [(ids[str(row["instruction"])], row["output"]) for row in outputs]
+    judged = [(ids[str(row["instruction"])], row["output_2"]) for row in annotations]
+    answers = _answers([*unjudged, *judged], request.model)
+    notes = differing_answers(unjudged)
+    if key not in groups:
+        return Imported(answers, (), notes=notes)
+    is_benchmark = not editions.of({row.instruction: row.category for row in groups[key].rows}).version.startswith(
+        "files"
+    )
+    options = ScoreOptions(mirror=request.mirror)
+    return Imported(
+        answers,
+        _preferences(groups[key], key, request, answers),
+        key.baseline,
+        baseline_answers=_answers(
+            [(ids[str(row["instruction"])], row.get("output_1")) for row in annotations], key.baseline
+        ),
+        scores=score_group(key, groups[key], editions, options, _answer_lengths(files)) if is_benchmark else None,
+        notes=notes,
+    )
+
+
+def _requested_key(outputs: Sequence[Row], groups: Collection[GroupKey], request: ImportRequest) -> GroupKey:
+    """Return whose rows are imported; raise ConfigError if the files leave a choice that the request does not make."""
     named = {str(row["generator"]) for row in outputs if "generator" in row}
     model = only("model", named | {key.model for key in groups}, request.model)
     judge = only("judge", (key.judge for key in groups if key.model == model), request.judge)
     keys = [key for key in groups if (key.model, key.judge) == (model, judge)]
-    baseline = only("baseline", (key.baseline for key in keys), request.baseline)
-    key = GroupKey(model, judge, baseline)
-    outputs = [row for row in outputs if row.get("generator", model) == model]
-    rows = [row for file in files for row in file.rows if group_key(row, file.name) == key and is_annotation(row)]
-    instructions = [texts.find(text) or text for text in (str(row["instruction"]) for row in (*outputs, *rows))]
-    check_questions((ids.get(text, text) for text in instructions), request.prompts)
-    prompt_ids = [ids[text] for text in instructions]
-    answered = dict(
-        zip(prompt_ids, [*(row["output"] for row in outputs), *(row["output_2"] for row in rows)], strict=True)
-    )
-    compared = dict(zip(prompt_ids[len(outputs) :], (row.get("output_1") for row in rows), strict=True))
-    answers = {
-        prompt_id: answer_of(prompt_id, request.model, [text])
-        for prompt_id, text in answered.items()
-        if isinstance(text, str)
-    }
-    group = groups.get(key)
-    notes = differing_answers(zip(prompt_ids, (row["output"] for row in outputs), strict=False))
-    if group is None:
-        return Imported(answers, (), notes=notes)
+    return GroupKey(model, judge, only("baseline", (key.baseline for key in keys), request.baseline))
+
+
+def _prompt_ids(rows: Sequence[Row], prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Return instruction, as the rows spell it -> prompt id; raise ConfigError if one is not a prompt's."""
+    texts = TextIndex(prompt.turns[0] for prompt in prompts)
+    ids = {prompt.turns[0]: prompt.id for prompt in prompts}
+    instructions = dict.fromkeys(str(row["instruction"]) for row in rows)
+    prompt_ids = {text: ids.get(texts.find(text) or text, text) for text in instructions}
+    check_questions(prompt_ids.values(), prompts)
+    return prompt_ids
+
+
+def _answers(texts: Iterable[tuple[str, JsonValue]], model: str) -> dict[str, Answer]:
+    """Return prompt id -> answer, the last if there are several; a row without a text has none."""
+    last = dict(texts)
+    return {prompt_id: answer_of(prompt_id, model, [text]) for prompt_id, text in last.items() if isinstance(text, str)}
+
+
+def _preferences(
+    group: AlpacaGroup, key: GroupKey, request: ImportRequest, answers: dict[str, Answer]
+) -> tuple[Judgment, ...]:
+    """Return one judgment per instruction; raise ConfigError if one is not a prompt's."""
+    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
     judgments = tuple(
         _preference(ids.get(row.instruction, row.instruction), row, request, key, answers)
         for row in current_rows(group.rows)
     )
     check_questions((row.prompt_id for row in judgments), request.prompts)
-    options = ScoreOptions(mirror=request.mirror)
-    is_known = not editions.of({row.instruction: row.category for row in group.rows}).version.startswith("files")
-    return Imported(
-        answers,
-        judgments,
-        baseline,
-        baseline_answers={
-            prompt_id: answer_of(prompt_id, baseline, [text])
-            for prompt_id, text in compared.items()
-            if isinstance(text, str)
-        },
-        scores=score_group(key, group, editions, options, _answer_lengths(files)) if is_known else None,
-        notes=notes,
-    )
+    return judgments
 
 
 def content_of(row: Row) -> str:

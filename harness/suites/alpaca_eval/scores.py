@@ -1,4 +1,4 @@
-"""Compute AlpacaEval's scores from preferences: win rates, counts, and the length-controlled win rate. Pure."""
+"""Compute AlpacaEval's scores from preferences: win rates, counts, and the length-controlled win rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AlpacaEval 2: 805 instructions, one weighted preference each against the baseline, length-controlled.
+"""Ask AlpacaEval 2's 805 instructions; each answer gets one weighted preference against the baseline's.
 
 Source of every rule: alpaca_eval at the pinned revision. The judge's prompt is read from the installed alpaca-eval
 package, which is located but never imported (importing it takes seconds and writes into site-packages).

@@ -1,4 +1,4 @@
-"""What the product knows about Arena-Hard v0.1 and v2.0, besides asking and scoring."""
+"""State what the product knows about Arena-Hard v0.1 and v2.0, besides asking and scoring."""
 
 from __future__ import annotations
 

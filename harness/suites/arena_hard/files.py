@@ -1,4 +1,4 @@
-"""Arena-Hard's own files in and out: score them, export a run as them, import one model's rows.
+"""Read and write Arena-Hard's own files: score them, export a run as them, import one model's rows.
 
 Scores: one card per model and judge, with our interval and the reference's. A broken game is unscored, with its reason,
 and counted. `rows.py` parses rows; `file_scores.py` computes scores, also under style control.

@@ -1,4 +1,4 @@
-"""Arena-Hard's verdict labels (their meaning, and how to find one in a judge's text) and the rows of its files.
+"""Find Arena-Hard's verdict labels in a judge's text, and parse the rows of its files.
 
 Judgments: v0.1 (`question_id`, games of user_prompt, judgment, score; config/judge_config.yaml and gen_judgment.py at
 efc012e), v2.0 (`uid`, games of score, judgment.answer, prompt; config/arena-hard-v2.0.yaml, gen_judgment.py and

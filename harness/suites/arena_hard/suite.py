@@ -1,4 +1,4 @@
-"""Arena-Hard: each answer in two games against a baseline's, shown in both orders. One class, two versions.
+"""Ask Arena-Hard: each answer plays two games against a baseline's, shown in both orders. One class, two versions.
 
 >>> languages_of("de"), len(languages_of(""))
 (('de',), 23)
@@ -420,8 +420,7 @@ def _strings(table: ast.expr, texts: Mapping[str, str]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- m-ArenaHard
-# m-ArenaHard: Arena-Hard v0.1's 500 prompts translated into 22 languages, and English; against a baseline of yours.
-#
+# These are Arena-Hard v0.1's 500 prompts in English and 22 more languages, against a baseline of the user's.
 # `m_arena_hard:LANG` is one language, `m_arena_hard` all of them, with the translations of one prompt as a cluster.
 # The data set has neither baseline answers nor a judge's prompt: `--baseline` names the first, and the second is
 # v0.1's. Source: CohereLabs/m-ArenaHard at the pinned revision (Dang et al. 2024, arXiv 2412.04261).

@@ -33,11 +33,10 @@ from ...records.protocols import SuiteOptions
 from ...records.settings import checked
 
 # ------------------------------------------------------------------------------------------------------ reading a reply
-# Read a judge's reply by the grammar that a suite's file states: labels, a rating of any scale, or a rubric. Pure.
-#
-# A template names its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers
-# it. A verdict stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside
-# its scale is an error. Replies are as hostile as answers, so every pattern takes linear time.
+# A suite's file states the grammar of its judge's replies: labels, a rating of any scale, or a rubric. A template names
+# its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers it. A verdict
+# stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside its scale is
+# an error. Replies are as hostile as answers, so every pattern takes linear time.
 
 
 PREFIXES = ("labels:", "scale:", "items:")

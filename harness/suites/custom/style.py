@@ -1,4 +1,4 @@
-"""The win rate that answers of equal style would have: Arena-Hard's style control for one model and its baseline.
+"""Estimate the win rate that answers of equal style would have: Arena-Hard's style control for a single pair.
 
 >>> style("# Title\\n- one\\n- **two**\\n```\\n# no title\\n```")
 (42.0, 1.0, 2.0, 1.0)

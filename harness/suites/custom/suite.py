@@ -1,4 +1,4 @@
-r"""A suite made of a user's file: what is asked, what the judge is asked about an answer, and the scores.
+r"""Ask and score a suite made of a user's file, with judge's prompts for files that bring none.
 
 >>> from harness.suites.custom.definition import Definition, OwnJudging
 >>> prompts = (Prompt(id="1", turns=("What is 2 + 2?",), category="math"),)
@@ -58,8 +58,6 @@ from .facts import CONTROLLED, CUSTOM, PASSED, RATING, RUBRIC, STYLED, WIN_RATE
 from .style import style_refits, style_score, styled_run
 
 # -------------------------------------------------------------------------------------------------- the judge's prompts
-# The judge's prompts of suites that bring none, and the filling of those that do. Pure.
-
 
 DEFAULT_LABELS: Mapping[str, LabelPoints] = {
     "A>>B": LabelPoints(points=1, weight=3),

@@ -1,4 +1,4 @@
-"""HealthBench: 5,000 conversations about health; physicians' criteria give and take points.
+"""Ask HealthBench's 5,000 conversations about health; physicians' criteria give and take points.
 
 Source: openai/simple-evals healthbench_eval.py. The score of an answer is the sum of the points of the criteria it
 meets over the sum of the positive points; the benchmark's score is the mean, in percent. Two deviations, which the

@@ -1,4 +1,4 @@
-"""What the product knows about lm-eval's tasks: each is a suite of its own, `lm_eval:TASK`, with its own metrics.
+"""State what the product knows about lm-eval's tasks: each is a suite, `lm_eval:TASK`, with its own metrics.
 
 >>> task_of("IFEval"), task_of("MMLU-Pro"), task_of("my_task")
 ('ifeval', 'mmlu_pro', 'my_task')
@@ -28,12 +28,10 @@ LM_EVAL = Facts(
 
 
 # ------------------------------------------------------------------------------------------------------ the usual tasks
-# The usual tasks by the names people use, each with the metric that stands for it. Pure.
-#
-# Each headline is the first metric and filter in the task's own configuration (lm_eval 0.4.13 tasks/**), so that
-# results imported from files of any version rank by the same one. All but the last three ask by chat completions;
-# those compare log-likelihoods and need a checkpoint. Tasks that run generated code are left out: lm-eval asks for
-# consent to them.
+# People know tasks by other names than lm-eval's, and expect one number of each. Each headline is the first metric and
+# filter in the task's own configuration (lm_eval 0.4.13 tasks/**), so that results imported from files of any version
+# rank by the same one. All but the last three ask by chat completions; those compare log-likelihoods and need a
+# checkpoint. Tasks that run generated code are left out: lm-eval asks for consent to them.
 
 
 HEADLINES = {
@@ -74,8 +72,6 @@ def preset_headline(task: str, metrics: Collection[str]) -> str | None:
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
-# What lm-eval's metrics mean: which of them are better when lower, and which one stands for a task. Pure.
-
 
 NOT_SCORES = frozenset({"alias", "name", "sample_len", "sample_count", "bypass"})
 """Keys beside a task's metrics. `bypass` marks answers that were never scored (--predict_only), and reads 999."""

@@ -1,4 +1,4 @@
-"""Turn one of lm-eval's results files into our numbers, a record per task. Pure, but for reading the file.
+"""Turn one of lm-eval's results files into our numbers, with a record per task.
 
     for numbers in task_results(load_results(Path("results_2026-01-31T12-00-00.json")), "results.json"):
         print(numbers.suite, numbers.scores.scores[numbers.headline].value)

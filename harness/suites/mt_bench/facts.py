@@ -1,4 +1,4 @@
-"""What the product knows about MT-Bench and its pairwise mode, besides asking and scoring."""
+"""State what the product knows about MT-Bench and its pairwise mode, besides asking and scoring."""
 
 from __future__ import annotations
 

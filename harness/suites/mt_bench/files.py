@@ -1,4 +1,4 @@
-"""FastChat's files in and out: export a run as them, import one model's rows; `file_scores.py` scores them.
+"""Export a run as FastChat's files, and import one model's rows from them; `file_scores.py` scores them.
 
 Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE_single.jsonl`, in pairwise mode `JUDGE_pair.jsonl`, in the
 form of gen_api_answer.py and gen_judgment.py. A missing verdict has score -1, which show_result.py leaves out.

@@ -1,5 +1,7 @@
-"""Your own comparisons, some with votes of people: `own/*.jsonl` of the data folder, judged with MT-Bench's pairwise
-prompts. They make a correction possible: the judge decides all comparisons, people some of them.
+"""Load your own comparisons, some with votes of people, to be judged with MT-Bench's pairwise prompts.
+
+They are in `own/*.jsonl` of the data folder. They make a correction possible: the judge decides all comparisons, people
+some of them.
 
 A row: {"question": TEXT or [TURN, TURN], "candidate": {"model", "answer": TEXT or [TURN, TURN]}, "baseline": (same),
 "votes": ["candidate" | "baseline" | "tie", …], "id": optional}. There is no retired judge.

@@ -1,4 +1,4 @@
-"""MT-Bench pairwise: answers compared with a baseline's in both orders; two games that disagree are a tie.
+"""Compare MT-Bench answers with a baseline's in both orders; two games that disagree are a tie.
 
 `mt_bench_pairs:FILE` names a file with the baseline's answers in FastChat's format; the default is the official
 baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.

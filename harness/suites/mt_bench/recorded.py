@@ -1,4 +1,4 @@
-"""MT-Bench's recorded judgments: expert votes, GPT-4's pairwise verdicts and ratings, and the judged answers.
+"""Load MT-Bench's recorded judgments: expert votes, GPT-4's verdicts and ratings, and the judged answers.
 
 Votes and verdicts: lmsys/mt_bench_human_judgments (Zheng et al. 2023, CC-BY-4.0). Only experts' votes count, as in
 FastChat's compute_agreement; the authors' own votes are left out.

@@ -1,4 +1,4 @@
-"""MT-Bench: 80 two-turn questions, each turn rated 1 to 10 by a judge.
+"""Ask MT-Bench's 80 two-turn questions; a judge rates each turn 1 to 10.
 
 Two answers are compared with FastChat's pairwise prompts, side by side and in both orders, per turn: `pairs.py` and
 head to head use them. Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_model_answer.py,

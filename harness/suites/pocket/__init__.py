@@ -1,4 +1,4 @@
-"""The pocket edition: the three suites with small data of our own, packaged for machines without the official data.
+"""Load the pocket edition: the three suites with small data of our own, for machines without the official data.
 
 This package contains the files under `data/` (made by `make.py`) and turns them into `SuiteData`. Protocol and scoring
 are the suites' own.
