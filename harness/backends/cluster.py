@@ -103,7 +103,7 @@ class WorkerPool(Generic[Work, Result]):
         """Workers that can work now."""
         self._workers = workers
         self._left = len(workers)
-        self._places = capacity
+        self._capacity = capacity
         self._patience = patience
         self._queue: asyncio.PriorityQueue[_Job[Work, Result]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
@@ -195,14 +195,14 @@ class WorkerPool(Generic[Work, Result]):
                     if job.future.done():
                         continue  # the caller no longer waits
                     load += job.weight
-                    if load >= self._places:
+                    if load >= self._capacity:
                         room.clear()
-                    task = group.create_task(self._one(worker, job))
+                    task = group.create_task(self._finish(worker, job))
                     task.add_done_callback(lambda _, job=job: ended(job))  # type: ignore[misc]  # mypy: lambda's default
 
             group.create_task(give())
 
-    async def _one(self, worker: Worker[Work, Result], job: _Job[Work, Result]) -> None:
+    async def _finish(self, worker: Worker[Work, Result], job: _Job[Work, Result]) -> None:
         try:
             result = await worker.work(job.work)
         except (WorkerLostError, WorkerGoneError):
@@ -455,14 +455,14 @@ def _probe(address: str) -> None:
         raise ConfigError(
             f"{ADDRESS}={address!r}: give the cluster's HOST:PORT, from one of its nodes; Ray Client is not used"
         )
-    where = _current() if address == "auto" else address
-    host, _, port = where.rpartition(":")
+    cluster = _current() if address == "auto" else address
+    host, _, port = cluster.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=PROBE_LIMIT):
             return
     except (OSError, ValueError) as error:
         raise ServerError(
-            f"no Ray cluster at {where or 'this machine'} ({ADDRESS}={address!r}: {error}); start one with "
+            f"no Ray cluster at {cluster or 'this machine'} ({ADDRESS}={address!r}: {error}); start one with "
             f"`ray start --head`, or unset {ADDRESS} to have one started on this machine alone"
         ) from None
 

@@ -89,7 +89,7 @@ STORED = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def kv_cache_gib(*, free: int | None, weights: int, useful: int | None) -> int:
-    """Return the GiB of KV cache: at least 1, at most what is useful. Sizes are in bytes; None: unknown."""
+    """Return the GiB of KV cache: at least 1, at most what is useful. Sizes are in bytes, or None if unknown."""
     if free is None:
         return 1
     room = SHARE * (free - weights - SERVER) / GIB
@@ -111,7 +111,7 @@ def loaded_bytes(folder: Path, dtype: str) -> int:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
-    """Return the bytes of keys and values per token of a decoder; None if its config.json does not say.
+    """Return the bytes of keys and values per token of a decoder, or None if its config.json does not say.
 
     Two tensors per layer with `num_key_value_heads` heads each. Models that compress their cache need less.
 
@@ -131,7 +131,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 def kv_cache_space(folder: Path, dtype: str, *, tokens: int | None, workers: int, free: int | None) -> int:
     """Return the GiB of KV cache of each worker that serves the model in `folder`.
 
-    `tokens`: the most that requests in flight can have together; None: unknown.
+    `tokens`: the most that requests in flight can have together, or None if unknown.
     """
     per_token = kv_bytes_per_token(read_object(folder / "config.json") or {}, dtype)
     useful = None if per_token is None or tokens is None else per_token * tokens
@@ -140,7 +140,7 @@ def kv_cache_space(folder: Path, dtype: str, *, tokens: int | None, workers: int
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that programs can still get, also of this container's limit; None if unknown."""
+    """Return the bytes that programs can still get, also of this container's limit, or None if unknown."""
     try:
         match = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text("utf-8"), re.M)
     except OSError:
@@ -150,7 +150,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _container_room(root: Path) -> list[int]:
-    """Return the bytes left below the memory limit of the control group, version 2 or 1; nothing without a limit."""
+    """Return the bytes left below the memory limit of the control group, version 2 or 1, or nothing without a limit."""
     for limit, used, idle in (
         ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current", "inactive_file"),
         (

@@ -34,7 +34,7 @@ class ScriptedBackend(NothingToOpen):
             raise ConfigError(f"backend 'scripted' needs a JSONL file or {ECHO!r} as --model, not {str(model)!r}")
         self.label = model.label.removesuffix(".jsonl")
         self._latency = _seconds(pairs(options.engine_args, "scripted", ("latency",)).get("latency", "0"))
-        self._places = asyncio.Semaphore(options.concurrency)
+        self._in_flight = asyncio.Semaphore(options.concurrency)
         self._imported: set[str] = set()
         self._rows = None if model.name == ECHO else _read(Path(model.name), self._imported)
 
@@ -51,7 +51,7 @@ class ScriptedBackend(NothingToOpen):
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         begin = time.monotonic()
-        async with self._places:
+        async with self._in_flight:
             await asyncio.sleep(self._latency * len(prompt.turns))
         row = self._row(prompt, index)
         if row is not None:

@@ -451,7 +451,7 @@ class ServedBackend(ChatBackend, ABC):
         return reply
 
     async def _restart_if_dead(self, epoch: int) -> bool:
-        """Return True if the server was restarted since `epoch`, here or by another request; False if it is healthy."""
+        """Return True if this or another request restarted the server since `epoch`, or False if it is healthy."""
         async with self._reviving:
             if self._epoch != epoch:
                 return True

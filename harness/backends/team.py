@@ -54,7 +54,7 @@ class MemberSpec(Record):
     """Parameters used per token, e.g. 13e9. None: counted in the folder's weights, unknown for an endpoint."""
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """Return the list price of this many tokens; None without prices."""
+        """Return the list price of this many tokens, or None without prices."""
         if self.price_in is None or self.price_out is None:
             return None
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
@@ -265,7 +265,7 @@ class Member:
         return [known[request_key(draw)].answer for draw in draws]
 
     async def perplexities(self, texts: Sequence[str]) -> list[float | None]:
-        """Return the perplexity of each text; None if the model cannot read it."""
+        """Return the perplexity of each text, or None if the model cannot read it."""
         assert self._perplexities is not None, "open it first"
         if not isinstance(self.backend, ReadsPrompts):
             raise ConfigError(f"member {self.name!r}: backend {self.spec.backend!r} cannot tell how likely a prompt is")

@@ -49,7 +49,7 @@ class _LinesThatStay(RichHandler):
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
-    """Log INFO to stderr: through the console on a terminal, as plain timed lines elsewhere."""
+    """Log INFO to stderr, through the console on a terminal and as plain timed lines otherwise."""
     handler: logging.Handler
     if STDERR.is_terminal:
         handler = _LinesThatStay(console=STDERR, show_path=False, show_level=False, markup=False, highlighter=None)
@@ -177,11 +177,11 @@ def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterato
         tasks = {key: bars.add_task(tally.name, total=tally.total, info="") for key, tally in tallies.items()}
         waiting = _WaitingLine(bars)
 
-        def step(done: Step) -> None:
+        def step(event: Step) -> None:
             waiting.remove()
-            key = done.suite, done.stage
+            key = event.suite, event.stage
             if key in tasks:
-                tallies[key].add(done)
+                tallies[key].add(event)
                 bars.update(tasks[key], advance=1, info=tallies[key].details())
 
         logging.getLogger().addHandler(waiting)
@@ -233,7 +233,7 @@ def announce(estimates: Sequence[Estimate]) -> None:
     """Log who judges and what that costs, before the first call."""
     for part in estimates:
         cost = "" if part.judge_cost_open is None else f", about {dollars(part.judge_cost_open)} to pay"
-        known = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
+        reused = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
         log.info(
             "%s: %d prompts, %d generation calls; judge %s, %d calls%s%s",
             part.suite,
@@ -241,15 +241,15 @@ def announce(estimates: Sequence[Estimate]) -> None:
             part.generation_calls,
             part.judge,
             part.judge_calls,
-            known if part.judge_calls_done or part.judge_calls_cached else "",
+            reused if part.judge_calls_done or part.judge_calls_cached else "",
             cost,
         )
 
 
 def estimate_rows(estimates: Sequence[Estimate], self_scored: Sequence[str] = ()) -> list[dict[str, JsonValue]]:
     """Return the rows of a dry run as `--json` prints them."""
-    own: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
-    return [part.as_dict() for part in estimates] + own
+    self_rows: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
+    return [part.as_dict() for part in estimates] + self_rows
 
 
 def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (), *, as_json: bool) -> None:
@@ -260,9 +260,11 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
     lines: list[list[str]] = []
     for part in estimates:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
-        lines.append([part.suite, part.judge, *map(str, counts), _shown(part.judge_cost), _shown(part.judge_cost_open)])
+        lines.append(
+            [part.suite, part.judge, *map(str, counts), _amount(part.judge_cost), _amount(part.judge_cost_open)]
+        )
         for name, share in part.by_judge.items():
-            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), ""])
+            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _amount(share.cost), ""])
     lines += [[name, "none", *["-"] * 7] for name in self_scored]
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):
         totals = (sum(part.judge_cost or 0 for part in estimates), sum(part.judge_cost_open or 0 for part in estimates))
@@ -282,12 +284,12 @@ def print_cost(cards: Sequence[ScoreCard]) -> None:
     for card in cards:
         if "judgment_calls" not in card.usage:
             continue
-        worth, paid, calls = (card.usage.get(f"judgment_{name}") for name in ("cost", "paid", "calls"))
-        if worth is None and paid is None:
+        value, paid, calls = (card.usage.get(f"judgment_{name}") for name in ("cost", "paid", "calls"))
+        if value is None and paid is None:
             print(f"{card.suite}: {calls} judge calls, of unknown price")
         else:
-            print(f"{card.suite}: {calls} judge calls, {_shown(paid)} paid; the verdicts are worth {_shown(worth)}")
+            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid; the verdicts are worth {_amount(value)}")
 
 
-def _shown(amount: object) -> str:
+def _amount(amount: object) -> str:
     return dollars(amount) if isinstance(amount, int | float) else "unknown"

@@ -111,10 +111,10 @@ def python(running: tuple[int, ...]) -> Check:
 
 def core_packages() -> list[Check]:
     try:
-        wanted = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
+        requirements = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
     except PackageNotFoundError:
         return [Check("packages", "fail", f"{DISTRIBUTION} is not installed", install_command())]
-    names = [match[0] for line in wanted if (match := re.match(r"[\w.-]+", line))]
+    names = [match[0] for line in requirements if (match := re.match(r"[\w.-]+", line))]
     missing = [name for name in names if _version(name) is None]
     if missing:
         return [Check("packages", "fail", f"missing: {', '.join(missing)}", install_command())]
@@ -255,9 +255,9 @@ def _existing(folder: Path) -> Path:
 
 
 def data() -> Check:
-    wanted = [file for file in pinned_files().values() if not file.optional]
-    missing = [file for file in wanted if not cached_path(file).is_file()]
-    summary = f"{len(wanted) - len(missing)} of {len(wanted)} official files in {cache_folder() / 'data'}"
+    required = [file for file in pinned_files().values() if not file.optional]
+    missing = [file for file in required if not cached_path(file).is_file()]
+    summary = f"{len(required) - len(missing)} of {len(required)} official files in {cache_folder() / 'data'}"
     if not missing:
         return Check("data", "ok", summary)
     repair = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"

@@ -254,10 +254,10 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
 
 def check_columns(tables: Iterable[Table], chosen: Sequence[str]) -> None:
     """Raise ConfigError for a column that no table has."""
-    known = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
+    columns = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
     for name in chosen:
-        if name not in known:
-            raise ConfigError(f"no column {name!r}; known: {', '.join(known)}")
+        if name not in columns:
+            raise ConfigError(f"no column {name!r}; known: {', '.join(columns)}")
 
 
 def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:

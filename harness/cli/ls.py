@@ -122,8 +122,8 @@ def ls(flags: LsFlags) -> None:
         show_runs(flags)
         return
     if flags.group not in GROUPS:
-        known = (RUNS, *GROUPS)
-        raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, known)}; known: {', '.join(known)}")
+        groups = (RUNS, *GROUPS)
+        raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, groups)}; known: {', '.join(groups)}")
     if flags.group == SUITES and not flags.as_json:
         show_suites(flags)
         return

@@ -253,16 +253,16 @@ def run_one(
     trackers: Sequence[str],
     *,
     fresh: bool,
-    kept: SharedServer | None = None,
+    shared: SharedServer | None = None,
     later: Sequence[Backend] = (),
 ) -> tuple[Plan, list[ScoreCard]]:
     """Run one model; return its plan and its cards, complete or not.
 
-    `kept` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
+    `shared` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
     """
     run_plan = planned(settings)
-    if kept is not None:
-        hand_over(kept, run_plan, later)
+    if shared is not None:
+        hand_over(shared, run_plan, later)
     cards = ask_and_judge(run_plan, fresh=fresh)
     track(trackers, cards, run_plan.spec.results)
     return run_plan, cards
@@ -277,14 +277,14 @@ def track(trackers: Sequence[str], cards: Sequence[ScoreCard], results: Path) ->
         log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
 
 
-def hand_over(kept: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
-    """Let the kept server serve this model, unless a judge waits until the devices are free."""
+def hand_over(shared: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
+    """Let the shared server serve this model, unless a judge waits until the devices are free."""
     from ..running.pipeline import waits  # deferred: it needs numpy, which the help does not
 
     if any(waits(judge) for suite in run_plan.suites for judge in suite.judges):
-        kept.close()
+        shared.close()
     else:
-        kept.adopt(run_plan.backend, later)
+        shared.adopt(run_plan.backend, later)
 
 
 def raise_if_incomplete(cards: Sequence[ScoreCard]) -> None:
@@ -332,12 +332,14 @@ def one_after_the_other(
         backends.append(run_plan.backend)
     cards: list[ScoreCard] = []
     failed = []
-    kept = SharedServer()
+    shared = SharedServer()
     try:
         for number, settings in enumerate(each, start=1):
             log.info("model %d of %d: %s", number, len(each), settings.model)
             try:
-                run_plan, new_cards = run_one(settings, trackers, fresh=flags.fresh, kept=kept, later=backends[number:])
+                run_plan, new_cards = run_one(
+                    settings, trackers, fresh=flags.fresh, shared=shared, later=backends[number:]
+                )
                 cards += new_cards
                 if not flags.as_json:
                     show(run_plan, new_cards, verbose=flags.verbose, is_last=False)
@@ -348,7 +350,7 @@ def one_after_the_other(
                 exit_code_of(error)
                 failed.append(str(settings.model))
     finally:
-        kept.close()
+        shared.close()
     return cards, failed
 
 
@@ -469,12 +471,12 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
         totals[name, "answers"] = suite_run.answers_open
         totals[name, "judgments"] = calls[name] - suite_run.store.judgments.count_succeeded
         totals[name, "judgments"] -= len(suite_run.plan.anchor_tasks) - len(suite_run.anchors_open)
-        done = len(suite_run.plan.prompts) - suite_run.answers_open
+        answered = len(suite_run.plan.prompts) - suite_run.answers_open
         if sentence := earlier_answers(suite_run):
             log.warning("%s", sentence)
-        elif done > 0:
+        elif answered > 0:
             judged = len(suite_run.store.judgments)
-            log.info("%s: resuming, %d answers and %d judgments exist already", name, done, judged)
+            log.info("%s: resuming, %d answers and %d judgments exist already", name, answered, judged)
     return totals
 
 

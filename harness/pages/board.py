@@ -65,7 +65,7 @@ class PageFacts:
     """Run id -> MODEL/SUITE@VERSION/ID."""
 
     def links(self, table: Table) -> dict[str, str]:
-        """Return run id -> the run's page in the viewer; empty without a viewer."""
+        """Return run id -> the run's page in the viewer, or nothing without a viewer."""
         folders = {row.run_id: self.folders[row.run_id] for row in table.rows if self.folders.get(row.run_id)}
         start = self.viewer.rstrip("/")
         return {run: f"{start}/run/{quote(folder, safe='/@')}" for run, folder in folders.items() if start}
@@ -77,7 +77,7 @@ def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:
 
 
 def _table(table: Table, facts: PageFacts) -> JsonValue:
-    position = {row.run_id: at for at, row in enumerate(table.rows)}
+    position = {row.run_id: index for index, row in enumerate(table.rows)}
     across = axes(table)
     games = [
         _games(position, game)
@@ -140,9 +140,9 @@ def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
     """
     step = pair.difference
     numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
-    places = [position[pair.run], position[pair.other]]
+    indices = [position[pair.run], position[pair.other]]
     return [
-        *places,
+        *indices,
         *numbers,
         float(f"{step.p:.8g}"),
         pair.won,
@@ -190,15 +190,15 @@ class Cell:
     """The interval."""
 
 
-def page(tables: Sequence[Table], beside: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:
-    """Return the whole file; `beside` are the tables of figures that others reported."""
+def page(tables: Sequence[Table], reported: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:
+    """Return the whole file; `reported` are the tables of figures that others published."""
     style, script = asset("style.css") + asset("board.css"), asset("board.js")
     return (
         environment()
         .get_template("leaderboard.html")
         .render(
             tables=tables,
-            reported=beside,
+            reported=reported,
             about=about,
             overview=summary(tables) if len(tables) > 1 else None,
             data=page_data(tables, about),
@@ -343,7 +343,7 @@ def count_of(tables: Sequence[Table]) -> str:
 
 
 def newest_of(tables: Sequence[Table]) -> str:
-    """Return the day of the newest run; empty if none is known."""
+    """Return the day of the newest run, or nothing if none is known."""
     return max((row.date for table in tables for row in table.rows if row.date), default="")
 
 
@@ -397,7 +397,7 @@ def _point(model: str, step: HeadlineDifference, sign: int) -> ChartPoint:
 
 
 def png(drawing: Drawing) -> bytes:
-    """Return the figure on white as PNG; raise ConfigError if resvg is not installed."""
+    """Return the figure on white as PNG. Raise ConfigError if resvg is not installed."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:

@@ -109,9 +109,9 @@ class Axis:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, wanted: int = 5) -> list[float]:
-        """Return about `wanted` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
-        raw = (self.high - self.low) / max(wanted, 1)
+    def ticks(self, count: int = 5) -> list[float]:
+        """Return about `count` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
+        raw = (self.high - self.low) / max(count, 1)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
         first = math.ceil(self.low / step - 1e-9)
@@ -150,7 +150,7 @@ class ChartPoint:
 
 
 def forest(table: Table) -> Drawing | None:
-    """Draw value and 95 % interval of each row, best at the top; None without a value."""
+    """Draw value and 95 % interval of each row, best at the top, or None without a value."""
     rows = [row for row in table.rows if row.score.value is not None]
     if not rows:
         return None
@@ -241,7 +241,7 @@ def axes(table: Table) -> dict[str, str]:
 
 
 def against(table: Table, key: str, across: str) -> Drawing | None:
-    """Draw the headline against a field of `axes`; None with fewer than two rows that have both."""
+    """Draw the headline against a field of `axes`, or None with fewer than two rows that have both."""
     points = [
         ChartPoint(row.model, x, row.score.value, row.score.ci_low, row.score.ci_high)
         for row in table.rows
@@ -272,7 +272,7 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str,
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
         drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:g}, {point.y:.2f}")
-        place_x, place_y = taken.beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
+        place_x, place_y = taken.place_beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
         if abs(place_y - at_y - 4) > TakenPlaces.HEIGHT:
             drawing.line(at_x, at_y, at_x, place_y - 4, "grid")
         drawing.text(place_x, place_y, point.label, css="small")
@@ -291,11 +291,11 @@ class TakenPlaces:
         """Keep labels away from a mark and its interval."""
         y = top
         while y < bottom + self.HEIGHT:
-            at = min(y, bottom)
-            self._bands[self._band(at)].append((at, x, x + width))
+            level = min(y, bottom)
+            self._bands[self._band(level)].append((level, x, x + width))
             y += self.HEIGHT
 
-    def beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
+    def place_beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
         """Return where a mark's label covers nothing, and take that place: to the right or left, then above or below.
 
         `limits`: least x and largest y. If nothing is free, it is the nearest free height below.

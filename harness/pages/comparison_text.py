@@ -133,10 +133,10 @@ def other_lines(pair: Comparison) -> list[str]:
         lines.append(f"{len(pair.flips)} questions flipped: {gained} in favour of {pair.other}, {lost} against it")
     if (orders := pair.orders) is not None:
         doubtful = sum(flip.doubtful for flip in pair.flips)
-        kept = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"
+        without = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"
         lines.append(
             f"of {orders.judged_twice} questions judged in both orders, the judge contradicted itself on "
-            f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{kept}"
+            f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{without}"
         )
     return lines + [shift_line(shift) for shift in pair.shifts]
 
@@ -167,8 +167,8 @@ def correction_lines(pair: Comparison) -> list[str]:
     models, tests = _most_tests(pair, by_category=False), _most_tests(pair, by_category=True)
     lines = models_correction_lines(pair)
     if tests > 1:
-        what = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
-        lines.append(f"p of categories: corrected by Holm over {what}")
+        family = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
+        lines.append(f"p of categories: corrected by Holm over {family}")
     return lines
 
 

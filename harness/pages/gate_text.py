@@ -110,12 +110,12 @@ def sequential_line(stop: SequentialReport) -> str:
     if stop.note is not None:
         return f"{stop.suite}: {stop.note}"
     steps = ", ".join(f"{metric} {step}" for metric, step in stop.steps.items())
-    stopped, saved, made = (
+    stopped, saved, asked_calls = (
         ("would have stopped", "would have been saved", "needed") if stop.replayed else ("stopped", "saved", "made")
     )
     return (
         f"{stop.suite}: {stopped} after {stop.questions} of {stop.of} questions ({steps}): "
-        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {made}"
+        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {asked_calls}"
     )
 
 

@@ -82,8 +82,8 @@ def _audit(judging: Judging) -> Iterator[Line]:
     cheap = "+".join(name for name in audit.spending if name != audit.judge)
     yield ("questions judged", audit.judge, f"{audit.judged} of {audit.of}", str(audit.drawn))
     for metric, gain in audit.gains.items():
-        worth = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
-        yield (f"{metric} is as precise as", audit.judge, worth, str(audit.judged))
+        gained = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
+        yield (f"{metric} is as precise as", audit.judge, gained, str(audit.judged))
     for metric, score in audit.cheap.items():
         yield from _line(f"{metric}, not audited", cheap, score)
     for name, part in audit.spending.items():
@@ -232,9 +232,9 @@ def _with_n(score: Score | None) -> str:
 
 
 def _ordered(scores: Iterable[str]) -> list[str]:
-    known = set(scores)
+    names = set(scores)
     # a measure of a newer version has no label yet, but is shown
-    return [name for name in MEANING if name in known] + sorted(known - MEANING.keys())
+    return [name for name in MEANING if name in names] + sorted(names - MEANING.keys())
 
 
 def _cells(score: Score) -> tuple[str, str, str]:

@@ -230,7 +230,7 @@ def html(report: ModelsReport) -> str:
 
 
 def section_figure(section: ReportSection) -> Figure | None:
-    """Return the figure of the differences from the first model; None if nothing was compared."""
+    """Return the figure of the differences from the first model, or None if nothing was compared."""
     compared = [
         ChartPoint(row.model, row.difference.value, 0.0, row.difference.ci_low, row.difference.ci_high)
         for row in section.rows
@@ -334,13 +334,13 @@ def _merged(index: object, name: str, results: Sequence[Entry]) -> list[JsonValu
     if not (isinstance(index, list) and all(isinstance(model, dict) for model in index)):
         raise ConfigError(f"{README}: {KEY} is not a list of models; correct the card first")
     position = next((number for number, model in enumerate(index) if model.get("name") == name), 0)
-    known = index[position].get("results") or []
-    if not (isinstance(known, list) and all(isinstance(result, dict) for result in known)):
+    earlier = index[position].get("results") or []
+    if not (isinstance(earlier, list) and all(isinstance(result, dict) for result in earlier)):
         raise ConfigError(f"{README}: {KEY} has results that are not a list; correct the card first")
     new = {_identity(result) for result in results}
-    kept = [result for result in known if _identity(result) not in new]
+    unrelated = [result for result in earlier if _identity(result) not in new]
     edited: list[JsonValue] = [*index]
-    edited[position] = index[position] | {"results": [*kept, *results]}
+    edited[position] = index[position] | {"results": [*unrelated, *results]}
     return edited
 
 

@@ -106,19 +106,19 @@ def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[F
 def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
     """Return the table with the difference, its interval and its p in columns of their own: a narrow one keeps p."""
     head, rows = columns(table), body(table)
-    at = head.index(against_name(table))
+    against = head.index(against_name(table))
     difference_head = ("difference", "95 %", "p")
-    head[at : at + 1] = difference_head
+    head[against : against + 1] = difference_head
     for row, cells in zip(table.rows, rows, strict=True):
-        cells[at : at + 1] = _difference_cells(row.above)
+        cells[against : against + 1] = _difference_cells(row.above)
     difference, span, p = difference_head
-    order: tuple[str, ...] = (*head[:at], difference, p, *shown_metrics(table)[:1], span, "n")
-    zeros = {name for at, name in enumerate(head) if all(cells[at] == "0" for cells in rows)}
+    order: tuple[str, ...] = (*head[:against], difference, p, *shown_metrics(table)[:1], span, "n")
+    zeros = {name for position, name in enumerate(head) if all(cells[position] == "0" for cells in rows)}
     order += tuple(name for name in head if name not in order and name not in zeros)
-    essential = at + 2
+    essential = against + 2
     if chosen:
-        kept = [position for position, name in enumerate(head) if name in (*head[:at], *chosen)]
-        head, rows = [head[position] for position in kept], [[cells[position] for position in kept] for cells in rows]
+        indices = [index for index, name in enumerate(head) if name in (*head[:against], *chosen)]
+        head, rows = [head[index] for index in indices], [[cells[index] for index in indices] for cells in rows]
         order, essential = tuple(head), len(head)
     return rich_table(table.title, head, rows, LEFT, order, essential)
 
@@ -280,11 +280,11 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Tex
 
 def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
     """Return the tables with only the models that were measured here too; none of models that were not."""
-    kept = []
+    measured = []
     for table in tables:
         rows = tuple(row for row in table.rows if row.differences)
-        kept += [table.model_copy(update={"rows": rows})] if rows else []
-    return kept
+        measured += [table.model_copy(update={"rows": rows})] if rows else []
+    return measured
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:

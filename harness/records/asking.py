@@ -334,7 +334,7 @@ class Answer(DigestedRecord):
 
     @property
     def visible_tokens(self) -> int | None:
-        """Return the tokens of what a reader sees, all turns together; None if the server's count cannot be divided."""
+        """Return the tokens of what a reader sees, over all turns, or None if the server's count cannot be divided."""
         if not self.completion_tokens or (any(self.reasoning) and not self.reasoning_tokens):
             return None
         return sum(self.completion_tokens) - sum(self.reasoning_tokens)

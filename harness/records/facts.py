@@ -89,7 +89,7 @@ class DefaultCheck:
 class FileFormat:
     """Files in which another tool stores answers, judgments or results of this benchmark. Suites may share a format.
 
-    Each function is "module:function", or empty if the product cannot do that with these files.
+    Each function is "module:function", or nothing if the product cannot do that with these files.
     """
 
     name: str
@@ -210,18 +210,20 @@ class Facts:
     rows do not say what the judge was asked; empty: the suite itself."""
 
     def __post_init__(self) -> None:
-        known = {metric.name for metric in self.metrics} or {self.headline}
+        metric_names = {metric.name for metric in self.metrics} or {self.headline}
         rules = (*self.rules, *(rule for rules in self.rules_by_headline.values() for rule in rules))
         named = {self.headline, *self.columns, *self.rules_by_headline, *(rule.metric for rule in rules)}
         named |= {check.metric for check in self.gate if check.metric is not None}
-        if named - known:
-            raise ValueError(f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - known)}")
+        if named - metric_names:
+            raise ValueError(
+                f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - metric_names)}"
+            )
         if not self.metric(self.headline).higher_is_better:
             raise ValueError(f"facts of {self.name!r}: more must be better of the headline, {self.headline!r}")
 
     @property
     def all_judge_calls(self) -> int | None:
-        """Return the calls that judge one model on the official edition; None if its size is not stated."""
+        """Return the calls that judge one model on the official edition, or None if its size is not stated."""
         return None if self.questions is None else self.questions * self.judge_calls
 
     def metric(self, name: str) -> Metric:

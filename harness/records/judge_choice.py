@@ -217,11 +217,11 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
         return with_provider_facts(checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name])))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known = [*own_judges, *shipped]
+    names = [*own_judges, *shipped]
     if colon and (near := did_you_mean(prefix, prefixes())):
         raise ConfigError(f"no judge named {name!r}: {prefix!r} is neither a provider nor a form{near}")
     raise ConfigError(
-        f"no judge named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; or a FILE.yaml, or one of "
+        f"no judge named {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}; or a FILE.yaml, or one of "
         f"{', '.join(f'{form}:…' for form in prefixes())}"
     )
 
@@ -259,8 +259,8 @@ def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
             return _preset_judge(checked(JudgeSpec, read_yaml(path), str(path)), detail)
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
-        known = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
-        if "/" not in text and not Path(text).exists() and (near := did_you_mean(text, known)):
+        names = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
+        if "/" not in text and not Path(text).exists() and (near := did_you_mean(text, names)):
             raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset{near}")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
@@ -329,8 +329,8 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
     return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
 
 
-def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
-    spec = checked(JudgeSpec, settings, where)
+def _own_judge(settings: Mapping[str, Any], source: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, settings, source)
     note_key_variable(spec.key_env)
     return spec if spec.url is None else with_provider_facts(spec.model_copy(update={"url": base_url(spec.url)}))
 
@@ -510,13 +510,13 @@ def suite_names(text: str) -> tuple[str, ...]:
 
     Raise ConfigError for an unknown suite.
     """
-    known = list(installed("suites"))
+    suites = list(installed("suites"))
     names: list[str] = []
     for part in text.split(","):
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(_spelled_out(part.strip())):
-            if name.partition(":")[0] not in known:
-                near = did_you_mean(name, known)
-                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all{near}")
+            if name.partition(":")[0] not in suites:
+                near = did_you_mean(name, suites)
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(suites)}; or all{near}")
             if name not in names:
                 names.append(name)
     return tuple(names)

@@ -332,7 +332,7 @@ class Serving(Protocol):
     def served(self) -> Served: ...
 
     async def revive(self) -> bool:
-        """Return True if the server had died and serves again, maybe at another address; False if it is healthy.
+        """Return True if the server had died and serves again, maybe at another address, or False if it is healthy.
 
         Raise ServerError if it cannot be restarted.
         """
@@ -462,7 +462,7 @@ class RefitsPairs(Protocol):
     """A suite whose headline is fitted to all questions together, such as a length-controlled win rate."""
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """Return the statistic of both runs; None if one of them cannot be fitted."""
+        """Return the statistic of both runs, or None if one of them cannot be fitted."""
         ...
 
 

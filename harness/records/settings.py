@@ -160,9 +160,9 @@ class SamplingOverride(Record):
             changed["omits"] = self.omit
         return sampling.model_copy(update=changed)
 
-    def deviation(self, own: Iterable[Sampling]) -> dict[str, JsonValue]:
+    def deviation(self, defaults: Iterable[Sampling]) -> dict[str, JsonValue]:
         """Return those of the changes that differ from a benchmark's own settings of at least one prompt."""
-        settings = list(own)
+        settings = list(defaults)
         shared = {name: getattr(self, name) for name in SHARED_FIELDS}
         same = {name for name, value in shared.items() if all(getattr(each, name) == value for each in settings)}
         return {name: value for name, value in self.changes.items() if name not in same}
@@ -265,7 +265,7 @@ def file_spec(values: Mapping[str, Any], path: Path) -> FileSpec:
     return spec
 
 
-def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
+def checked(kind: type[R], values: Mapping[str, Any], source: str) -> R:
     """Return the validated record.
 
     Raise ConfigError with the first wrong key and its value, and for an unknown key the known ones.
@@ -279,9 +279,9 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
         if first["type"] == "extra_forbidden":
             *parents, name = first["loc"]
-            known = sorted(_fields(kind, parents))
-            near = did_you_mean(str(name), known)
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
+            fields = sorted(_fields(kind, parents))
+            near = did_you_mean(str(name), fields)
+            raise ConfigError(f"{source}: unknown key {key!r}; known: {', '.join(fields)}{near}") from None
         first = _most_precise(first, errors, values)
         keys = _keys_of(values, first)
         # a value that may be of several types is wrong for each of them
@@ -291,7 +291,7 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
         has_value = first["type"] != "missing" and not isinstance(first["input"], Mapping)
         shown = f" = {first['input']!r}" if has_value else ""
         prefix = f"{'.'.join(map(str, keys))}{shown}: " if keys else ""
-        raise ConfigError(f"{where}: {prefix}{problem}") from None
+        raise ConfigError(f"{source}: {prefix}{problem}") from None
 
 
 def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | str, ...]:

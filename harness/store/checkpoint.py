@@ -363,7 +363,7 @@ class Fusion(Record):
 
     @classmethod
     def of(cls, value: JsonValue) -> Fusion | None:
-        """Return the fusion of a card; None if it is missing or unreadable (a card of another version)."""
+        """Return the fusion of a card, or None if it is missing or unreadable (a card of another version)."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError:
@@ -371,7 +371,7 @@ class Fusion(Record):
 
 
 def read_checkpoint_fusion(folder: Path) -> Fusion | None:
-    """Return `fusion.json` of a checkpoint folder, or None without one; raise ConfigError if it is invalid."""
+    """Return `fusion.json` of a checkpoint folder, or None without one. Raise ConfigError if it is invalid."""
     path = folder / FILE
     try:
         return Fusion.model_validate(parse_json(path.read_bytes(), path))
@@ -382,7 +382,7 @@ def read_checkpoint_fusion(folder: Path) -> Fusion | None:
 
 
 def read_fusion(results: Path) -> dict[str, Fusion]:
-    """Return `fusion.yaml` of a results folder, model name -> fusion; raise ConfigError if it is invalid."""
+    """Return `fusion.yaml` of a results folder, model name -> fusion. Raise ConfigError if it is invalid."""
     path = results / "fusion.yaml"
     try:
         document = parse_yaml(path.read_text("utf-8"), path) or {}

@@ -110,7 +110,7 @@ def dump_json(value: object) -> str:
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Hide a run's folder by renaming it (`--fresh`), deleting nothing. Return its new path; None if there is none."""
+    """Hide a run's folder by renaming it (`--fresh`). Return its new path, or None if there is no such folder."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -140,9 +140,9 @@ def find_cards(results: Path) -> list[Path]:
 
 
 def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the files below a folder whose names match, by path, without those that nobody means.
+    """Return matching files below a folder, sorted by path, without hidden files, backups and copies.
 
-    These are hidden files and folders (`.ipynb_checkpoints`, `._NAME`, `.~lock.NAME#`), editors' backups, and copies
+    Skipped are hidden files and folders (`.ipynb_checkpoints`, `._NAME`, `.~lock.NAME#`), editors' backups, and copies
     that a file manager made: `NAME (1)`, `NAME copy` or `Copy of NAME` with the content of a `NAME` beside them.
     """
     files = [
@@ -269,9 +269,9 @@ def file_sha256(file: Path) -> str:
     key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
     note = cache_folder() / "digests" / key
     with suppress(OSError):
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
+        stored = note.read_text("ascii")
+        if len(stored) == 64:
+            return stored
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     with suppress(OSError):  # a cache that cannot be written only costs time

@@ -363,7 +363,7 @@ class RunStore:
         return records
 
     def write_questions(self, rows: Sequence[QuestionScores]) -> None:
-        """Write the questions' own scores of a benchmark that scored by itself; nothing if it has none."""
+        """Write the questions' own scores of a benchmark that scored by itself, or nothing if it has none."""
         if rows:
             write_atomic(
                 self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
@@ -418,7 +418,7 @@ def read_baseline(folder: Path | None) -> dict[str, Answer]:
 
 
 def read_definition(folder: Path | None) -> dict[str, JsonValue] | None:
-    """Return the content of the user's suite that a run asked; None if its folder has none."""
+    """Return the content of the user's suite that a run asked, or None if its folder has none."""
     path = None if folder is None else folder / SUITE_COPY
     if path is None or not path.is_file():
         return None

@@ -203,24 +203,24 @@ class QuestionSums:
 
     @property
     def value(self) -> float | None:
-        """Return the metric; None if nothing is scored."""
+        """Return the metric, or None if nothing is scored."""
         total = float(self.below.sum())
         return self.scale * float(self.above.sum()) / total if total else None
 
     def of(self, ids: Iterable[str]) -> QuestionSums:
         """Return these questions' terms in the order of `ids`, without questions that have no verdict."""
-        positions = {prompt_id: at for at, prompt_id in enumerate(self.ids)}
-        kept = [prompt_id for prompt_id in ids if prompt_id in positions]
-        at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
-        return replace(self, ids=tuple(kept), above=self.above[at], below=self.below[at])
+        positions = {prompt_id: position for position, prompt_id in enumerate(self.ids)}
+        present = [prompt_id for prompt_id in ids if prompt_id in positions]
+        indices = np.array([positions[prompt_id] for prompt_id in present], dtype=np.int64)
+        return replace(self, ids=tuple(present), above=self.above[indices], below=self.below[indices])
 
     def by_cluster(self, clusters: Mapping[str, str]) -> QuestionSums:
         """Return the same metric with the questions of one cluster as one; `clusters`: question id -> cluster."""
         if not clusters:
             return self
         groups: dict[str, list[int]] = defaultdict(list)
-        for at, prompt_id in enumerate(self.ids):
-            groups[clusters.get(prompt_id, prompt_id)].append(at)
+        for position, prompt_id in enumerate(self.ids):
+            groups[clusters.get(prompt_id, prompt_id)].append(position)
         above, below = ([float(terms[rows].sum()) for rows in groups.values()] for terms in (self.above, self.below))
         return replace(self, ids=tuple(groups), above=np.array(above), below=np.array(below))
 
@@ -262,7 +262,7 @@ def question_sums(
 
 
 def verdict_bounds(judgments: Iterable[Judgment]) -> Bounds | None:
-    """Return the lowest and highest value that these verdicts can have; None without a verdict."""
+    """Return the lowest and highest value that these verdicts can have, or None without a verdict."""
     ends = {
         (row.verdict.low, row.verdict.high) if isinstance(row.verdict, Rating) else PREFERENCES
         for row in judgments
@@ -281,7 +281,7 @@ def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstim
 
 
 def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
-    """Return the lowest and highest value that a question's score can have in either; None if unknown for one."""
+    """Return the lowest and highest value that a question's score can have in either, or None if unknown for one."""
     if first.bounds is None or second.bounds is None:
         return None
     return min(first.bounds[0], second.bounds[0]), max(first.bounds[1], second.bounds[1])
@@ -303,13 +303,13 @@ def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | 
 
     None if under 90 % of the fewest questions that an audit may have were judged by both, as in a small category.
     """
-    positions = {prompt_id: at for at, prompt_id in enumerate(cheap.ids)}
+    positions = {prompt_id: position for position, prompt_id in enumerate(cheap.ids)}
     ids = [prompt_id for prompt_id in expensive.ids if prompt_id in positions]
     if len(ids) < MIN_SCORED * MIN_AUDITED:
         return None
     audit = expensive.of(ids)
-    at = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
-    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), at)
+    indices = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
+    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), indices)
     if ratio is None:
         return None
     sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))

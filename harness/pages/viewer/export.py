@@ -68,7 +68,7 @@ def export(results: Path, folder: Path) -> ExportedPages:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder and mark it; raise ConfigError if its content is not from an export."""
+    """Make the folder and mark it. Raise ConfigError if its content is not from an export."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--export {str(folder)!r} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():

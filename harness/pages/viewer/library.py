@@ -64,12 +64,12 @@ class Library:
         # a run in progress rewrites its card, so time and size decide whether it is read again
         stamp = _stamp([path])
         with self._lock:
-            known = self._cards.get(path)
-        if known is None or known[0] != stamp:
-            known = (stamp, read_card(path))
+            cached = self._cards.get(path)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, read_card(path))
             with self._lock:
-                self._cards[path] = known
-        return known[1]
+                self._cards[path] = cached
+        return cached[1]
 
     def tables(self, runs: Sequence[Run]) -> list[Table]:
         """Return the runs by rank, without differences and rank ranges, which would need all their rows.
@@ -113,18 +113,18 @@ class Library:
         return [[row.run_id for row in table.rows] for table in self.tables(self.runs())]
 
     def index(self, run: Run) -> Index:
-        """Return a run's index; raise ConfigError with the line number for a damaged file."""
+        """Return a run's index. Raise ConfigError with the line number for a damaged file."""
         stamp = _stamp([run.folder / name for name in ("card.json", "answers.jsonl", "judgments.jsonl")])
         with self._lock:
-            known = self._indexes.get(run.key)
-        if known is None or known[0] != stamp:
-            known = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card, run.folder)))
+            cached = self._indexes.get(run.key)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card, run.folder)))
         with self._lock:
-            self._indexes[run.key] = known
+            self._indexes[run.key] = cached
             self._indexes.move_to_end(run.key)
             while len(self._indexes) > KEPT:
                 self._indexes.popitem(last=False)
-        return known[1]
+        return cached[1]
 
 
 def _stamp(paths: list[Path]) -> Stamp:

@@ -61,7 +61,7 @@ def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
 
 @lru_cache(maxsize=32)
 def _load_own(name: str, folder: Path, changed: int) -> SuiteTexts:
-    """`changed`: the definition's time, so that another file is read anew."""
+    """`changed`: the definition's time, so that a changed file is read again."""
     try:
         suite = load_suite(name, SuiteOptions(), folder)
     except HarnessError as error:
@@ -117,7 +117,7 @@ class ScoreRange:
 
     @classmethod
     def of(cls, text: str) -> ScoreRange | None:
-        """Read a range from an address; None if it is none."""
+        """Read a range from an address, or None if it is none."""
         low, _, high = text.partition("..")
         try:
             limits = float(low), float(high or low)
@@ -161,13 +161,13 @@ class Bar:
 
 
 def bars(scores: Sequence[float | None], *, signed: bool) -> list[Bar]:
-    """Return a bar per score, or per range if there are more than `VALUES`; nothing without a score."""
-    known = [round(score, 6) for score in scores if score is not None]
-    counts = Counter(known)
+    """Return a bar per score, or per range if there are more than `VALUES`, or nothing without a score."""
+    rounded = [round(score, 6) for score in scores if score is not None]
+    counts = Counter(rounded)
     ranges = [ScoreRange(score, score) for score in sorted(counts)]
     if len(ranges) > VALUES:
-        ranges = _ranges(min(known), max(known))
-    top = max(known, default=0.0)
+        ranges = _ranges(min(rounded), max(rounded))
+    top = max(rounded, default=0.0)
     numbers = [sum(number for score, number in counts.items() if part.contains(score, top)) for part in ranges]
     scale = HEIGHT / max(numbers, default=1)
     return [
@@ -355,11 +355,11 @@ class Choice:
 
     def within(self, scores: Sequence[float | None]) -> list[bool]:
         """Return, per score, whether it is in the chosen range."""
-        wanted = ScoreRange.of(self.score)
-        if wanted is None:
+        limits = ScoreRange.of(self.score)
+        if limits is None:
             return [True] * len(scores)
         top = max((score for score in scores if score is not None), default=0.0)
-        return [wanted.contains(score, top) for score in scores]
+        return [limits.contains(score, top) for score in scores]
 
     def switched(self) -> Choice:
         """Return the same list with texts shown the other way."""
@@ -406,7 +406,7 @@ class LinePair:
 
 
 def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
-    """Return the questions that both runs have, in A's order. `middle`: the score of a draw; None for ratings."""
+    """Return the questions that both runs have, in A's order. `middle`: the score of a draw, or None for ratings."""
     lines_b = {line.id: line for line in b.lines}
     matched = []
     for line in a.lines:
@@ -427,7 +427,7 @@ def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
 
 def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:
     in_range = choice.within([pair.difference for pair in candidates])
-    kept = [
+    matching = [
         pair
         for pair, is_wanted in zip(candidates, in_range, strict=True)
         if is_wanted
@@ -437,5 +437,5 @@ def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection
     ]
     if choice.sort in ("drop", "gain"):
         sign = 1 if choice.sort == "drop" else -1
-        kept.sort(key=lambda pair: (pair.difference is None, sign * (pair.difference or 0.0)))
-    return kept
+        matching.sort(key=lambda pair: (pair.difference is None, sign * (pair.difference or 0.0)))
+    return matching

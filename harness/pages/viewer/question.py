@@ -105,7 +105,7 @@ class Box:
         if text is None or not text.strip():
             return Text(title, None, missing or "(empty)", notes=notes)
         whole = f"{self.run.address}/text?{urlencode({'id': self.prompt_id, 'part': part})}" if is_cut(text) else ""
-        return Text(title, shown(text, markdown=self.markdown, words=self.words), whole=whole, notes=notes)
+        return Text(title, text_html(text, markdown=self.markdown, words=self.words), whole=whole, notes=notes)
 
     def turns(self, texts: SuiteTexts, prompt: Prompt | None, answer: Answer | None) -> list[Turn]:
         tasks = list(texts.tasks(self.prompt_id, answer)) if answer is not None and answer.error is None else []
@@ -188,7 +188,7 @@ def _good(row: Judgment) -> bool | None:
 
 
 def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
-    """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
+    """Return a complete text by the name that `Box.text` assigned, or None if it does not exist."""
     kind, *numbers = part.split("-")
     # the part comes from an address: reject what is not a short number
     if not all(number.isdecimal() and len(number) < 10 for number in numbers):
@@ -219,7 +219,7 @@ def _item(texts: Sequence[str], index: int) -> str | None:
     return texts[index] if index < len(texts) else None
 
 
-def shown(text: str, *, markdown: bool, words: str = "") -> Markup:
+def text_html(text: str, *, markdown: bool, words: str = "") -> Markup:
     """Return the text's first characters as HTML, with `words` marked; all else in it is literal."""
     cut = visible(text[:SHOWN])
     html = _markdown(cut) if markdown else None
@@ -233,7 +233,7 @@ def is_cut(text: str) -> bool:
 
 
 def _markdown(text: str) -> str | None:
-    """Return HTML; None for blocks nested deeper than the parser's limit, because it would drop their content."""
+    """Return HTML, or None for blocks nested deeper than the parser's limit, because it would drop their content."""
     parser = _parser()
     tokens = parser.parse(text)
     if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):

@@ -204,7 +204,7 @@ def reference_score(fit: LengthControl, win_rate: Score) -> Score:
 
 
 def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswers) -> LengthRows | None:
-    """Return one row per prompt that both sides answered; None if a prompt has no difficulty."""
+    """Return one row per prompt that both sides answered, or None if a prompt has no difficulty."""
     rows = []
     for prompt in prompts:
         candidate_lengths, baseline_length = judged.lengths.get(prompt.id), judged.baseline_lengths.get(prompt.id)
@@ -260,7 +260,7 @@ def paired_length_control(
     seed: int = 0,
     draw: DrawsRefits = length_refits,
 ) -> Refits | None:
-    """Return `lc_win_rate` of both models over the instructions that both answered; None if one has no refits."""
+    """Return `lc_win_rate` of both models over the instructions that both answered, or None if one has no refits."""
     judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
     both = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
     refits = []

@@ -312,7 +312,7 @@ def load_v01(options: SuiteOptions) -> SuiteData:
 
 
 def read_v01_template(path: Path) -> JudgeTemplate:
-    """Return the judge's prompt of v0.1's configuration; raise DataError for another file."""
+    """Return the judge's prompt of v0.1's configuration. Raise DataError for another file."""
     config = yaml.safe_load(path.read_text("utf-8"))
     try:
         return JudgeTemplate(
@@ -431,7 +431,7 @@ COLUMNS = ("question_id", "cluster", "category", "prompt")
 
 
 def languages_of(argument: str) -> tuple[str, ...]:
-    """Return the languages of a suite's argument; raise ConfigError for one that the data set lacks."""
+    """Return the languages of a suite's argument. Raise ConfigError for one that the data set lacks."""
     if not argument:
         return LANGUAGES
     if argument not in LANGUAGES:

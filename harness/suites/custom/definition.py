@@ -148,12 +148,12 @@ def weighted(items: Sequence[Item], scores: Mapping[str, float]) -> Rating:
 
 def lowest_share(items: Sequence[Item]) -> float:
     """Return the lowest score of a rubric, in percent: below 0 if points are taken off, 0 without items."""
-    given = sum(item.weight for item in items if item.weight > 0)
-    return 100 * sum(item.weight for item in items if item.weight < 0) / given if given else 0.0
+    attainable = sum(item.weight for item in items if item.weight > 0)
+    return 100 * sum(item.weight for item in items if item.weight < 0) / attainable if attainable else 0.0
 
 
 def _scores(items: Sequence[Item], item_marks: set[str]) -> dict[str, float]:
-    """Return item name -> score; raise VerdictParseError for a missing, doubled or unreadable one."""
+    """Return item name -> score. Raise VerdictParseError for a missing, doubled or unreadable one."""
     scores: dict[str, float] = {}
     for mark in sorted(item_marks):
         number, _, word = mark.partition(": ")
@@ -470,13 +470,13 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
         ), None
     file = checked(SuiteFile, read_yaml(path), str(path))
     if isinstance(file.prompts, str):
-        rows = read_prompt_rows(beside(path, file.prompts))
+        rows = read_prompt_rows(file_beside(path, file.prompts))
     else:
         entries = enumerate(file.prompts, start=1)
         rows = tuple(checked(WrittenPrompt, entry, f"{path}: prompts, entry {number}") for number, entry in entries)
     baseline = file.baseline
     if baseline is not None and baseline.file is not None:
-        baseline = BaselineChoice(file=str(beside(path, baseline.file)))
+        baseline = BaselineChoice(file=str(file_beside(path, baseline.file)))
     judge = checked(OwnJudging, _with_template(path, file.judge), f"{path}: judge")
     if baseline is not None and judge.kind != "pairwise":
         raise ConfigError(f"{path}: baseline is for kind pairwise, and this suite's judge is of kind {judge.kind}")
@@ -525,7 +525,7 @@ def _file(argument: str) -> Path:
     return path
 
 
-def beside(file: Path, name: str) -> Path:
+def file_beside(file: Path, name: str) -> Path:
     """Return a file in the folder of the suite's file, or below it. Raise ConfigError for any other."""
     folder = file.parent.resolve()
     path = (folder / name).resolve()
@@ -577,5 +577,5 @@ def _with_template(path: Path, judge: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(judge)
     template = settings.get("template")
     if isinstance(template, str):
-        settings["template"] = dict(read_yaml(beside(path, template)))
+        settings["template"] = dict(read_yaml(file_beside(path, template)))
     return settings

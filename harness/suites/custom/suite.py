@@ -99,9 +99,10 @@ def _template(judging: OwnJudging, has_reference: bool) -> JudgeTemplate:
     kind = judging.kind
     if kind == "checks":
         return JudgeTemplate(name="custom/checks", user="", parser=f"checks:{','.join(judging.checks)}")
-    own = judging.template
-    name = f"custom/{kind}" + ("" if own is None else "/own") + ("/reference" if own is None and has_reference else "")
-    text = own or OwnTemplate(system=SYSTEMS[kind], user=_our_text(judging, has_reference))
+    template = judging.template
+    origin = "/own" if template is not None else "/reference" if has_reference else ""
+    name = f"custom/{kind}{origin}"
+    text = template or OwnTemplate(system=SYSTEMS[kind], user=_our_text(judging, has_reference))
     return JudgeTemplate(
         name=name,
         system=text.system,
@@ -127,7 +128,7 @@ def _request(judging: OwnJudging) -> str:
             "better, [[A>B]] if it is better, [[A=B]] for a tie, [[B>A]] if B is better, [[B>>A]] if it is much better."
         )
     if judging.kind == "pairwise":
-        marks = ", ".join(f"[[{label}]] ({_worth(value.points)})" for label, value in judging.labels.items())
+        marks = ", ".join(f"[[{label}]] ({_points_text(value.points)})" for label, value in judging.labels.items())
         return f"Explain in a few sentences which answer is better. Then end with one verdict: {marks}."
     if judging.kind == "rating":
         return (
@@ -140,7 +141,7 @@ def _request(judging: OwnJudging) -> str:
     )
 
 
-def _worth(points: float) -> str:
+def _points_text(points: float) -> str:
     return {1.0: "A wins", 0.0: "B wins", 0.5: "a tie"}.get(points, f"{points:g} of a win for A")
 
 
@@ -251,8 +252,8 @@ class DefinedSuite:
             "answer_settings": self._definition.sampling.model_dump(mode="json"),
         }
         if self._judging.kind == "rubric":
-            own = {prompt_id: rubric_text(items) for prompt_id, items in self._definition.items.items()}
-            fields["rubric"] = digest([rubric(self._judging.items), rubric_text(self._judging.items), own])[:12]
+            own_rubrics = {prompt_id: rubric_text(items) for prompt_id, items in self._definition.items.items()}
+            fields["rubric"] = digest([rubric(self._judging.items), rubric_text(self._judging.items), own_rubrics])[:12]
         if self._baseline:
             fields["baseline"] = next(iter(self._baseline.values())).model
             fields["baseline_answers"] = answers_digest(list(self._baseline.values()))
@@ -396,7 +397,7 @@ class DefinedSuite:
         )
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
-        """Return the refitted length- or style-controlled win rates of two models; None unless they rank the suite."""
+        """Return two models' refitted length- or style-controlled win rates, or None unless they rank the suite."""
         if self.headline == STYLED:
             return style_refits(prompts, self._baseline, first, second)
         if self.headline != CONTROLLED:

@@ -66,7 +66,7 @@ def task_of(name: str) -> str:
 
 
 def preset_headline(task: str, metrics: Collection[str]) -> str | None:
-    """Return the metric of a preset; None if the task is none, or if the results lack it."""
+    """Return the metric of a preset, or None if the task is none, or if the results lack it."""
     metric = HEADLINES.get(task)
     return metric if metric in metrics else None
 
@@ -109,7 +109,7 @@ FILTERS = ("none", "", "strict-match", "flexible-extract")
 
 
 def direction(metric: str, stated: object) -> bool | None:
-    """Return whether more is better: as the results file states, else by lm-eval's own metrics; None: unknown.
+    """Return whether more is better: as the results file states, else by lm-eval's own metrics, or None if unknown.
 
     `metric` is the name without a filter. `stated` is what the file has under `higher_is_better`.
     """
@@ -135,10 +135,10 @@ def headline(
     def rank(name: str) -> tuple[int, int, int, str]:
         metric, _, filter_name = name.partition(",")
         way = (True, False, None).index(directions[name])
-        return way, _place(metric, listed or PREFERRED), _place(filter_name, filters or FILTERS), name
+        return way, _position(metric, listed or PREFERRED), _position(filter_name, filters or FILTERS), name
 
     return min(metrics, key=rank)
 
 
-def _place(name: str, order: Sequence[str]) -> int:
+def _position(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)

@@ -34,7 +34,7 @@ Row = Mapping[str, JsonValue]
 
 
 def load_results(path: Path) -> Row:
-    """Return the content of a results file; raise ConfigError if it is not one."""
+    """Return the content of a results file. Raise ConfigError if it is not one."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -52,7 +52,7 @@ def part(document: Row, *keys: str) -> JsonValue:
 
 
 def model_name(document: Row) -> str | None:
-    """Return the model's name in a results file; None if it has none (before lm-eval 0.4.3)."""
+    """Return the model's name in a results file, or None if it has none (before lm-eval 0.4.3)."""
     name = document.get("model_name")
     return name if isinstance(name, str) and name else None
 
@@ -80,7 +80,7 @@ def number_of(value: JsonValue) -> float | None:
 # ---------------------------------------------------------------------------------------------------------------- tasks
 
 
-def task_results(document: Row, where: str) -> list[Numbers]:
+def task_results(document: Row, source: str) -> list[Numbers]:
     """Return a record per task and group of one results file, without the members of groups that have a metric.
 
     A group without a metric of its own is replaced by its members. Raise ConfigError if nothing has a score.
@@ -97,7 +97,7 @@ def task_results(document: Row, where: str) -> list[Numbers]:
         notes = () if scored_names == [name] else (f"part of {name}, which has no score of its own in this file",)
         numbers += [task_numbers(document, scored_name, notes) for scored_name in scored_names]
     if not numbers:
-        raise ConfigError(f"{where} has no score: {_why_unscored(document, unscored)}")
+        raise ConfigError(f"{source} has no score: {_why_unscored(document, unscored)}")
     if not unscored:
         return numbers
     note = f"left out, without a score: {_why_unscored(document, unscored)}"
@@ -168,7 +168,7 @@ def task_numbers(document: Row, name: str, notes: Sequence[str] = ()) -> Numbers
     )
 
 
-def named_result(document: Row, name: str | None, where: str) -> Numbers:
+def named_result(document: Row, name: str | None, source: str) -> Numbers:
     """Return the record of one task, group or tag, for a run that asked nothing else; None: the file's first.
 
     Raise ConfigError if it has no score and no member with one.
@@ -181,10 +181,10 @@ def named_result(document: Row, name: str | None, where: str) -> Numbers:
     if _metrics(document, name):
         return task_numbers(document, name)
     # of a tag the file knows the tasks, but neither a score nor the name
-    known = children_of(document, name) or tuple(results)
-    members = {child: scores for child in known if child != name and (scores := _metrics(document, child))}
+    names = children_of(document, name) or tuple(results)
+    members = {child: scores for child in names if child != name and (scores := _metrics(document, child))}
     if not members:
-        raise ConfigError(f"{where} has no score: {_why_unscored(document, [name, *known])}")
+        raise ConfigError(f"{source} has no score: {_why_unscored(document, [name, *names])}")
     return _group_without_score(document, name, members)
 
 
@@ -299,7 +299,7 @@ def direction_notes(metric: str, directions: Mapping[str, bool | None]) -> list[
 
 
 def _order(document: Row, name: str) -> tuple[list[str], list[str]]:
-    """Return the names of metrics and filters in the order of the task's configuration; empty if it is not stated."""
+    """Return the names of metrics and filters in the order of the task's configuration, or nothing without one."""
     config = part(document, "configs", name)
     lists = [config.get(key) if isinstance(config, dict) else None for key in ("metric_list", "filter_list")]
     metrics, filters = (
@@ -316,7 +316,7 @@ def _order(document: Row, name: str) -> tuple[list[str], list[str]]:
 def _protocol(document: Row, name: str) -> dict[str, JsonValue]:
     """Return what makes two results of a task comparable, as far as the file states it."""
     config = part(document, "configs", name)
-    kept = {key: value for key, value in config.items() if key in CONFIG_KEYS} if isinstance(config, dict) else None
+    settings = {key: value for key, value in config.items() if key in CONFIG_KEYS} if isinstance(config, dict) else None
     shots = part(document, "n-shot", name)
     if shots is None:
         shots = part(document, "config", "num_fewshot")  # lm-eval 0.3 states it for all tasks together
@@ -324,7 +324,7 @@ def _protocol(document: Row, name: str) -> dict[str, JsonValue]:
     return {
         "suite": f"{SUITE}:{name}",
         "suite_version": str(part(document, "versions", name) or "unknown"),
-        "task_config": "unknown" if kept is None else digest(kept)[:12],
+        "task_config": "unknown" if settings is None else digest(settings)[:12],
         "n_shot": "unknown" if shots is None else shots,
         "model_type": model,
         "chat_template": _chat_template(document, model),

@@ -179,7 +179,7 @@ def paired_models(files: Sequence[SourceFile]) -> set[str]:
 
 
 def content_of(row: Row) -> str:
-    """Return what a row of FastChat's files is; empty for any other row."""
+    """Return what a row of FastChat's files is, or nothing for any other row."""
     if is_pair(row):
         return "FastChat's pairs of games"
     if is_single(row) and "games" not in row:

@@ -25,7 +25,7 @@ MOST_TURNS = 2  # the pairwise prompts have room for two
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Return the comparisons of the folder; raise DataError with file and row number if a row has another form."""
+    """Return the comparisons of the folder. Raise DataError with file and row number if a row has another form."""
     templates = pair_templates(options)
     comparisons = []
     for file in folder.matching(f"{SUITE}/*.jsonl*"):

@@ -38,7 +38,7 @@ class Games:
 
     @property
     def outcome(self) -> float | None:
-        """Return 1 if the candidate wins both games, 0 if it loses both, else 0.5; None if one game failed."""
+        """Return 1 if the candidate wins both games, 0 if it loses both, else 0.5, or None if one game failed."""
         if self.first is None or self.second is None:
             return None
         return self.first.value if self.first.value == self.second.value else 0.5

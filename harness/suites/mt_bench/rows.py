@@ -78,7 +78,7 @@ def question_of(row: Row) -> str:
 
 
 def stored_score(row: Row) -> float | None:
-    """Return the stored number; None if there is none (the reference's mean leaves it out too)."""
+    """Return the stored number, or None if there is none (the reference's mean leaves it out too)."""
     score = number(row.get("score"))
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return None
@@ -175,8 +175,8 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
 
     Texts are empty: scoring needs only ids, categories and the number of turns.
     """
-    wanted = OFFICIAL if is_official(ids) else {question_id: OFFICIAL.get(question_id, OTHER) for question_id in ids}
-    return [Prompt(id=question_id, turns=("",) * turns, category=category) for question_id, category in wanted.items()]
+    categories = OFFICIAL if is_official(ids) else {number: OFFICIAL.get(number, OTHER) for number in ids}
+    return [Prompt(id=number, turns=("",) * turns, category=category) for number, category in categories.items()]
 
 
 # ------------------------------------------------------------------------------------------------------- judged answers
@@ -207,7 +207,7 @@ def read_answers(files: Iterable[SourceFile]) -> Answers:
 
 
 def _answer_of(row: Row, stem: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """Return model, question and turns of a row of an answer file; None for any other row."""
+    """Return model, question and turns of a row of an answer file, or None for any other row."""
     match row:
         case {"question_id": _, "choices": [{"turns": [*turns]}, *_]}:
             return str(row.get("model_id", stem)), question_of(row), tuple(map(_text, turns))
@@ -241,7 +241,7 @@ class FailedAnswers:
             self._add(*answer)
 
     def _add(self, model: str, question: str, turns: Sequence[str]) -> None:
-        failed = next((at for at, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
+        failed = next((number for number, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
         if failed is None:
             self.first.pop((model, question), None)  # of several rows for one question the last counts
         else:
@@ -260,14 +260,14 @@ def failed_prompt(row: Row) -> bool:
 
 def judged_other(row: Row, answers: Answers) -> bool:
     """Return whether a row's judge prompts do not show the answers of the files."""
-    return any(not _shows(prompt, text) for text in _given(row, answers) for prompt in _prompts(row))
+    return any(not _shows(prompt, text) for text in _answers_up_to(row, answers) for prompt in _prompts(row))
 
 
 def _shows(prompt: str, text: str) -> bool:
     return text in prompt or plain_text(text) in plain_text(prompt)
 
 
-def _given(row: Row, answers: Answers) -> Sequence[str]:
+def _answers_up_to(row: Row, answers: Answers) -> Sequence[str]:
     """Return the answers of the files that a row's turn is about: all turns up to it."""
     models = [row["model_1"], row["model_2"]] if is_pair(row) else [row["model"]]
     return [text for model in models for text in answers.get(str(model), {}).get(question_of(row), ())[: turn_of(row)]]
@@ -288,7 +288,7 @@ References = dict[str, tuple[str, ...]]
 
 
 def fitting_references(row: Row, mirror: str | None) -> frozenset[str] | None:
-    """Return the reference sets that a row's judge prompt shows; None if the row has no prompt that needs one."""
+    """Return the reference sets that a row's judge prompt shows, or None if the row has no prompt that needs one."""
     prompt = row.get("user_prompt", row.get("g1_user_prompt"))
     if not isinstance(prompt, str) or OFFICIAL.get(question_of(row)) not in REFERENCED:
         return None
@@ -320,7 +320,7 @@ def _is_shown(question: str, turn: int, prompt: str, references: References) -> 
 
 @cache
 def _references(name: str, mirror: str | None) -> References:
-    """Return the set's references; empty if its file is not available, since nothing is downloaded for this."""
+    """Return the set's references, or nothing if its file is not available, since nothing is downloaded for this."""
     file = f"mt_bench/references/{name}"
     if not is_available_offline(file, mirror):
         return {}

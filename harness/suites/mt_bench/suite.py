@@ -205,7 +205,7 @@ def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
 
 
 def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
-    """Return the four pairwise prompts of the pinned file by name; raise DataError if it is unavailable."""
+    """Return the four pairwise prompts of the pinned file by name. Raise DataError if it is unavailable."""
     path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
     return read_templates(path, PAIR_TEMPLATES, "pair_letter")
 
