@@ -112,6 +112,7 @@ class ContextWindow:
     def surely_fits(self, messages: Sequence[Message], max_tokens: int) -> bool:
         if self.max_model_len is None:
             return True
+        # bytes bound the tokens of byte-level tokenizers from above, and counting them asks no server
         size = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
         margin = self.overhead + self.per_message * (len(messages) - 1)
         return size + margin + max_tokens <= self.max_model_len
@@ -140,6 +141,7 @@ class ChatCompletions:
     ) -> list[ChatReply | ReplyError]:
         """Return `count` replies of one request, or why one of them is none. vLLM reads the prompt once for all."""
         body = {"model": self.model, "messages": _json(messages), **self.switches, **params}
+        # usage counts all replies together; the token ids tell how long each one is
         whole = await self.post(f"{self.base}/chat/completions", {**body, "n": count, "return_token_ids": True})
         return replies_of(whole, count)
 
@@ -219,6 +221,7 @@ def replies_of(body: Mapping[str, Any], count: int) -> list[ChatReply | ReplyErr
     replies: list[ChatReply | ReplyError] = []
     for number, choice in enumerate(choices):
         ids = choice.get("token_ids") if isinstance(choice, dict) else None
+        # rounded so that the shares add up to the total
         share = (total + count - 1 - number) // count if isinstance(total, int) else 0
         tokens = {**usage, "completion_tokens": len(ids) if isinstance(ids, list) else share}
         try:

@@ -153,6 +153,7 @@ class Ensemble(ABC):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            # two processes would ask, and pay for, the same replies
             stack.enter_context(FolderLock(self.options.log_dir / "members"))
             self._purse.spent = 0.0
             await opened(self.everyone, stack)
@@ -166,6 +167,7 @@ class Ensemble(ABC):
         """Return the prepared answer; a draw that was not prepared is prepared now, by itself."""
         draw = Draw(prompt, sampling, index)
         key = request_key(draw)
+        # one at a time: two draws prepared at once would load a model of this machine twice
         async with self._preparing:
             if key not in self._answers:
                 await self.prepare_draws([draw])
@@ -178,6 +180,7 @@ class Ensemble(ABC):
         await self.answer_talks(talks)
         seconds = time.monotonic() - begin
         for talk in talks:
+            # draws share the members' batches, so the time of one cannot be measured
             answer = talk.answer(self.label, self.everyone, seconds / max(1, len(talks)))
             self._answers[request_key(talk.draw)] = answer
 
@@ -255,6 +258,7 @@ class MoaBackend(TurnEnsemble):
 
     async def answer_turn(self, talks: Sequence[TeamTalk]) -> None:
         systems: list[str | None] = [None] * len(talks)
+        # the aggregator's answer is the last layer
         for _ in range(self.team.layers - 1):
             draws = [
                 [talk.request(system, sampling=self.member_sampling(talk.draw.sampling))]
@@ -269,6 +273,7 @@ class MoaBackend(TurnEnsemble):
             talks = list(compress(talks, is_open))
             if not talks:
                 return
+        # the aggregator samples as the benchmark says: `temperature` and `top_p` of the file are for the members
         final = await self.aggregator.ask([talk.request(system) for talk, system in zip(talks, systems, strict=True)])
         for talk, answer in zip(talks, final, strict=True):
             talk.used.append((self.aggregator, answer))
@@ -293,6 +298,7 @@ class RouteBackend(Ensemble):
             values[member.name] = {text: value for text, value in known if value is not None}
 
         await in_turn(self.members, read)
+        # grouped by member, so that each model of this machine is loaded once
         routes: dict[str, list[TeamTalk]] = {member.name: [] for member in self.members}
         for talk in talks:
             text = talk.draw.prompt.turns[0]
@@ -348,6 +354,7 @@ def all_failed(members: Sequence[Member], replies: Sequence[Answer]) -> Failure:
         f"{member.name}: {error.message if error is not None else 'wrote nothing'}"
         for member, error in zip(members, errors, strict=False)
     )
+    # only a reason that all share says whether asking again could help
     reason = reasons.pop() if len(reasons) == 1 and None not in errors else "other"
     return Failure(reason=reason, message=f"every member failed: {details}")
 

@@ -58,6 +58,7 @@ def set_up_logging(*, verbose: bool = False) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    # these log every request at INFO, which would bury the progress
     for noisy in ("asyncio", "urllib3", "filelock", "httpx", "httpx2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -101,6 +102,7 @@ def until_stopped(job: Coroutine[Any, Any, T]) -> T:
 async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
     task = asyncio.current_task()
     assert task is not None
+    # schedulers send SIGTERM before they kill: cancelled like Ctrl-C, the job closes its files and servers
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await job
 
@@ -178,6 +180,7 @@ def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterato
         waiting = _WaitingLine(bars)
 
         def step(event: Step) -> None:
+            # a row arrived, so whatever was waited for is there
             waiting.remove()
             key = event.suite, event.stage
             if key in tasks:

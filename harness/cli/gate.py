@@ -102,7 +102,7 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     population: Annotated[
         Population | None,
         typer.Option(
-            help="Decide for these questions only (these), or for others like them (all).  [default: the policy's, or all]"
+            help="Decide for these questions only (these), or for others like them (all); default: policy, or all."
         ),
     ] = None
     sequential: Annotated[

@@ -89,6 +89,7 @@ def _listed(folder: Path) -> ListedRun:
 def _lines(file: Path) -> int:
     try:
         with file.open("rb") as stream:
+            # lines are counted in blocks of 1 MiB: a file of rows may have gigabytes
             return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
     except OSError:
         return 0
@@ -100,10 +101,7 @@ def _changed(folder: Path) -> float:
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
-
-
 RUNS, SUITES = "runs", "suites"
 
 
@@ -163,8 +161,6 @@ def show_suites(flags: LsFlags) -> None:
 def show_runs(flags: LsFlags) -> None:
     """Print the runs of the results folder, the latest last."""
     from ..pages.text import hidden_line, rich_table
-
-    pass
 
     runs = list_runs(flags.results)
     if flags.as_json:

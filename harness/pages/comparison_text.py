@@ -65,9 +65,11 @@ def title(pair: Comparison) -> str:
 
 def verdict(pair: Comparison) -> str:
     """Return one sentence on the headline, which a person reads first."""
+    # a fitted headline may have no difference, for want of refits; the main rate, which comes first, then stands for it
     row = pair.deciding(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
+    # p_shown is the corrected one if several models are compared, so that the sentence agrees with the table
     span = f"{difference_span(row)}, p {p_cell(row.p_shown)}"
     if row.is_shown and row.gain is not None:
         word = "better" if row.gain > 0 else "worse"

@@ -79,6 +79,7 @@ def _audit(judging: Judging) -> Iterator[Line]:
     audit = judging.audit
     if audit is None:
         return
+    # the cheap judge may be a jury, whose members are paid separately
     cheap = "+".join(name for name in audit.spending if name != audit.judge)
     yield ("questions judged", audit.judge, f"{audit.judged} of {audit.of}", str(audit.drawn))
     for metric, gain in audit.gains.items():
@@ -294,6 +295,7 @@ def _elo_models(result: HumanElo) -> CalibrationGrid:
     rows = []
     for model in result.models:
         source = f"{model.source}, extrapolated" if model.extrapolated else model.source
+        # Elo is written in whole points: its intervals are tens of points wide
         alone = "" if model.by_judge is None else shown(model.by_judge, 0)
         rows.append((model.model, shown(model.elo, 0), source, str(model.elo.n), alone))
     columns = head if any(row[-1] for row in rows) else head[:-1]

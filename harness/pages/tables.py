@@ -58,6 +58,7 @@ def card_table(cards: Sequence[ScoreCard]) -> FittedTable:
             value = interval(score, facts.metric(name).decimals)
             headlines += [len(rows)] if name == card.headline else []
             rows.append([suite, card.model, card.judge, name, value, str(score.n), str(score.unscored)])
+            # the suite stands on its first line only
             suite = ""
     table = rich_table("Scores (95 % intervals)", CARD_HEAD, rows, CARD_HEAD[:4], CARD_ORDER, 3)
     return replace(table, bold=frozenset(headlines))
@@ -113,6 +114,7 @@ def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
         cells[against : against + 1] = _difference_cells(row.above)
     difference, span, p = difference_head
     order: tuple[str, ...] = (*head[:against], difference, p, *shown_metrics(table)[:1], span, "n")
+    # a column of zeros, such as `truncated`, says nothing: the first to go is one that a narrow terminal never misses
     zeros = {name for position, name in enumerate(head) if all(cells[position] == "0" for cells in rows)}
     order += tuple(name for name in head if name not in order and name not in zeros)
     essential = against + 2

@@ -214,10 +214,12 @@ class Facts:
         rules = (*self.rules, *(rule for rules in self.rules_by_headline.values() for rule in rules))
         named = {self.headline, *self.columns, *self.rules_by_headline, *(rule.metric for rule in rules)}
         named |= {check.metric for check in self.gate if check.metric is not None}
+        # a misspelt metric would silently lose its column, rule or check
         if named - metric_names:
             raise ValueError(
                 f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - metric_names)}"
             )
+        # tables and gates rank by the headline and take more for better without asking
         if not self.metric(self.headline).higher_is_better:
             raise ValueError(f"facts of {self.name!r}: more must be better of the headline, {self.headline!r}")
 
@@ -255,12 +257,14 @@ def all_facts() -> tuple[Facts, ...]:
 
     Raise PluginError if a package's facts are not a `Facts` of that suite.
     """
+    # cached: help texts and tables ask often, and entry points do not change while a process runs
     stated = [_load(name) for name in installed("facts")]
     return tuple(sorted(stated, key=lambda facts: (facts.order is None, facts.order or 0, facts.name)))
 
 
 def facts_of(suite: str) -> Facts:
     """Return the facts of `NAME` or `NAME:ARGUMENT`; for a suite without facts, defaults without a headline."""
+    # `NAME:ARGUMENT` is one of many suites that share the facts of NAME
     name = suite.partition(":")[0]
     return next((facts for facts in all_facts() if facts.name == name), Facts(name, headline=""))
 
@@ -299,6 +303,7 @@ def _load(name: str) -> Facts:
         facts = load_plugin("facts", name)
     except ValueError as error:
         raise PluginError(f"entry point {name!r} in fusion_harness.facts: {error}") from None
+    # a record under another suite's name would describe the wrong benchmark
     if not isinstance(facts, Facts) or facts.name != name:
         raise PluginError(f"entry point {name!r} in fusion_harness.facts is not the Facts of suite {name!r}: {facts!r}")
     return facts

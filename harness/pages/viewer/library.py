@@ -80,6 +80,7 @@ class Library:
         stamp = _stamp([*(run.folder / "card.json" for run in runs), self.results / "fusion.yaml"])
         ranked = self._ranked
         if ranked is None or ranked[0] != stamp:
+            # the overview would otherwise wait for the rows of all runs
             scores_alone = RankOptions(difference=lambda card, above: None)
             tables = rank([run.card for run in runs], fusion=read_fusion(self.results), options=scores_alone)
             ranked = (stamp, [table.without_ranges() for table in tables])

@@ -164,6 +164,7 @@ def bars(scores: Sequence[float | None], *, signed: bool) -> list[Bar]:
     """Return a bar per score, or per range if there are more than `VALUES`, or nothing without a score."""
     rounded = [round(score, 6) for score in scores if score is not None]
     counts = Counter(rounded)
+    # verdicts take few values: a bar per value shows them as they are
     ranges = [ScoreRange(score, score) for score in sorted(counts)]
     if len(ranges) > VALUES:
         ranges = _ranges(min(rounded), max(rounded))
@@ -291,6 +292,7 @@ def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None
     for row in judgments:
         if row.verdict is not None:
             sides[row.index, row.turn, row.order].add(side(row.verdict))
+    # a preference is reduced to win, draw or loss by `side`, so any difference is a disagreement
     apart = 0.0 if any(isinstance(row.verdict, Preference) for row in judgments) else RATINGS_APART
     orders = {key[:2] for key in sides if key[2] == "ab" and (*key[:2], "ba") in sides}
     if any(sides[*key, "ab"] != sides[*key, "ba"] for key in orders):
