@@ -1,9 +1,7 @@
 """Share one server among several LoRA adapters of one base: the models of a command, or a training's checkpoints.
 
-    shared = SharedServer()
-    shared.adopt(first, later=[second])  # `first` will start a server that knows both
-    shared.adopt(second)                 # asks the same server; a backend that cannot stops it
-    shared.close()
+Backends are adopted one after another. The first starts a server that knows the adapters of those that follow; each of
+these asks the same server, and a backend that cannot use it stops it.
 
 A request names its adapter with a digest of the weights, so that a folder that was written again is another model. The
 server is the same process, so what is measured is what a server of its own would have answered.

@@ -1,4 +1,8 @@
-"""Write comparisons of runs as tables and sentences: by their scores, and by games between two models."""
+"""Write comparisons of runs as tables and sentences: by their scores, and by games between two models.
+
+>>> p_cell(0.0004), p_cell(0.25)
+('<0.001', '0.250')
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ r"""Write a decision among a few models as a Slack or pull request message, an H
 >>> edited_card("---\nlicense: mit\n---\n# m\n", "m", []).splitlines()[:3]
 ['---', 'license: mit', 'model-index:']
 
-    report_text(report, "slack")
-
 Each format escapes names and texts in its own way: a model called `<!channel>` notifies nobody.
 """
 

@@ -1,4 +1,8 @@
-"""Write leaderboard tables, cards and reported figures as rich tables, Markdown and CSV."""
+"""Write leaderboard tables, cards and reported figures as rich tables, Markdown and CSV.
+
+>>> harmless("=SUM(A1)"), _short(61.23456)
+("'=SUM(A1)", '61.23')
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
     Raise ConfigError if the model is missing, or the resource for Azure.
     """
     entry = providers()[provider]
-    model, *elsewhere = INLINE_URL.split(text, maxsplit=1)
+    model, *urls = INLINE_URL.split(text, maxsplit=1)
     if not model:
         raise ConfigError(f"--judge {provider + ':' + text!r} is not {provider}:MODEL or {provider}:MODEL@URL")
     params: dict[str, JsonValue] = {} if entry.logprobs else dict.fromkeys(LOGPROBS)
@@ -64,8 +64,8 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
             params |= dict.fromkeys(quirk.omits) | quirk.params
             limit, room = quirk.token_limit, quirk.reasoning_room
     access, url = Access(key_header=entry.key_header), entry.url
-    if elsewhere:
-        url, key = base_url(elsewhere[0]), JUDGE_KEY if JUDGE_KEY in os.environ else None
+    if urls:
+        url, key = base_url(urls[0]), JUDGE_KEY if JUDGE_KEY in os.environ else None
     else:
         key = entry.key_env
         if not url:
@@ -82,7 +82,7 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
         logprobs_as="count" if entry.logprobs == "count" else "flag",
         reasoning_room=room,
     )
-    return spec if elsewhere else with_provider_facts(spec)
+    return spec if urls else with_provider_facts(spec)
 
 
 def _azure_address(entry: Provider, deployment: str) -> tuple[str, Access]:
@@ -199,6 +199,7 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
     Raise ConfigError for an unknown name.
     """
     prefix, colon, rest = name.partition(":")
+    # forms and providers come first: no file may give `openai:MODEL` another address
     if colon and prefix in JUDGE_FORMS:
         return JUDGE_FORMS[prefix](rest)
     if colon and prefix in providers():
@@ -309,6 +310,7 @@ def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serv
     if not any(is_local(spec) for specs in judges.values() for spec in specs):
         raise ConfigError(f"--judge-devices {devices}: no judge of this run is loaded here; local:PATH would be")
     workers = serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+    # a server that is told no devices takes the first ones
     taken = serve.devices.split(",") if serve.devices else [str(number) for number in range(workers)]
     both = sorted(set(taken) & set(devices.split(",")))
     if both:
@@ -358,8 +360,8 @@ def choose_judges(
     fallback = _fallback_judge(edition)
     chosen: dict[str, tuple[JudgeSpec, ...]] = {}
     for suite, argument in ((judged_as(name), name.partition(":")[2]) for name in filter(is_judged, suites)):
-        own = facts_of(suite).judge_of
-        only = load_function(own)(argument) if own and argument else None
+        chooser = facts_of(suite).judge_of
+        only = load_function(chooser)(argument) if chooser and argument else None
         name = only or names.get(suite, names.get(plugin_name(suite), names.get("*", fallback)))
         if name is None:
             pocket = "" if facts_of(plugin_name(suite)).by_argument else ", or try --edition pocket, which needs none"
@@ -392,6 +394,7 @@ def choose_audits(
                 f"least {MIN_AUDITED}"
             )
         judge = usable_judge(name, own_judges)
+        # an audit by the judge itself would find no error, and cost the same calls twice
         if judge.name in {spec.name for spec in specs}:
             raise ConfigError(f"--audit {text!r}: {judge.name} is {suite}'s own judge; name a cheaper one in --judge")
         audits[suite] = AuditSpec(judge=judge, questions=int(number))
@@ -417,6 +420,7 @@ def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
 
     Raise ConfigError if two members have the same name.
     """
+    # sorted, because A+B and B+A are one protocol
     members = tuple(
         sorted((usable_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
     )

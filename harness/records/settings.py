@@ -1,5 +1,8 @@
 """Define the settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
 
+>>> SamplingOverride(temperature=0.0, max_tokens=512).deviation([Sampling(temperature=0.0, max_tokens=1024)])
+{'max_tokens': 512}
+
 Unknown keys are rejected, with the known ones in the message.
 """
 
@@ -35,6 +38,7 @@ class ServeSpec(Record):
     """Numbers of the GPUs the server may use, e.g. `2,3`."""
     dtype: str | None = None
     quantization: str | None = None
+    # newer fields are left out of dumps at their default, so that run ids from before them stay valid
     reasoning: str = Field(default="auto", exclude_if=lambda name: name == "auto")
     """`auto`, `off`, or the name of a vLLM reasoning parser."""
     reasoning_effort: str | None = Field(default=None, exclude_if=is_empty)
@@ -289,8 +293,8 @@ def checked(kind: type[R], values: Mapping[str, Any], source: str) -> R:
         problem, *alternatives = dict.fromkeys(words)
         problem = " or ".join([problem, *(text.removeprefix("must be ") for text in alternatives)])
         has_value = first["type"] != "missing" and not isinstance(first["input"], Mapping)
-        shown = f" = {first['input']!r}" if has_value else ""
-        prefix = f"{'.'.join(map(str, keys))}{shown}: " if keys else ""
+        value_text = f" = {first['input']!r}" if has_value else ""
+        prefix = f"{'.'.join(map(str, keys))}{value_text}: " if keys else ""
         raise ConfigError(f"{source}: {prefix}{problem}") from None
 
 
@@ -311,6 +315,7 @@ def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | st
 def _most_precise(first: ErrorDetails, errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> ErrorDetails:
     """Return the problem deepest inside the first wrong value."""
     keys = _keys_of(values, first)
+    # of `judge: {url: 3}` pydantic also says that the mapping is no text, which explains nothing
     inside = [each for each in errors if keys and _keys_of(values, each)[: len(keys)] == keys]
     return max(inside, key=lambda each: len(_keys_of(values, each)), default=first)
 

@@ -1,6 +1,6 @@
 """Read the model card of a Hub repository, and commit another text on top of the version that was read.
 
-card = HubCard("org/name"); text, commit = card.read(); card.write(text + "...", commit)
+If the repository changed meanwhile, the Hub rejects the commit, and nothing is written.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Fetch pinned upstream files into the local cache and verify them by sha256.
 
+>>> pinned_files()["mt_bench/questions"].size
+48929
+
 Upstream's texts are never in this repository: they are read at run time from these files. A file comes from the cache,
 else from a mirror (a folder or a URL with the same paths), else from upstream. A file without the pinned sha256 is
 never kept. A file without a pinned sha256 is never fetched from a network: the user puts it into a folder, and later

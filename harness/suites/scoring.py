@@ -1,5 +1,10 @@
 """Turn judgments into scores: what the suites' scorers share. Nothing here reads a file.
 
+>>> units = [Unit("1", value=1.0), Unit("2", value=0.5), Unit("3", value=0.0, weight=3.0)]  # the third lost clearly
+>>> score = mean_score(units, expected=4, scale=100.0, bounds=PREFERENCES)
+>>> score.value, score.n, score.unscored
+(30.0, 3, 1)
+
 A score is a ratio of sums over questions (for a mean, the sum over the count), so that one interval over questions
 serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.
 """

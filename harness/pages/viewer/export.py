@@ -1,7 +1,5 @@
 """Write the viewer's pages as files, which work from any web server and from disk.
 
-    pages = export(Path("results"), Path("site"))  # pages.written == 374; open site/index.html
-
 Each page is rendered by the server's own function, so that escaping is the same. Only links differ: an address becomes
 the relative path of a file. Pages that depend on typed words (filters, search) have no files.
 """

@@ -1,4 +1,8 @@
-"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
+"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them.
+
+>>> round(share_of("m", {"m": math.log(0.6), "M": math.log(0.2)}, ("m", "M")), 6)  # p(m) / (p(m) + p(M))
+0.75
+"""
 
 from __future__ import annotations
 

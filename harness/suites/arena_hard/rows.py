@@ -1,5 +1,8 @@
 """Find Arena-Hard's verdict labels in a judge's text, and parse the rows of its files.
 
+>>> v2_label("Both are fine, but A is better: [[a>b]]"), V01_LABELS["A>B"]  # points of A, strength
+('A>B', (1.0, 1))
+
 Judgments: v0.1 (`question_id`, games of user_prompt, judgment, score; config/judge_config.yaml and gen_judgment.py at
 efc012e), v2.0 (`uid`, games of score, judgment.answer, prompt; config/arena-hard-v2.0.yaml, gen_judgment.py and
 show_result.py at 196f6b8), and v0.1's intermediate table of battles (model_a, model_b, winner).

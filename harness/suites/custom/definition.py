@@ -97,6 +97,7 @@ def scale(low: float, high: float) -> str:
 
 def rubric(items: Sequence[Item]) -> str:
     """Return the grammar of a reply with a score for each item."""
+    # the texts are in the request to the judge; how its reply is read does not depend on them
     return PREFIXES[2] + json.dumps([item.model_dump(exclude={"text"}) for item in items], sort_keys=True)
 
 
@@ -111,6 +112,7 @@ def read(grammar: str, reply: str) -> Verdict:
     found_marks = marks(grammar, reply)
     if not found_marks:
         raise VerdictParseError(f"no verdict in double brackets in the judge's reply: {_tail(reply)}", reaskable=True)
+    # not asked again: a second reply would only pick one of the two
     if len(found_marks) > 1:
         raise VerdictParseError(f"different verdicts in one reply: {_listed(found_marks)}", reason="conflict")
     mark = found_marks.pop()
@@ -128,6 +130,7 @@ def marks(grammar: str, text: str) -> set[str]:
     parsed = _parsed(grammar)
     bracketed = [mark.strip() for mark in MARK.findall(text)]
     if parsed.labels:
+        # judges write a label in either case; `_check_labels` rejects two that differ only so
         by_upper = {label.upper(): label for label in parsed.labels}
         return {by_upper[mark.upper()] for mark in bracketed if mark.upper() in by_upper}
     if not parsed.items:
@@ -327,6 +330,7 @@ def _check_labels(labels: Mapping[str, LabelPoints]) -> None:
     strange = next((label for label in labels if not re.fullmatch(r"[^\[\]\n]{1,80}", label.strip())), None)
     if strange is not None:
         raise ValueError(f"label {strange!r} is empty, too long, or contains a bracket")
+    # otherwise no answer could win or lose, and 50 % would not mean equal
     if {0.0, 1.0} - {value.points for value in labels.values()}:
         raise ValueError("labels need one of points 1 (the first answer wins) and one of points 0 (it loses)")
 

@@ -163,6 +163,7 @@ def rubric_text(items: Sequence[Item]) -> str:
 
 def format_text(text: str, slots: Collection[str]) -> str:
     """Return a text with slots `{NAME}` for str.format: every other brace is doubled, so that it stays text."""
+    # users' templates contain JSON, whose braces str.format would take for slots
     doubled = text.replace("{", "{{").replace("}", "}}")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: match[0][1:-1] if match[1] in slots else match[0], doubled)
 
@@ -315,6 +316,7 @@ class DefinedSuite:
             return self
         if not self.takes_baseline:
             raise ConfigError(f"{self.name} is of kind {self.kind}: its answers are not compared with a baseline's")
+        # a copy, as one suite may meet several baselines in one process
         suite = copy(self)
         suite._own_templates = {}
         suite._baseline = dict(answers)
@@ -349,6 +351,7 @@ class DefinedSuite:
 
     def _mean(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
         units = self._units(prompts, verdicts)
+        # both orders of each answer
         expected = (2 if self.kind == "pairwise" else 1) * times * len(prompts)
         if self.kind == "pairwise":
             return mean_score(units, expected, scale=100.0, bounds=PREFERENCES)

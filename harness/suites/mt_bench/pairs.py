@@ -1,5 +1,9 @@
 """Compare MT-Bench answers with a baseline's in both orders; two games that disagree are a tie.
 
+>>> won, lost = Preference(value=1.0), Preference(value=0.0)
+>>> Games("81", 1, first=won, second=won).outcome, Games("81", 1, first=won, second=lost).outcome
+(1.0, 0.5)
+
 `mt_bench_pairs:FILE` names a file with the baseline's answers in FastChat's format; the default is the official
 baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
 

@@ -1,5 +1,10 @@
 """Parse rows of FastChat's judgment files, and decide which to trust.
 
+>>> read_rating({"score": 8, "judgment": "Good. Rating: [[8]]"}).value
+8.0
+>>> read_rating({"score": 8, "judgment": "Good. Rating: [[7]]"}).why
+"8 is stored, the judge's words say 7"
+
 The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
 stored score, or contains no verdict by our rules, has no verdict. Reasoning is not part of a reply, even if the
 reference read the stored score from it.
