@@ -69,7 +69,7 @@ class SharedServer:
     """Hands a server on from one backend to the next, as long as each serves an adapter of the same base."""
 
     def __init__(self, *, grows: bool = False) -> None:
-        """`grows`: adapters come that are not known when the server starts."""
+        """`grows`: more adapters will come than are known when the server starts."""
         self._adapters: AdapterSet | None = None
         self._grows = grows
 

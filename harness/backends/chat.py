@@ -390,7 +390,7 @@ class ChatBackend:
         await self._stack.aclose()
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """All turns; a ReplyError becomes the answer's error."""
+        """Return the answer to all turns. A ReplyError becomes its error."""
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
 

@@ -73,7 +73,7 @@ class TeamTalk:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """The answers so far, those that the prompt fixes included."""
+        """Return the answers so far, including those that the prompt fixes."""
         return (*self.draw.prompt.answered, *(answer.turns[0] for answer in self.turns))
 
     def settle(self, answer: Answer) -> None:

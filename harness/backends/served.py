@@ -257,7 +257,7 @@ class ServedBackend(ChatBackend, ABC):
         self.options = replace(self.options, devices=devices)
 
     def parts(self) -> dict[str, JsonValue]:
-        """Return the digests of an adapter and of its base, for the card; nothing for a model of one folder."""
+        """Return the digests of an adapter and of its base, for the card, or nothing for a model of one folder."""
         checkpoint = self.checkpoint
         return {"adapter": checkpoint.adapter_digest, "base": checkpoint.base_digest} if checkpoint.is_adapter else {}
 
@@ -417,7 +417,7 @@ class ServedBackend(ChatBackend, ABC):
         return min(lengths, default=self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """POST below the server's root; if the server dies, restart it and repeat the request.
+        """Send a POST below the server's root. If the server dies, restart it and repeat the request.
 
         Raise ReplyError for a request that a live server rejects or that kills it each time, ServerError if the server
         cannot be restarted.

@@ -125,7 +125,7 @@ class ServerDiedError(ServerError):
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """A command line and what it adds to the environment; None removes a variable."""
+    """A command line, and what it changes in the environment: None removes a variable."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str | None] = field(default_factory=dict)

@@ -61,7 +61,7 @@ def stdout_console(*, wide: bool = False) -> Console:
 
 
 def print_tables(*tables: FittedTable, more: str = "--json has them") -> None:
-    """Print tables as wide as the terminal; `more`: how to see the columns for which it is too narrow."""
+    """Print tables as wide as the terminal. `more` says how to see the columns for which it is too narrow."""
     console = stdout_console()
     for table in tables:
         console.print(table)

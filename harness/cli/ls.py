@@ -112,7 +112,7 @@ class LsFlags(ResultsFlags, JsonFlags):
 
 @command
 def ls(flags: LsFlags) -> None:
-    """List runs, finished or not; or what is installed: suites, judges, backends, rewards, checks.
+    """List runs, finished or not, or what is installed: suites, judges, backends, rewards, checks.
 
     Examples: harness ls runs; harness ls suites
     """

@@ -461,7 +461,7 @@ def announced(run_plan: Plan, runs: Sequence[SuiteRun]) -> list[Estimate]:
 
 
 def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool = True) -> None:
-    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores.
+    """Print the headline scores, or all if `verbose`, where they stand, what qualifies them, and the next command.
 
     Unless it is the last model, where they stand and the next command are left to `show_summary`.
     """

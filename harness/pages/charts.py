@@ -69,7 +69,7 @@ class Drawing:
         self.parts.append(f'<polyline points="{steps}" class="{css}"/>')
 
     def mark(self, x: float, y: float, kind: int = 0, *, hint: str = "", css: str = "mark") -> None:
-        """A circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
+        """Draw a circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
         size = 4.0
         shapes = (
             f'<circle cx="{_coordinate(x)}" cy="{_coordinate(y)}" r="{size}" class="{css}">',

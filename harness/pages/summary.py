@@ -32,7 +32,7 @@ class Summary:
     """Per model its row in each table; the best one if it has several."""
 
     def top(self, count: int | None) -> Summary:
-        """Return the first `count` models; None: all."""
+        """Return the summary of the first `count` models, or of all for None."""
         return Summary(self.columns, self.tables, self.models[:count], self.rows[:count])
 
 

@@ -239,7 +239,7 @@ def certainty(step: HeadlineDifference) -> str:
 def csv_text(tables: list[Table], reported: Iterable[Sequence[CsvCell]] = ()) -> str:
     """Return one line per card and metric in full precision; no cell can be a spreadsheet formula.
 
-    `reported` are lines of `reported.csv_lines`, appended below the measured ones."""
+    `reported` are lines of `csv_lines`, appended below the measured ones."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -294,7 +294,7 @@ def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:
-    """Return one section per source and suite; empty text if there is none."""
+    """Return one section per source and suite, or an empty text if there is none."""
     parts: list[str] = []
     for table in tables:
         parts += ["", f"## {escape_markdown(table.title)}", ""]
@@ -307,7 +307,7 @@ def markdown_reported(tables: Iterable[ReportedTable]) -> str:
 
 
 def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[CsvCell]]:
-    """Yield lines under `tables.CSV_HEAD`: one per figure, or one per run compared with it; never with a rank."""
+    """Yield lines under `CSV_HEAD`, one per figure or per run compared with it. They never have a rank."""
     for table in tables:
         source = harmless(f"reported: {table.source}")
         fixed = [harmless(table.suite), harmless(table.suite_version), "", harmless(table.judge or ""), ""]

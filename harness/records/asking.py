@@ -350,5 +350,5 @@ class Answer(DigestedRecord):
 
 
 def answers_digest(answers: Sequence[Answer]) -> str:
-    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    """Return 12 characters for the opponent's answers, as a protocol of games has them. Failed answers do not count."""
     return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]

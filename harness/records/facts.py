@@ -229,7 +229,7 @@ class Facts:
         return None if self.questions is None else self.questions * self.judge_calls
 
     def metric(self, name: str) -> Metric:
-        """Return the metric; of one that the record lacks, the name tells the unit."""
+        """Return the metric. If the record lacks it, its unit follows from its name."""
         return next((metric for metric in self.metrics if metric.name == name), Metric(name, _unit(name)))
 
     def length_of(self, scores: Collection[str]) -> Metric | None:
@@ -263,14 +263,14 @@ def all_facts() -> tuple[Facts, ...]:
 
 
 def facts_of(suite: str) -> Facts:
-    """Return the facts of `NAME` or `NAME:ARGUMENT`; for a suite without facts, defaults without a headline."""
+    """Return the facts of `NAME` or `NAME:ARGUMENT`. A suite without facts gets defaults without a headline."""
     # `NAME:ARGUMENT` is one of many suites that share the facts of NAME
     name = suite.partition(":")[0]
     return next((facts for facts in all_facts() if facts.name == name), Facts(name, headline=""))
 
 
 def higher_is_better(card: ScoreCard, metric: str) -> bool | None:
-    """Return whether more of a card's metric is better; None: neither is, or nobody states which.
+    """Return whether more of a card's metric is better, or None if neither is or nobody states it.
 
     The card's own statement comes first, because facts cannot list the metrics of every task.
     """

@@ -127,7 +127,7 @@ def refuse_shut_down(spec: JudgeSpec, today: date) -> None:
 
 
 def shutdown_warning(spec: JudgeSpec, today: date) -> str | None:
-    """Return a sentence about a judge that was shut down, or will be within WARNING_DAYS; None otherwise."""
+    """Return a sentence about a judge that was shut down, or will be within WARNING_DAYS, and None for others."""
     if spec.retired is None or spec.retired > today + timedelta(days=WARNING_DAYS):
         return None
     if spec.retired <= today:
@@ -375,7 +375,7 @@ def choose_judges(
 def choose_audits(
     judges: Mapping[str, tuple[JudgeSpec, ...]], choice: str | Mapping[str, str] | None, own_judges: OwnJudges
 ) -> dict[str, AuditSpec]:
-    """Return judged suite -> its audit, of `JUDGE:N` for all suites or per suite; empty for None.
+    """Return judged suite -> its audit, from `JUDGE:N` for all suites or per suite, or nothing for None.
 
     Raise ConfigError if N is missing or too small, or if the judge of an audit judges every question anyway.
     """

@@ -173,7 +173,7 @@ class InParts(Protocol):
     """A backend whose model may consist of several folders, as an adapter and its base."""
 
     def parts(self) -> dict[str, JsonValue]:
-        """Return the digest of each part's weights by its role; nothing for a model of one folder."""
+        """Return the digest of each part's weights by its role, or nothing for a model of one folder."""
         ...
 
 

@@ -187,7 +187,7 @@ def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock on `path` inside the block; wait for other processes before it."""
+    """Wait for other processes, then keep the lock on `path` during the block."""
     lock = acquire(path)
     try:
         yield
@@ -228,7 +228,7 @@ class FolderLock:
             raise StoreError(f"cannot lock {path}: {error.strerror}") from error
 
     def release(self) -> None:
-        """Unlock the folder; its lock file stays."""
+        """Unlock the folder, but leave its lock file."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -39,7 +39,7 @@ class HubCard:
             return Path(file).read_bytes().decode("utf-8"), commit
 
     def write(self, text: str, parent: str | None) -> str:
-        """Commit the card and return the commit's address; nothing is written if the repository changed since."""
+        """Commit the card and return the commit's address. Nothing is written if the repository changed since."""
         from huggingface_hub import CommitOperationAdd
 
         with self._api() as api:

@@ -88,7 +88,7 @@ class JsonlRows(Generic[Row]):
         self.index()
 
     def index(self) -> None:
-        """Note the key of every row, also without opening for appending; a torn last line is skipped."""
+        """Note the key of every row, also without opening for appending. A torn last line is skipped."""
         for offset, row in self._scan() if self.path.exists() else ():
             self._note(row, offset)
 
@@ -313,7 +313,7 @@ class RunStore:
             raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start over")
 
     def close(self) -> None:
-        """Unlock; remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
+        """Unlock. Remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
         opened = self.answers.is_open and self.judgments.is_open
         self.answers.close()
         self.judgments.close()

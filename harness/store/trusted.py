@@ -143,7 +143,7 @@ def _is_path(argument: str) -> bool:
 
 
 def _keys_sent(file: FileSpec) -> Iterator[tuple[str, str | None]]:
-    """Yield (variable, URL) of every key that the file may send; URL None: its evaluator decides."""
+    """Yield (variable, URL) of every key that the file may send. The URL is None if its evaluator decides it."""
     for judge in file.judges.values():
         # an evaluator without `key_env` sends JUDGE_KEY to its own `url` (judges/llm.py), and so may a plug-in
         key = judge.get("key_env") or (JUDGE_KEY if judge.get("kind") != "llm" and judge.get("url") else None)

@@ -171,7 +171,7 @@ def respelled_note(count: int, kind: str) -> tuple[str, ...]:
 
 
 def differing_answers(texts: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """Return a note if some questions have answers that differ; nothing without. `texts`: a question's id and a text.
+    """Return a note if some questions have answers that differ, or nothing. `texts`: a question's id and a text.
 
     >>> differing_answers([("a", "yes"), ("b", "no"), ("a", "yes"), ("b", "maybe")])
     ('1 question has several answers that differ: the last one counts',)

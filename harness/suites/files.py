@@ -171,7 +171,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[SourceFile]:
 
 
 def _source_file(content: _Content, stream: IO[bytes]) -> Iterator[SourceFile]:
-    """Yield the file; nothing for an unnamed one without rows, or a .json that is not a list (settings, a manifest)."""
+    """Yield the file, unless it is unnamed and has no rows or is a .json without a list (settings, a manifest)."""
     texts = _texts(content, stream)
     rows = _lines(texts, content) if content.name.endswith(".jsonl") else _elements(texts, content)
     try:
@@ -302,7 +302,7 @@ class _Array:
             self._position += 1
 
     def _mark(self) -> str:
-        """Return the next character that is not blank; empty at the end of the file."""
+        """Return the next character that is not blank, or an empty text at the end of the file."""
         while True:
             blanks = SPACE.match(self._text, self._position)
             self._position = blanks.end() if blanks else self._position

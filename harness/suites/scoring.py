@@ -124,7 +124,7 @@ def slot_unit(prompt_id: str, verdicts: Sequence[Verdict], *, weighted: bool = T
 
 
 def draws(answers: Iterable[Answer]) -> int:
-    """Return answers per prompt: one more than the highest index; 1 if there is no answer."""
+    """Return the answers per prompt, which are one more than the highest index, or 1 without any answer."""
     return 1 + max((answer.index for answer in answers), default=0)
 
 
@@ -220,7 +220,7 @@ class QuestionSums:
         return replace(self, ids=tuple(present), above=self.above[indices], below=self.below[indices])
 
     def by_cluster(self, clusters: Mapping[str, str]) -> QuestionSums:
-        """Return the same metric with the questions of one cluster as one; `clusters`: question id -> cluster."""
+        """Return the same metric with the questions of one cluster as one. `clusters`: question id -> cluster."""
         if not clusters:
             return self
         groups: dict[str, list[int]] = defaultdict(list)

@@ -35,7 +35,7 @@ from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
 
 @dataclass(frozen=True)
 class SuiteTexts:
-    """`suite` None: the questions are not available, and `note` states how to get them."""
+    """A suite's questions. If `suite` is None they are not available, and `note` states how to get them."""
 
     suite: Suite | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
 
 @lru_cache(maxsize=32)
 def _load_own(name: str, folder: Path, changed: int) -> SuiteTexts:
-    """`changed`: the definition's time, so that a changed file is read again."""
+    """Load a user's suite from a run's folder. `changed`: the file's time, so that a changed one is read again."""
     try:
         suite = load_suite(name, SuiteOptions(), folder)
     except HarnessError as error:
@@ -129,7 +129,7 @@ class ScoreRange:
         return f"{self.low:.6g}" if self.low == self.high else f"{self.low:.6g}..{self.high:.6g}"
 
     def contains(self, score: float | None, top: float) -> bool:
-        """Return whether a score belongs here; `top`: the highest score of the list."""
+        """Return whether a score belongs here. `top`: the highest score of the list."""
         if score is None:
             return False
         if self.low == self.high:
@@ -352,7 +352,7 @@ class Choice:
         return replace(self, words="")
 
     def ranged(self, score: str) -> Choice:
-        """Return the same choice for another range of scores; empty: all."""
+        """Return the same choice for another range of scores, or for all if it is empty."""
         return replace(self, score=score)
 
     def within(self, scores: Sequence[float | None]) -> list[bool]:
@@ -369,7 +369,7 @@ class Choice:
 
 
 def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:
-    """Return the lines of a choice; `ids`: questions that contain its words, None without words."""
+    """Return the lines of a choice. `ids`: the questions that contain its words, or None without words."""
     in_range = choice.within([line.score for line in index.lines])
     lines = [
         line

@@ -117,7 +117,7 @@ def read_logprobs(row: Row, instructions: Sequence[str], *, file: str = "") -> A
 
 
 def stored_preference(value: JsonValue) -> float | None:
-    """Map the file's 1..2 to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
+    """Map the file's 1..2 to 0..1. An old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
     value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -259,7 +259,7 @@ class Editions:
     missing: str = ""
 
     def of(self, categories: Mapping[str, str]) -> InstructionSet:
-        """Return the edition that contains all instructions; `categories`: instruction -> its category in the rows."""
+        """Return the edition that contains all instructions. `categories`: instruction -> its category in the rows."""
         for edition in (self.official, None):
             candidate = edition or pocket_set()
             if all(text in candidate.ids for text in categories):

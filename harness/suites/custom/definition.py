@@ -506,7 +506,7 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
 
 
 def judge_of(argument: str) -> str | None:
-    """Return the only judge that can judge the suite in a file; None: any model."""
+    """Return the only judge that can judge the suite in a file, or None if any model can."""
     judge = read_definition(argument)[0].judge
     return "checks" if judge is not None and judge.kind == "checks" else None
 

@@ -68,7 +68,7 @@ def read_results(paths: Sequence[Path]) -> list[Numbers]:
 
 
 def run_results(path: Path, task: str | None) -> Numbers:
-    """Return the result of a run that asked one task, group or tag, with its questions; None: the file's first.
+    """Return the result of a run that asked one task, group or tag, with its questions. None: the file's first.
 
     Raise ConfigError if nothing in the file has a score.
     """

@@ -171,7 +171,7 @@ def task_numbers(document: Row, name: str, notes: Sequence[str] = ()) -> Numbers
 
 
 def named_result(document: Row, name: str | None, source: str) -> Numbers:
-    """Return the record of one task, group or tag, for a run that asked nothing else; None: the file's first.
+    """Return the record of one task, group or tag, for a run that asked nothing else. None: the file's first.
 
     Raise ConfigError if it has no score and no member with one.
     """

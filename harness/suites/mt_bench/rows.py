@@ -225,7 +225,7 @@ def _text(turn: JsonValue) -> str:
 
 @dataclass
 class FailedAnswers:
-    """Which turns of which answers are failed calls; nothing else of the answers is kept."""
+    """Which turns of which answers are failed calls. Nothing else of the answers stays in memory."""
 
     first: dict[tuple[str, str], int] = field(default_factory=dict)
     """(model, question id) -> its first failed turn, from 1, by the names of a model in its rows and of its file."""

@@ -64,7 +64,7 @@ class MtBench:
         intervals: bool = True,
         pairs: Callable[[], dict[str, JudgeTemplate]] | None = None,
     ) -> None:
-        """`pairs` returns the templates that compare two answers; it is called on first use."""
+        """`pairs` returns the templates that compare two answers. It is called on first use."""
         self._pairs = pairs
         self._pair_templates: dict[str, JudgeTemplate] = {}
         self.version = data.version
