@@ -189,8 +189,8 @@ class EndpointBackend(ChatBackend):
         listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
-            listed = ", ".join(sorted(str(name) for name in models)[:10])
-            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {listed}")
+            names = ", ".join(sorted(str(name) for name in models)[:10])
+            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {names}")
         return dict(models.get(self.model.name, {}))
 
 

@@ -114,6 +114,7 @@ class Axis:
         raw = (self.high - self.low) / max(count, 1)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+        # rounding must not lose a tick that lies on an end of the axis
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [round(step * index, 10) for index in range(first, last + 1)]
@@ -267,6 +268,7 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str,
     for point in points:
         ends = [y(value) for value in (point.low, point.y, point.high) if value is not None]
         taken.reserve(x(point.x) - 5, min(ends) + 4, max(ends) + 4, 10)
+    # from top to bottom, because a label that finds no room moves down
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:

@@ -93,7 +93,7 @@ def is_none(value: object) -> bool:
 
 
 class SamplingOverride(Record):
-    """`sampling:` in harness.yaml, which replaces a benchmark's own answer settings. The card reports it as a deviation."""
+    """`sampling:` in harness.yaml: replaces a benchmark's answer settings, which the card reports as a deviation."""
 
     n: int | None = Field(default=None, ge=1)
     """Answers per prompt."""

@@ -75,10 +75,10 @@ class FirstRows:
         """Return the files' names, with the content of the first file that has another format."""
         names = ", ".join(self._rows) or "no file"
         for name, row in self._rows.items():
-            for name in formats("score", "read"):
-                kind = "" if row is None or name == file_format else _kind_of(row, name)
+            for other_format in formats("score", "read"):
+                kind = "" if row is None or other_format == file_format else _kind_of(row, other_format)
                 if kind:
-                    return f"{names}: {name} has {kind}, which --format {name} reads"
+                    return f"{names}: {name} has {kind}, which --format {other_format} reads"
         return names
 
 

@@ -31,7 +31,7 @@ RATINGS: Bounds = (1.0, 10.0)
 """Bounds of a rating that states no others."""
 RIGHT_OR_WRONG: Bounds = (0.0, 1.0)
 MIN_SCORED = 0.9
-"""A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
+"""A card with a smaller scored share has complete=False and is never ranked. The original tools rank any share."""
 
 
 def is_complete(headline: Score) -> bool:
@@ -148,6 +148,7 @@ def mean_score(
     score = Score(value=scale * sum(unit.value for unit in units) / below, n=len(units), unscored=unscored)
     if not intervals:
         return score
+    # the interval is over questions: both games or turns of one question are not independent
     sums = np.array(list(_sums(units).values()))
     return score.with_interval(ratio_interval(sums[:, 0], sums[:, 1], bounds), scale)
 
@@ -317,6 +318,7 @@ def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | 
     ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), indices)
     if ratio is None:
         return None
+    # no bounds: a term is a verdict plus a correction, which may lie outside the verdicts' range
     sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))
     return AuditedSums(sums, ratio, len(ids))
 

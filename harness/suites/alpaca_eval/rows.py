@@ -276,6 +276,7 @@ class Editions:
 
 def editions_of(prompts: Sequence[Prompt], mirror: str | None) -> Editions:
     """Return the editions for rows about these prompts; those of the package need no pinned file."""
+    # pocket runs must work without a network, so they never ask for the official files
     of_package = all(prompt.turns[0] in pocket_set().ids for prompt in prompts)
     return Editions(None) if of_package else load_editions(mirror)
 

@@ -26,10 +26,18 @@ from ...stats.length_control import (
     control_length_replicates,
 )
 from ...store.files import cache_folder
-from ..scoring import PREFERENCES, Unit, categories, draws, latest_answers, mean_score, score_notes, verdicts_by_slot
+from ..scoring import (
+    MIN_SCORED,
+    PREFERENCES,
+    Unit,
+    categories,
+    draws,
+    latest_answers,
+    mean_score,
+    score_notes,
+    verdicts_by_slot,
+)
 
-MIN_SCORED = 0.9
-"""Below this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
 NORMAL_95 = 1.959963984540054
 
 

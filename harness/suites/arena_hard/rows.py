@@ -205,10 +205,10 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     if thoughts.reasoning and not strict:
         stored = agreed  # the reference reads the reasoning too, so what it stored may be a thought
     reason = _reason(stored, read, text, _prompt(game), labels) if thoughts.closed else CUT_REASONING
-    label = labels.get(stored) if isinstance(stored, str) else None
-    if label is None or (reason is not None and not strict):
+    verdict = labels.get(stored) if isinstance(stored, str) else None
+    if verdict is None or (reason is not None and not strict):
         return _shared(Game(None, reason=reason, differs=differs))
-    points, strength = label
+    points, strength = verdict
     return _shared(Game(points if position else 1.0 - points, strength, reason, differs))
 
 
