@@ -255,6 +255,7 @@ def active_parameters(folder: Path) -> float | None:
         return None
     experts = next((config[key] for key in EXPERTS if isinstance(config.get(key), int)), None)
     per_token = config.get("num_experts_per_tok")
+    # experts are equally large, so a token uses their share of the parameters
     share = per_token / experts if experts and isinstance(per_token, int) else 1.0
     total = 0.0
     try:
@@ -300,6 +301,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
+        # a clone without git-lfs has text files of this beginning in place of weights
         if start == b"version ":
             raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1

@@ -97,6 +97,7 @@ def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]
     answers = collected.by_model()
     groups = _grouped(questions, answers, options)
     judged = {group.model for group in groups}
+    # a model without judgments still gets a card, which says that it has none
     alone = [model for model in answered if model in answers and model not in judged]
     groups += [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
     if not groups:

@@ -224,6 +224,7 @@ class ArenaHard:
         }
         games = [game for prompt in main for _, game in self._games(prompt, verdicts, times)]
         rows = _rows(games)
+        # beside our interval: readers compare with published numbers, which have the reference's
         interval = rules.interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
         reference = with_reference_interval(headline, interval)
         scores = {self.headline: headline, f"{self.headline}_reference": reference}
@@ -386,6 +387,7 @@ def read_judge_settings(source: str) -> dict[str, dict[str, str]]:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise DataError(f"judge_utils.py is not Python: {error}") from None
+    # upstream's prompts are Python source, and importing it would run it
     texts: dict[str, str] = {}
     for node in tree.body:
         match node:
