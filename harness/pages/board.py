@@ -31,10 +31,9 @@ from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts
-from . import tables as reported
 from .charts import ChartPoint, Drawing, axes
 from .summary import summary
-from .tables import against_name, certainty, measured, notes_of, shown_metrics
+from .tables import against_name, cells, certainty, measured, notes_of, reported_columns, shown_metrics
 from .text import interval, marked, number, visible
 
 # -------------------------------------------------------------------------------------------- data of the page's script
@@ -252,8 +251,8 @@ def environment() -> Environment:
         "scaling_of": charts.scaling,
         "count_of": count_of,
         "newest_of": newest_of,
-        "reported_columns": reported.reported_columns,
-        "reported_cells": reported.cells,
+        "reported_columns": reported_columns,
+        "reported_cells": cells,
     }
     return templates
 

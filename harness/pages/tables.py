@@ -286,11 +286,11 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Tex
 
 def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
     """Return the tables with only the models that were measured here too; none of models that were not."""
-    measured = []
+    narrowed = []
     for table in tables:
         rows = tuple(row for row in table.rows if row.differences)
-        measured += [table.model_copy(update={"rows": rows})] if rows else []
-    return measured
+        narrowed += [table.model_copy(update={"rows": rows})] if rows else []
+    return narrowed
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:

@@ -145,13 +145,13 @@ def closed_form(questions: Sequence[ArenaQuestion], options: ScoreOptions) -> Sc
     return mean_score(units(questions), expected, scale=100.0, bounds=PREFERENCES, intervals=options.intervals)
 
 
-def reasons(questions: Iterable[ArenaQuestion], *, scored: bool) -> dict[str, int]:
-    """Return broken games by reason: those left out, or (`scored`) those that the reference scores anyway."""
+def reasons(questions: Iterable[ArenaQuestion], *, is_scored: bool) -> dict[str, int]:
+    """Return broken games by reason: those left out, or (`is_scored`) those that the reference scores anyway."""
     counts = Counter(
         game.reason
         for question in questions
         for game in question.games
-        if game.reason is not None and (game.points is not None) == scored
+        if game.reason is not None and (game.points is not None) == is_scored
     )
     return dict(counts.most_common())
 

@@ -226,18 +226,18 @@ def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
     questions, notes = group.questions, []
     if not questions:
         return ("no judgments: the files hold this model's answers alone",)
-    left_out = reasons(questions, scored=False)
+    left_out = reasons(questions, is_scored=False)
     absent = expected_games(questions) - 2 * len({question.id for question in questions})
     if absent > 0:
         left_out["missing question"] = absent
     if left_out:
         listed = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
         notes.append(f"{sum(left_out.values())} of {expected_games(questions)} games are unscored: {listed}")
-    scored = reasons(questions, scored=True)
-    if scored:
-        listed = ", ".join(f"{reason} ({count})" for reason, count in scored.items())
+    scored_anyway = reasons(questions, is_scored=True)
+    if scored_anyway:
+        listed = ", ".join(f"{reason} ({count})" for reason, count in scored_anyway.items())
         notes.append(
-            f"strict reference: {sum(scored.values())} broken games are scored as the reference does: {listed}"
+            f"strict reference: {sum(scored_anyway.values())} broken games are scored as the reference does: {listed}"
         )
     differing = sum(game.differs for question in questions for game in question.games)
     if differing:
@@ -264,7 +264,7 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
         protocol["style_control"] = options.style_control
     if options.pool:
         protocol["pool"] = True
-    unscored: dict[str, JsonValue] = {**reasons(questions, scored=False)}
+    unscored: dict[str, JsonValue] = {**reasons(questions, is_scored=False)}
     return card_of(
         FileResult(
             suite=group.suite,

@@ -180,8 +180,8 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
 
     Texts are empty: scoring needs only ids, categories and the number of turns.
     """
-    categories = OFFICIAL if is_official(ids) else {number: OFFICIAL.get(number, OTHER) for number in ids}
-    return [Prompt(id=number, turns=("",) * turns, category=category) for number, category in categories.items()]
+    categories = OFFICIAL if is_official(ids) else {each: OFFICIAL.get(each, OTHER) for each in ids}
+    return [Prompt(id=each, turns=("",) * turns, category=category) for each, category in categories.items()]
 
 
 # ------------------------------------------------------------------------------------------------------- judged answers
@@ -246,7 +246,7 @@ class FailedAnswers:
             self._add(*answer)
 
     def _add(self, model: str, question: str, turns: Sequence[str]) -> None:
-        failed = next((number for number, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
+        failed = next((turn for turn, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
         if failed is None:
             self.first.pop((model, question), None)  # of several rows for one question the last counts
         else:
