@@ -109,6 +109,8 @@ def sequential_line(stop: SequentialReport) -> str:
     """Return one suite's early stop as a sentence."""
     if stop.note is not None:
         return f"{stop.suite}: {stop.note}"
+    if not stop.steps:  # no early stop was asked for
+        return f"{stop.suite}: all {stop.of} questions judged, with {stop.calls} judge calls"
     steps = ", ".join(f"{metric} {step}" for metric, step in stop.steps.items())
     stopped, saved, asked_calls = (
         ("would have stopped", "would have been saved", "needed") if stop.replayed else ("stopped", "saved", "made")
