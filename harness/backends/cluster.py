@@ -114,7 +114,7 @@ class WorkerPool(Generic[Work, Result]):
         self._alarm: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._nobody_works()
+        self._alarm_without_workers()
         self._tasks = [asyncio.create_task(self._run(worker)) for worker in self._workers]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -133,7 +133,7 @@ class WorkerPool(Generic[Work, Result]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._stopped(worker) for worker in self._workers))
+        await asyncio.gather(*(self._stop_worker(worker) for worker in self._workers))
 
     async def ask(self, work: Work, *, weight: float = 1.0) -> Result:
         """Return a worker's result for `work`.
@@ -154,20 +154,20 @@ class WorkerPool(Generic[Work, Result]):
         while True:
             try:
                 await worker.start()
-                self._works()
+                self._worker_ready()
                 try:
                     await self._feed(worker)
                 finally:
                     self.working -= 1
-                    self._nobody_works()
+                    self._alarm_without_workers()
             except WorkerLostError as error:  # while starting
                 log.debug("%s: %s", self.name, error)
             except WorkerGoneError as error:
-                return self._leaves(error)
+                return self._worker_gone(error)
             except BaseExceptionGroup as errors:
                 gone, rest = errors.split(WorkerGoneError)
                 if gone is not None:
-                    return self._leaves(first_error(gone))
+                    return self._worker_gone(first_error(gone))
                 lost, rest = errors.split(WorkerLostError)
                 if rest is not None:
                     raise
@@ -183,7 +183,7 @@ class WorkerPool(Generic[Work, Result]):
             nonlocal load
             load -= job.weight
             room.set()
-            self._again(job)  # requeue it if it was lost or never started
+            self._requeue(job)  # unless it has its result
 
         async with asyncio.TaskGroup() as group:
             # a separate task: the group must notice a lost worker while this loop waits for work
@@ -214,7 +214,7 @@ class WorkerPool(Generic[Work, Result]):
             if not job.future.done():
                 job.future.set_result(result)
 
-    def _again(self, job: _Job[Work, Result]) -> None:
+    def _requeue(self, job: _Job[Work, Result]) -> None:
         if job.future.done():
             return
         lost = 1 - job.rank
@@ -223,7 +223,7 @@ class WorkerPool(Generic[Work, Result]):
             return
         self._queue.put_nowait(_Job(-lost, job.number, job.work, job.weight, job.future))
 
-    async def _stopped(self, worker: Worker[Work, Result]) -> None:
+    async def _stop_worker(self, worker: Worker[Work, Result]) -> None:
         try:
             async with asyncio.timeout(STOP_LIMIT):
                 await worker.stop()
@@ -232,7 +232,7 @@ class WorkerPool(Generic[Work, Result]):
 
     # which workers can work
 
-    def _works(self) -> None:
+    def _worker_ready(self) -> None:
         self.working += 1
         if self._alarm is not None:
             self._alarm.cancel()
@@ -240,13 +240,13 @@ class WorkerPool(Generic[Work, Result]):
         self._first.set()
         log.info("%s: %d of %d workers can work", self.name, self.working, len(self._workers))
 
-    def _nobody_works(self) -> None:
+    def _alarm_without_workers(self) -> None:
         if self.working == 0 and self._alarm is None:
             words = f"{self.name}: no worker for {self._patience:.0f} s: none found room, or none started"
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(self._patience, self._fail, ServerError(words))
 
-    def _leaves(self, error: HarnessError) -> None:
+    def _worker_gone(self, error: HarnessError) -> None:
         self._left -= 1
         if self._left:
             log.warning("%s: a worker is gone for good, %d are left: %s", self.name, self._left, error)

@@ -112,7 +112,7 @@ def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswe
         lc, lc_notes = _length_controlled(data, prompts, judged, win_rate, rules)
         scores = {**lc, **scores}
     by_category = {
-        category: {"win_rate": _of(preferences, ids, judged.times, rules)}
+        category: {"win_rate": _win_rate_of(preferences, ids, judged.times, rules)}
         for category, ids in categories(prompts).items()
     }
     return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
@@ -122,7 +122,9 @@ def _mean(units: Sequence[Unit], expected: int, rules: ScoreRules) -> Score:
     return mean_score(units, expected, scale=100.0, bounds=PREFERENCES, intervals=rules.intervals)
 
 
-def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules) -> Score:
+def _win_rate_of(
+    preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules
+) -> Score:
     units = [Unit(prompt_id, value) for prompt_id in ids for value in preferences.get(prompt_id, ())]
     return _mean(units, len(ids) * times, rules)
 

@@ -53,7 +53,7 @@ def score_pairs(
 ) -> SuiteScores:
     """Return `win_rate` (wins over all) and `win_rate_adjusted` (a tie: half a win), percent of `expected` pairs."""
 
-    def of(part: Sequence[Games], expected_pairs: int) -> dict[str, Score]:
+    def rates_of(part: Sequence[Games], expected_pairs: int) -> dict[str, Score]:
         outcomes = [(pair.prompt_id, pair.outcome) for pair in part]
         values = [(prompt_id, value) for prompt_id, value in outcomes if value is not None]
         wins = [Unit(prompt_id, float(value == 1)) for prompt_id, value in values]
@@ -63,11 +63,11 @@ def score_pairs(
             for name, units in (("win_rate", wins), ("win_rate_adjusted", halves))
         }
 
-    scores = of(games, expected)
+    scores = rates_of(games, expected)
     by_category = {}
     for category, ids in categories(prompts).items():
         category_games = [pair for pair in games if pair.prompt_id in ids]
-        by_category[category] = of(category_games, max(len(category_games), expected * len(ids) // len(prompts)))
+        by_category[category] = rates_of(category_games, max(len(category_games), expected * len(ids) // len(prompts)))
     notes = score_notes(scores["win_rate"], "pairs of games", intervals=intervals)
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 
