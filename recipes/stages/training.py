@@ -379,7 +379,7 @@ def _train_weighted(
     from ..training.rows import rows_folder
     from ..training.settings import settings as checked
     from ..training.templates import Rendering, load_tokenizer, target_tokenizer
-    from ..training.weighted import weighted_rows
+    from ..training.weighted import RowContent, weighted_rows
 
     spec, variant = recipe.spec, recipe.variants[name]
     assert step.seed is not None
@@ -395,15 +395,8 @@ def _train_weighted(
     made_from |= {} if variant.samples is None else {"samples": variant.samples}
     texts = digest(made_from | {"drop_truncated": spec.pairs.drop_truncated})
     folder = rows_folder(recipe.seed(step.seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
-    rows = weighted_rows(
-        folder,
-        answered,
-        tokenizer,
-        rendering,
-        tau=tau,
-        with_rejected=variant.method == "fusepo",
-        keep_reasoning=keep,
-    )
+    content = RowContent(tau=tau, with_rejected=variant.method == "fusepo", keep_reasoning=keep)
+    rows = weighted_rows(folder, answered, tokenizer, rendering, content)
     job = TrainingJob(
         method=variant.method,
         name=step.name,
