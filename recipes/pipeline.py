@@ -311,8 +311,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], earlier: Sequence[Ste
         asks_questions = any(step.name == "suites/best_source" for step in unfinished)
         check_reward(recipe.spec.reward, scored, of_questions=asks_questions)
     if "sft" in stages and "sft" not in reached:  # another machine trains, but its keys are worth checking now
-        preflight(recipe, frozenset(stages & {"sft", "align", "target"}), here=False)
-    for sentence in preflight(recipe, frozenset(stages & set(reached)), here=True):
+        preflight(recipe, frozenset(stages & {"sft", "align", "target"}), runs_here=False)
+    for sentence in preflight(recipe, frozenset(stages & set(reached)), runs_here=True):
         log.warning("%s", sentence)
 
 

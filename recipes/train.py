@@ -179,7 +179,7 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     from .preflight import preflight
 
     plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
-    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), here=False)
+    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), runs_here=False)
     plan = plan.model_copy(update={"notes": (*plan.notes, *warnings)})
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))

@@ -1,4 +1,8 @@
-"""Stages `sources` and `target`: sample n answers per prompt from every source, and from the SFT model."""
+"""Sample n answers per prompt: of every source (stage `sources`), and of the model to train on pairs (stage `target`).
+
+Sources answer the SFT prompts and the preference prompts. The target, which is the SFT model or the variant that a
+round continues from, answers the preference prompts only.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,8 @@ from ..steps import Step
 ANSWERED: tuple[Part, ...] = ("sft", "preference")
 """Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""
 KEEP = (ANSWERS, IDENTITY)
+NAME = "target"
+"""The target's name in answers and rewards."""
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
@@ -95,14 +101,6 @@ def _import_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
     return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)
 
 
-# ------------------------------------------------------------------------------------------------- the target's answers
-# Stage `target`: sample n answers per preference prompt from the SFT model; write answers.jsonl.
-
-
-NAME = "target"
-"""The model's name in answers and rewards."""
-
-
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str | None = None) -> Step:
     """Return the step that samples the SFT model of one seed, or the variant `after`, whose step `sft` then is."""
     spec = recipe.spec
@@ -110,7 +108,6 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
     sampler = Sampler(
         NAME, ModelRef.parse(str(sft.folder)), spec.target_backend, spec.target_serve, seed, spec.sampling.max_failed
     )
-
     folder = recipe.target(seed, after)
 
     def work(folder: Path) -> Counts:
@@ -130,7 +127,7 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
         sampler.settings() | {"sampling": sampling.model_dump(mode="json")},
         work,
         (prompts, sft),
-        keep=(ANSWERS, IDENTITY),
+        KEEP,
         seed=seed,
         alone=needs_machine(sampler.backend, sampler.serve),
         gpus=gpus_of(sampler.model, sampler.backend, sampler.serve),

@@ -1,4 +1,8 @@
-"""Stages `rewards` and `logps`: score every answer, and compute what sources think of the answers of the pairs."""
+"""Score answers with the reward (stage `rewards`), and with the sources' log-probabilities (stage `logps`).
+
+Every answer of a source and of the target gets a reward, from which the pairs are chosen. Only the method `infifpo`
+reads log-probabilities: those that each source gives to the three answers of a pair.
+"""
 
 from __future__ import annotations
 
@@ -94,10 +98,7 @@ def reward_time(known: Estimator, tokens: float) -> list[DeviceTime]:
 
 
 # ---------------------------------------------------------------------------------------------------- log-probabilities
-# Stage `logps`: log-probabilities that sources give to the answers of the pairs; write logps.jsonl, one per source.
-#
-# Only the method `infifpo` uses them. Pairs of different numbers of sources have different answers, so each set of
-# pairs is scored by its own steps.
+# Pairs of different numbers of sources have different answers, so each set of pairs is scored by its own steps.
 
 
 KEEP = (LOGPS, IDENTITY)

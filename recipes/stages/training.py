@@ -1,4 +1,9 @@
-"""Stages `sft` and `align`: fine-tune the target on the best source answers, and train every variant."""
+"""Fine-tune the target on the sources' best answers (stage `sft`), and train every variant (stage `align`).
+
+A variant of pairs starts from the SFT model, or from the variant that it comes `after`, and learns from the pairs of
+that model's samples. FuseRL's two methods, fusesft and fusepo, read the sources' answers and rewards themselves, so
+they need none of the target's own answers. Each step gives one checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -152,10 +157,6 @@ def _train_sft(
 
 
 # -------------------------------------------------------------------------------- align: variants that learn from pairs
-# Stage `align`: train every variant; each gives a checkpoint.
-#
-# Variants start from the SFT model, or from the variant that they come `after`, and learn from the pairs of that
-# model's samples.
 
 
 @dataclass(frozen=True)
@@ -306,10 +307,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
 
 
 # -------------------------------------------------------------------------------------------------------- align: FuseRL
-# Stage `align`, FuseRL's two methods: weighted SFT of the target (fusesft), and weighted preferences (fusepo).
-#
-# Both read the sources' answers and rewards themselves: the `sft` prompts for fusesft, the `preference` prompts for
-# fusepo. The target's own answers are not used.
+# fusesft learns from the `sft` prompts and fusepo from the `preference` prompts, so no prompt is used by both.
 
 
 def weighted_step(

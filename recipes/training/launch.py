@@ -1,11 +1,13 @@
-"""Run a training as the work of a recipe step: in this process, in several, or on several machines.
+"""Run a training as the work of a recipe step: in this process, in several of them, or on several machines.
 
 >>> of_machines({"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "5"})
 Machines(count=2, rank=1, address='gpu07', port=20005)
 
-A launched process gets its job as a file, and the main process writes the checkpoint. A process that fails with one of
-our errors writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log. torch is
-imported only when something is trained.
+`harness train` starts once on each machine, by srun or torchrun, and all machines see the same output folder. The first
+one runs the recipe. The others wait, and start their share of the processes of each training that the first one calls
+out over a `torch.distributed.TCPStore`. A launched process gets its job as a file, and the main process writes the
+checkpoint. A process that fails with one of our errors writes it to `failed.json`, so that the caller can raise it
+again; everything else goes to the log. torch is imported only when something is trained.
 """
 
 from __future__ import annotations
@@ -43,19 +45,18 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .run import Trained
 
+log = logging.getLogger(__name__)
 
 # ----------------------------------------------------------------------------------------------------- several machines
-# Train on several machines: `harness train` is started once on each, by srun or torchrun.
-#
-# The first machine runs the recipe. The others wait, and start their share of the processes of each training that the
-# first one calls out over a `torch.distributed.TCPStore`. All machines must see the same output folder.
+# They meet in a store and not in a shared file, because its connection ends if the first machine dies.
 
 
-log = logging.getLogger(__name__)
 PORTS = range(20000, 30000)
-"""Where the store listens under Slurm: the job's number decides. Linux gives none of these to outgoing connections."""
+"""Where the store listens under Slurm: the job's number decides, so that two jobs on one node rarely meet. Linux gives
+none of these to outgoing connections (net.ipv4.ip_local_port_range begins at 32768)."""
 JOIN = timedelta(minutes=10)
-"""How long the first machine waits until the command runs on all of them."""
+"""How long the first machine waits until the command runs on all of them. They may be minutes apart, because imports
+from a shared file system are slow."""
 LISTEN = timedelta(seconds=20)
 """How long one wait for a call lasts. A training may be called hours later, so waits are repeated."""
 CLAIMED = "HARNESS_MACHINES"
@@ -63,7 +64,8 @@ CLAIMED = "HARNESS_MACHINES"
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables of torchrun. With them, every trainer and model in this process would wait for the other machines."""
 LEAVE_SECONDS = 30.0
-"""How long the store outlives the run, for the other machines to learn that it has ended."""
+"""How long the store outlives the run, for the other machines to learn that it has ended. One that stays silent for so
+long is gone."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def follow(machines: Machines, launch: Callable[[list[str], int, int], int]) -> 
 
     store = machines.store()
     store.set(f"joined-{machines.rank}", "")
-    number = 1
+    number = 1  # calls are numbered keys, so a machine that is slow to answer misses none
     while True:
         try:
             store.wait([f"call-{number}"], LISTEN)
@@ -202,12 +204,10 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first else ""
 
 
-# ------------------------------------------------------------------------------------------------------------ launching
+# --------------------------------------------------------------------------------------------------------- one training
 
 
 FAILED = "failed.json"
-FORWARD = 1 / 3
-"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -261,6 +261,15 @@ def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
         "final_loss": done.final_loss,
         **({} if done.changed is None else {"changed_weights": round(done.changed, 4)}),
     }
+
+
+# ------------------------------------------------------------------------------------------------ what a training takes
+# `--dry-run` adds these up. Rates are those of earlier trainings of the recipe, or `rates.training`.
+
+
+FORWARD = 1 / 3
+"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes (Kaplan et
+al., arXiv 2001.08361, section 2.1)."""
 
 
 def training_estimate(
@@ -326,6 +335,9 @@ def _processes(config: Path) -> int:
 def training_gpus(spec: RecipeSpec) -> Gpus:
     """Return the GPUs of a training on this machine: one per process."""
     return Gpus(training_devices(spec), replicas=1)
+
+
+# ---------------------------------------------------------------------------------------------------- accelerate launch
 
 
 def launch(job: TrainingJob, config: Path) -> Trained:
