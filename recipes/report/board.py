@@ -1,4 +1,12 @@
-"""The leaderboard of variants: mean reward on held-out prompts, and every model against the baselines.
+"""Compute the leaderboard of variants: mean reward on held-out prompts, and every model against the baselines.
+
+>>> def rewards(model: str, *means: float) -> Measured:
+...     by_prompt = {f"p{number}": mean for number, mean in enumerate(means)}
+...     return Measured(model, 1, "test", 0.0, by_prompt, scored=3, unscored=0, truncated=0, tokens=None)
+>>> models = [rewards("wrpo", 0.6, 0.7, 0.9), rewards("dpo", 0.5, 0.6, 0.7)]
+>>> (difference,) = variant_board("demo", models, baselines=["dpo"], preference=[]).differences
+>>> round(difference.value, 3), round(difference.p, 3), difference.verdict
+(0.133, 0.057, 'not shown')
 
 Answers are reduced to one mean reward per prompt, by model, seed and temperature. A draw without an answer or without a
 reward is counted as unscored and never enters a mean. Differences are paired by prompt and seed. Their interval is over

@@ -1,4 +1,11 @@
-"""The leaderboard of variants as records, as sentences, and as text, Markdown and rich tables. Pure."""
+"""Write the leaderboard of variants as records, as sentences, and as text, Markdown and rich tables.
+
+>>> print(markdown_grid(TextGrid("", ("model", "reward"), (("wrpo", "0.843"), ("sft|dpo", "0.8")))), end="")
+| model | reward |
+| --- | ---: |
+| wrpo | 0.843 |
+| sft\\|dpo | 0.8 |
+"""
 
 from __future__ import annotations
 
