@@ -1,4 +1,4 @@
-"""Rate an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
+"""Rate an answer against a gold answer by fixed rules, and reply in an LLM judge's format.
 
 >>> rate("Paris", "Paris"), rate("It is Paris.", "Paris"), rate("", "Paris")
 (10.0, 7.0, 1.0)

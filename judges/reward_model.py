@@ -1,4 +1,4 @@
-"""A reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
+"""Use a reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
 
 It scores each answer separately. The preference is sigmoid(reward of the candidate - reward of the baseline), the
 Bradley-Terry model that such rewards are trained under. A reward does not map to a scale of 1 to 10, so suites that

@@ -1,11 +1,12 @@
-"""Write out the variants of a recipe file: sweeps, lists, rounds, and methods of several trainings. Pure.
+"""Write out the variants of a recipe file: sweeps, lists, rounds, and methods of several trainings.
 
 >>> recipe = {"variants": {"wrpo": {}}, "sweeps": [{"of": "wrpo", "alpha": [0.1, 0.5]}]}
 >>> variants, _, sweeps = expanded(recipe, "recipe.yaml")
 >>> list(variants), sweeps[0]["variants"]
 (['wrpo', 'wrpo-alpha0.1', 'wrpo-alpha0.5'], {'wrpo-alpha0.1': 0.1, 'wrpo-alpha0.5': 0.5})
 
-Everything here is still as YAML gives it: `spec` checks what comes out.
+Everything here is still as YAML gives it, because a value may be a list where a variant has one: `spec` checks what
+comes out.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ class Recipe:
         return self.seed(seed) if after is None else self.seed(seed) / "rounds" / after
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
-        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
+        """Return the folder of `sft` or a variant, or None for `target`, which the specification names."""
         if model in self.fixed:
             return None
         return self.sft(seed) if model == "sft" else self.variant(model, seed)

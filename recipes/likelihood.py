@@ -1,4 +1,4 @@
-"""How likely source models find the answers of preference pairs: InfiFPO's input. One row per pair and source.
+"""Compute how likely source models find the answers of preference pairs, InfiFPO's input: one row per pair and source.
 
 A source reads the conversation with its own tokenizer and chat template, so vocabularies may differ. Its server returns
 the log-probability of every token of the prompt (vLLM's `prompt_logprobs`), or the model is loaded in this process.

@@ -338,7 +338,7 @@ def _section(spec: RecipeSpec, section: str, key: str) -> str:
 
 
 def _target(spec: RecipeSpec, check: Preflight) -> tuple[str, str | None] | None:
-    """Return folder or Hub name of the target, and its revision; None if a dry run does not have it."""
+    """Return folder or Hub name of the target, and its revision, or None if a dry run does not have it."""
     ref = ModelRef.parse(spec.target)
     if ref.scheme == "endpoint":
         raise ConfigError(f"target: {spec.target!r} is a server, but training needs weights: give DIR or hf:ORG/NAME")

@@ -1,5 +1,10 @@
 """Turn the rows of a data set into a recipe's prompts: load the rows, find the prompt in each, drop and split.
 
+>>> prompt_in({"prompt": "Hi"}, "prompt").turns
+('Hi',)
+>>> normalised("What is  3 + 4?") == normalised("what is 3 + 4?"), words_of("3 + 4?") == words_of("3 - 4")
+(True, True)
+
 Rows come from a JSONL or Parquet file, the Hub or a function. Prompts that repeat another one or contain a benchmark's
 question are dropped; a question is found by 13-grams of words, or as a whole if it is shorter. Prompts are drawn by a
 digest of (seed, id), so the order of the rows does not change which prompt goes where.

@@ -1,4 +1,4 @@
-"""Models that variants are compared with: sources by name, and ensembles of all sources; and what asking them costs.
+"""Ask the models that variants are compared with, sources and ensembles of all sources, and estimate what that costs.
 
 An ensemble is asked through a team's file, which is written from the recipe. A dry run counts every call of its
 members: those of a mixture of agents, for example, read what the members of the layer before have answered.
@@ -86,7 +86,7 @@ def is_endpoint(source: SourceSpec) -> bool:
 
 
 def list_price(source: SourceSpec, prompt_tokens: float, answer_tokens: float) -> float | None:
-    """Return the dollars that an endpoint charges for these tokens; None if the recipe has no prices."""
+    """Return the dollars that an endpoint charges for these tokens, or None if the recipe has no prices."""
     if not prompt_tokens and not answer_tokens:
         return 0.0
     if source.price_in is None or source.price_out is None:

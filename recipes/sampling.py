@@ -1,4 +1,4 @@
-"""Answers of one model to many prompts, as JSONL files: sample them, resume, or import existing ones.
+"""Sample one model's answers to many prompts into JSONL files, resume, or import existing answers.
 
 The stages `sources`, `target` and `evaluate` share this module. A draw is one (prompt, index). The next run of the same
 command retries draws that failed or gave an empty text. The server starts only if answers are missing, and it stops

@@ -105,7 +105,7 @@ Ended = tuple[Step, StepRecord | HarnessError, bool]
 
 
 def _done_or_failed(ready: Sequence[Step]) -> Ended | None:
-    """Return the first step that is done already, or that was made with other settings; None: all must be started."""
+    """Return the first step that is done already or was made with other settings, or None if all must be started."""
     for step in ready:
         try:
             if is_done(step):

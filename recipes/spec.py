@@ -1,4 +1,4 @@
-"""The schema of a recipe's YAML file, and how a file becomes a `RecipeSpec`.
+"""Define the schema of a recipe's YAML file, and read a file as a `RecipeSpec`.
 
 `base:` is filled in, sweeps are expanded, names are checked, and unknown keys are rejected. The resolved recipe is
 written beside the run. Training keys (under `training`, `sft`, and in a variant) are those of TRL's SFTConfig and of

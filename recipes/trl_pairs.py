@@ -1,8 +1,8 @@
-"""Preference pairs as TRL and other trainers store them: read a user's own rows, and write ours for them.
+"""Read preference pairs as TRL and other trainers store them, and write ours for them.
 
 A row has `prompt`, `chosen` and `rejected`: texts, messages, or whole conversations that begin alike, from which the
 prompt is taken if there is none. ShareGPT's `conversations` with `from` and `value` is read too. A prompt may have
-earlier turns, answers included. Everything here is pure.
+earlier turns, answers included.
 
 >>> pair = read_pair({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, 1)
 >>> pair.target.text, pair.rejected.text

@@ -39,7 +39,7 @@ KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """Return one step per model: the SFT model and every variant; with the first seed the target and its rivals too."""
+    """Return one step per model: the SFT model, every variant, and with the first seed the target and its rivals."""
     spec = recipe.spec
     if not (spec.prompts.validation or spec.prompts.test):
         return []

@@ -1,4 +1,4 @@
-"""Merges: checkpoints whose weights mergekit makes from others, without training; a part of the stage `align`.
+"""Merge checkpoints with mergekit, which makes weights from others without training: a part of the stage `align`.
 
 A merge is a variant with `method: merge`. mergekit runs as a process of its own (it is an optional package under
 LGPL-3.0, `pip install 'llm-fusion-harness[merge]'`), reads local folders only, and gets no keys. Tokenizer and chat
@@ -151,7 +151,7 @@ def _shapes(folder: Path) -> dict[str, Any]:
 
 
 def _vocabulary(folder: Path) -> str | None:
-    """Return a digest of the tokens and their ids; None without a tokenizer.json."""
+    """Return a digest of the tokens and their ids, or None without a tokenizer.json."""
     try:
         tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -185,7 +185,7 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
 
 
 def _made(recipe: Recipe, model: str, seed: int) -> Path | None:
-    """Return the folder of a checkpoint of this recipe; None for the target and sources."""
+    """Return the folder of a checkpoint of this recipe, or None for the target and sources."""
     return recipe.checkpoint(model, seed) if model == "sft" or model in recipe.spec.variants else None
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of next tokens from a model's hidden states, without the logits of a whole batch.
+"""Compute log-probabilities of next tokens from a model's hidden states, without the logits of a whole batch.
 
 `add_scoring(model)` lets `model(input_ids=..., next_ids=next_ids_RL)` return `Scored`, the log-probability of each next
 token, 0 where `next_ids` is IGNORED. Other calls are unchanged. The head's logits exist for a part of the vocabulary at

@@ -1,4 +1,9 @@
-"""Batches of preference rows as tensors, and a model's log-probabilities of the answers in them.
+"""Collate preference rows into batches, and compute a model's log-probabilities of the answers in them.
+
+>>> row = {"prompt_ids": [1, 2], "source_ids": [3], "target_ids": [4, 5], "rejected_ids": [6]}
+>>> batch = PreferenceCollator(pad_token_id=0)([row])  # the prompt's last token starts each answer
+>>> batch["input_ids"].tolist(), batch["next_ids"].tolist()
+([[1, 2, 2, 4, 2]], [[-100, 3, 4, 5, 6]])
 
 There are two layouts with the same log-probabilities. `rows`, as in the WRPO release, has three right-padded rows per
 prompt, so the prompt is computed three times. `shared` puts the three answers after one copy of the prompt: they do not

@@ -1,4 +1,4 @@
-"""The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
+"""Train with the losses of the WRPO family (WRPO, DPO, SimPO, IPO, LN-DPO) on rows of one prompt and three answers.
 
 This module computes the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors and
 log-probabilities in `packing`, text in `templates`. The Trainer of transformers does the rest.
@@ -159,8 +159,8 @@ def pair_logps(
 class WRPOConfig(TrainingArguments):
     """TrainingArguments and the keys of the loss.
 
-    Learning rate, beta and alpha are those of the WRPO release, llama-3-8b-instruct-sft-wrpo.yaml. The loss and the
-    schedule are the paper's; the other defaults switch off what the paper does not have.
+    Learning rate, beta and alpha are those of the WRPO release, llama-3-8b-instruct-sft-wrpo.yaml; the loss and the
+    schedule are the paper's. Gamma and label smoothing, which it does not have, are off.
     """
 
     learning_rate: float = field(default=3e-7)

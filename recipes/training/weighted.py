@@ -1,4 +1,4 @@
-"""FuseRL (arXiv 2504.06562): SFT and preference training on the answers of all sources, weighted by their rewards.
+"""Train by FuseRL (arXiv 2504.06562): on the answers of all sources, weighted by their rewards, SFT or preferences.
 
 This is our reading of the paper's abstract; its text and code were not available. FuseSFT learns every source's best
 answer to a prompt, FusePO prefers every source's best answer to its own worst one, and a row's weight is the softmax of
@@ -43,8 +43,8 @@ class FuseRLConfig(TrainingArguments):
     beta: float = 0.01
     """Scale of FusePO's implicit reward: WRPO release, as above. It suits answers of about 500 tokens."""
     tau: float = 1.0
-    """Temperature of the sources' weights, in units of the reward: our choice. Large: equal weights; small: the best
-    source."""
+    """Temperature of the sources' weights, in units of the reward: our choice. A large one gives all sources equal
+    weights, a small one all weight to the best."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Constraints on an answer that a program can verify: length, shape, words, first and last words, letter case. Pure.
+"""Verify constraints on an answer by program: length, shape, words, first and last words, letter case.
 
 >>> credits("- Bees dance.\\n- Bees sing.", {"about": ["bee"], "bullets": 2, "words_at_most": 2})
 {'bullets': 1.0, 'words_at_most': 0.0}

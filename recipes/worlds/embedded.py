@@ -1,4 +1,4 @@
-"""The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core.
+"""Train the embedded checkpoint: a tiny Llama, from scratch, on the pocket edition's skills, on one core.
 
 Its tasks are drawn from a seed and never include a question of the pocket files. The same settings give the same
 weights on one machine with the same library versions. `training.json` is written last, by a complete run.
