@@ -242,8 +242,8 @@ def build_reward(options: RewardOptions) -> RewardModel:
     """`fusion_harness.rewards` entry point "reward_model". Raise ConfigError if an option is not supported."""
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
-        known = ", ".join(sorted(SERVE))
-        raise ConfigError(f"reward kind {options.kind} does not support {foreign[0]!r}; `serve` supports: {known}")
+        keys = ", ".join(sorted(SERVE))
+        raise ConfigError(f"reward kind {options.kind} does not support {foreign[0]!r}; `serve` supports: {keys}")
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))

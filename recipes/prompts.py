@@ -275,8 +275,8 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
     for number, row in enumerate(rows, start=1):
         for column in (spec.column, *([spec.id_column] if spec.id_column else []), *spec.columns):
             if column not in row:
-                known = ", ".join(sorted(row)) or "none"
-                raise ConfigError(f"{spec.dataset}, row {number} has no column {column!r}; it has: {known}")
+                columns = ", ".join(sorted(row)) or "none"
+                raise ConfigError(f"{spec.dataset}, row {number} has no column {column!r}; it has: {columns}")
         try:
             talk = prompt_in(row, spec.column)
         except PromptError as error:

@@ -105,37 +105,37 @@ class Asked:
     written: float
 
 
-def asked_of(known: Estimator, model: str, questions: int) -> list[Asked]:
+def asked_of(estimator: Estimator, model: str, questions: int) -> list[Asked]:
     """Return the calls that so many questions take: one each, but several for an ensemble."""
-    spec, prompt = known.recipe.spec, known.prompts.tokens.value
+    spec, prompt = estimator.recipe.spec, estimator.prompts.tokens.value
     if model not in RIVALS:
-        is_source = model in known.recipe.rivals
-        length = known.source_answer(model).value if is_source else known.target_answer.value
+        is_source = model in estimator.recipe.rivals
+        length = estimator.source_answer(model).value if is_source else estimator.target_answer.value
         return [Asked(model, questions, questions * prompt, questions * length)]
-    lengths = {source.name: known.source_answer(source.name).value for source in members_of(spec)}
+    lengths = {source.name: estimator.source_answer(source.name).value for source in members_of(spec)}
     if model == "route":  # all read the question, and it is not known which one answers
         share = questions / max(1, len(lengths))
         return [Asked(name, share, (questions + share) * prompt, share * length) for name, length in lengths.items()]
     first = [Asked(name, questions, questions * prompt, questions * length) for name, length in lengths.items()]
-    return first if model == "best_source" else [*first, *_later_layers(known, lengths, questions)]
+    return first if model == "best_source" else [*first, *_later_layers(estimator, lengths, questions)]
 
 
-def _later_layers(known: Estimator, lengths: dict[str, float], questions: int) -> Iterator[Asked]:
+def _later_layers(estimator: Estimator, lengths: dict[str, float], questions: int) -> Iterator[Asked]:
     """Yield the calls of a mixture of agents after its first layer: each reads the answers of the layer before."""
-    moa, seen = known.recipe.spec.evaluate.moa, known.prompts.tokens.value + sum(lengths.values())
+    moa, seen = estimator.recipe.spec.evaluate.moa, estimator.prompts.tokens.value + sum(lengths.values())
     calls = questions * (moa.layers - 2)
     if calls:
         for name, length in lengths.items():
             yield Asked(name, calls, calls * seen, calls * length)
-    final = lengths.get(moa.aggregator, known.target_answer.value)
+    final = lengths.get(moa.aggregator, estimator.target_answer.value)
     yield Asked(moa.aggregator, questions, questions * seen, questions * final)
 
 
 def with_asked(
-    known: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
+    estimator: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
 ) -> PlanItem:
     """Return the item with these calls, their tokens, time and price. `serve`: how all but the sources are served."""
-    recipe = known.recipe
+    recipe = estimator.recipe
     sources = {source.name: source for source in members_of(recipe.spec)} if recipe.rivals else {}
     times: list[DeviceTime] = []
     prices: list[float | None] = []
@@ -143,18 +143,18 @@ def with_asked(
         source = sources.get(part.model)
         if source is None:
             folders = [recipe.target(seed) for seed in recipe.spec.seeds]
-            times.append(generation_time(known, "target", serve, part.written, measured=folders))
+            times.append(generation_time(estimator, "target", serve, part.written, measured=folders))
         elif is_endpoint(source):
             prices.append(list_price(source, part.read, part.written))
         else:
             folders = [recipe.source(source.name)]
-            times.append(generation_time(known, source.name, source.serve, part.written, measured=folders))
+            times.append(generation_time(estimator, source.name, source.serve, part.written, measured=folders))
     sums: dict[str, object] = {
         "calls": round(sum(part.calls for part in requests)),
         "prompt_tokens": sum(part.read for part in requests),
         "answer_tokens": sum(part.written for part in requests),
     }
-    item = known.timed(item.model_copy(update=sums), *times, *extra)
+    item = estimator.timed(item.model_copy(update=sums), *times, *extra)
     if not prices:
         return item
     dollars = None if None in prices or item.dollars is None else item.dollars + sum(filter(None, prices))

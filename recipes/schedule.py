@@ -217,7 +217,7 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
                     unfinished.remove(step.name)
                 elif (step.one_core or not step.alone) and len(running) < jobs:
                     waiting.remove(step)
-                    running[pool.submit(_do, step.name)] = step
+                    running[pool.submit(_run_named, step.name)] = step
             if running:
                 ended, _ = wait_for(running, return_when=FIRST_COMPLETED)
                 for future in ended:
@@ -241,7 +241,7 @@ def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) 
     _STEPS.update({step.name: step for step in make_steps()})
 
 
-def _do(name: str) -> StepRecord:
+def _run_named(name: str) -> StepRecord:
     return run_step(_STEPS[name])
 
 

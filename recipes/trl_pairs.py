@@ -86,9 +86,9 @@ def trl_row(pair: PreferencePair) -> dict[str, JsonValue]:
     messages: list[JsonValue] = [dict(message) for message in pair.messages]
     return {
         "prompt": messages,
-        "chosen": _said(pair.target.text),
-        "rejected": _said(pair.rejected.text),
-        "source": _said(pair.source.text),
+        "chosen": _assistant_message(pair.target.text),
+        "rejected": _assistant_message(pair.rejected.text),
+        "source": _assistant_message(pair.source.text),
         "source_model": pair.source.model,
         "score_chosen": pair.target.reward,
         "score_rejected": pair.rejected.reward,
@@ -96,7 +96,7 @@ def trl_row(pair: PreferencePair) -> dict[str, JsonValue]:
     }
 
 
-def _said(text: str) -> list[JsonValue]:
+def _assistant_message(text: str) -> list[JsonValue]:
     return [{"role": "assistant", "content": text}]
 
 

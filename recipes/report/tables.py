@@ -173,8 +173,8 @@ def verdict_grid(board: VariantBoard) -> TextGrid:
         temperatures = _by_verdict(matches)
         if len(temperatures) == 1:
             return next(iter(temperatures))
-        shown = {verdict: names for verdict, names in temperatures.items() if verdict != "not shown"}
-        return _listed(shown, {verdict: f"{verdict} at" for verdict in CLAIMS}) or "-"
+        decided = {verdict: names for verdict, names in temperatures.items() if verdict != "not shown"}
+        return _listed(decided, {verdict: f"{verdict} at" for verdict in CLAIMS}) or "-"
 
     models = dict.fromkeys(row.model for row in board.differences)
     return TextGrid(

@@ -60,15 +60,17 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        draws, length = known.prompts.of(*ANSWERED) * sampling.n, known.source_answer(source.name)
-        item = left_to_sample(known, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length)
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws, length = estimator.prompts.of(*ANSWERED) * sampling.n, estimator.source_answer(source.name)
+        item = left_to_sample(
+            estimator, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length
+        )
         if model.scheme == "endpoint":
             price = list_price(source, item.prompt_tokens, item.answer_tokens)
             yield item.model_copy(update={"dollars": price})
         else:
-            time = generation_time(known, source.name, source.serve, item.answer_tokens, measured=[folder])
-            yield known.timed(item, time)
+            time = generation_time(estimator, source.name, source.serve, item.answer_tokens, measured=[folder])
+            yield estimator.timed(item, time)
 
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
     return Step(
@@ -91,9 +93,9 @@ def _import_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
 
     def work(folder: Path) -> Counts:
         questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
-        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
+        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, origin=dataset)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         yield item.model_copy(update={"model": source.name})
 
     name, folder = f"sources/{source.name}", recipe.source(source.name)
@@ -114,11 +116,11 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
         questions = prompts_of(prompts.folder / PROMPTS, "preference")
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        draws = known.prompts.of("preference") * sampling.n
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws = estimator.prompts.of("preference") * sampling.n
         item = item.model_copy(update={"model": after or "sft"})
-        item = left_to_sample(known, item, folder / ANSWERS, draws, known.target_answer)
-        yield known.timed(item, target_time(known, item.answer_tokens))
+        item = left_to_sample(estimator, item, folder / ANSWERS, draws, estimator.target_answer)
+        yield estimator.timed(item, target_time(estimator, item.answer_tokens))
 
     return Step(
         "target",
@@ -135,8 +137,8 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
     )
 
 
-def target_time(known: Estimator, tokens: float) -> DeviceTime:
+def target_time(estimator: Estimator, tokens: float) -> DeviceTime:
     """Return the time in which the target, or a model trained from it, generates tokens."""
-    spec = known.recipe.spec
-    folders = [known.recipe.target(seed) for seed in spec.seeds]
-    return generation_time(known, "target", spec.target_serve, tokens, measured=folders)
+    spec = estimator.recipe.spec
+    folders = [estimator.recipe.target(seed) for seed in spec.seeds]
+    return generation_time(estimator, "target", spec.target_serve, tokens, measured=folders)

@@ -52,9 +52,9 @@ def merge_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     steps = []
     for name, merge in recipe.merges.items():
         for seed in recipe.merge_seeds(name):
-            parts = [(model, part) for part in _seeds(recipe, merge, seed) for model in merge.models]
+            checkpoints = [(model, part_seed) for part_seed in _seeds(recipe, merge, seed) for model in merge.models]
             base = [(_base(recipe, merge), seed)] if merge.has_base else []
-            folders = {_made(recipe, model, part) for model, part in [*parts, *base]}
+            folders = {_checkpoint_in_recipe(recipe, model, part_seed) for model, part_seed in [*checkpoints, *base]}
             inputs = tuple(by_folder[folder] for folder in by_folder if folder in folders)
             if set(recipe.seeds) >= set(_seeds(recipe, merge, seed)):
                 steps.append(_step(recipe, name, merge, seed, inputs))
@@ -161,17 +161,19 @@ def _vocabulary(folder: Path) -> str | None:
 
 
 def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path) -> Counts:
-    parts = [(model, part) for part in _seeds(recipe, merge, seed) for model in merge.models]
-    folders = {f"{model} of seed {part}": _folder(recipe, model, part) for model, part in parts}
+    checkpoints = [(model, part_seed) for part_seed in _seeds(recipe, merge, seed) for model in merge.models]
+    folders = {f"{model} of seed {part_seed}": _folder(recipe, model, part_seed) for model, part_seed in checkpoints}
     base = _folder(recipe, _base(recipe, merge), seed)
     check_mergeable(name, folders | ({"the base": base} if merge.has_base else {}))
     used = (*merge.models, *([_base(recipe, merge)] if merge.has_base else []))
-    outside = {model: _folder(recipe, model, seed) for model in used if _made(recipe, model, seed) is None}
+    outside = {
+        model: _folder(recipe, model, seed) for model in used if _checkpoint_in_recipe(recipe, model, seed) is None
+    }
     if outside:  # checkpoints of the recipe are inputs of the step, so their digests are recorded already
         record_weights(folder, outside, name)
     begin = time.monotonic()
     weights: dict[Path, float] = {}
-    for (model, _), path in zip(parts, folders.values(), strict=True):  # a source is the same for all seeds
+    for (model, _), path in zip(checkpoints, folders.values(), strict=True):  # a source is the same for all seeds
         weights[path] = 1.0 if merge.weights is None else merge.weights[merge.models.index(model)]
     config = merge_config(merge, weights, base)
     run_mergekit(config, folder, seed=seed)
@@ -184,13 +186,13 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
     return {"models": len(weights), "merge_seconds": round(time.monotonic() - begin, 3)}
 
 
-def _made(recipe: Recipe, model: str, seed: int) -> Path | None:
+def _checkpoint_in_recipe(recipe: Recipe, model: str, seed: int) -> Path | None:
     """Return the folder of a checkpoint of this recipe, or None for the target and sources."""
     return recipe.checkpoint(model, seed) if model == "sft" or model in recipe.spec.variants else None
 
 
 def _folder(recipe: Recipe, model: str, seed: int) -> Path:
-    if (folder := _made(recipe, model, seed)) is not None:
+    if (folder := _checkpoint_in_recipe(recipe, model, seed)) is not None:
         return folder.resolve()
     named = {source.name: source.model for source in recipe.spec.sources}
     return resolve(ModelRef.parse(named.get(model) or recipe.spec.target)).resolve()

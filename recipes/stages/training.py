@@ -55,10 +55,10 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     def work(folder: Path) -> Counts:
         return _train_sft(recipe, seed, step, prompts, answers, rewards)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         item = item.model_copy(update={"model": "sft"})
-        rows, keys = known.prompts.of("sft"), sft_settings(spec)
-        yield training_estimate(known, item, rows=rows, method="sft", answer="source", keys=keys)
+        rows, keys = estimator.prompts.of("sft"), sft_settings(spec)
+        yield training_estimate(estimator, item, rows=rows, method="sft", answer="source", keys=keys)
 
     inputs = (prompts, *answers, *rewards)
     name, folder = f"seed-{seed}/sft", recipe.sft(seed)
@@ -196,13 +196,13 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, step, origin)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         if name in _referring(recipe, variant)[:1]:
-            yield _reference(known, recipe, seed, variant, pairs)
+            yield _reference(estimator, recipe, seed, variant, pairs)
         yield training_estimate(
-            known,
+            estimator,
             item.model_copy(update={"model": name}),
-            rows=_rows(known, pairs),
+            rows=_rows(estimator, pairs),
             method=variant.method,
             answer=variant.answers,
             keys=variant_settings(recipe.spec, variant),
@@ -229,10 +229,10 @@ def _teacher(recipe: Recipe, variant: VariantSpec) -> ModelRef:
     return ModelRef.parse(source.model)
 
 
-def _rows(known: Estimator, pairs: Step) -> int:
-    if known.done(pairs.name, pairs.folder):
+def _rows(estimator: Estimator, pairs: Step) -> int:
+    if estimator.done(pairs.name, pairs.folder):
         return lines_of(pairs.folder / PAIRS)
-    return known.prompts.of("preference")
+    return estimator.prompts.of("preference")
 
 
 def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
@@ -247,7 +247,7 @@ def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
     ]
 
 
-def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec, pairs: Step) -> PlanItem:
+def _reference(estimator: Estimator, recipe: Recipe, seed: int, variant: VariantSpec, pairs: Step) -> PlanItem:
     """Estimate the reference's log-probabilities, which the first variant that needs them stores beside the rows."""
     names = [f"seed-{seed}/align/{name}" for name in _referring(recipe, variant)]
     item = PlanItem(
@@ -255,9 +255,9 @@ def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec
         name=pairs.name.replace("/pairs", "/reference", 1),
         seed=seed,
         model="reference",
-        done=any(known.done(name, recipe.out / name) for name in names),
+        done=any(estimator.done(name, recipe.out / name) for name in names),
     )
-    return reference_estimate(known, item, _rows(known, pairs), "preference")
+    return reference_estimate(estimator, item, _rows(estimator, pairs), "preference")
 
 
 def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom) -> Counts:
@@ -267,8 +267,8 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
     from ..training.templates import Rendering, load_tokenizer
 
     variant, pairs, start = recipe.variants[name], origin.pairs, origin.start
-    where = f"variants.{name}.training"
-    hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)
+    section = f"variants.{name}.training"
+    hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, section)
     # All variants train on the same token ids, SFT variants too, so they see equal prompts in equal steps.
     shared = checked(PREFERENCE_DEFAULTS | renamed(recipe.spec.training), "preference", "training")
     style = shared.rendering | hyperparameters.rendering
@@ -331,13 +331,13 @@ def weighted_step(
     def work(folder: Path) -> Counts:
         return _train_weighted(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         item = item.model_copy(update={"model": name})
-        rows, keys = known.prompts.of(part) * len(used), variant_settings(spec, variant)
+        rows, keys = estimator.prompts.of(part) * len(used), variant_settings(spec, variant)
         if variant.method == "fusepo":
             reference = item.model_copy(update={"name": item.name.replace("/align/", "/reference/", 1)})
-            yield reference_estimate(known, reference, rows, "fusepo")
-        yield training_estimate(known, item, rows=rows, method=variant.method, answer="source", keys=keys)
+            yield reference_estimate(estimator, reference, rows, "fusepo")
+        yield training_estimate(estimator, item, rows=rows, method=variant.method, answer="source", keys=keys)
 
     inputs = (prompts, *answers, *rewards, *(() if start is None else (start,)))
     folder = recipe.variant(name, seed)

@@ -240,26 +240,26 @@ def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
 
     job = job.model_copy(update={"reference": reference_path(job)})
     if recipe.spec.launch is not None:
-        done = launch(job, launch_path(recipe.spec.launch))
+        result = launch(job, launch_path(recipe.spec.launch))
     else:
         if job.reference is not None:
             store_reference(job)
-        done = train(job)
-    return _counts(job, rows, done)
+        result = train(job)
+    return _counts(job, rows, result)
 
 
-def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
+def _counts(job: TrainingJob, rows: Rows, result: Trained) -> Counts:
     facts = rows.facts
     learned = ("prompt_ids", f"{job.answer}_ids") if job.method in ("sft", "distill") else tuple(facts.tokens)
     return {
         **facts.model_dump(mode="json", exclude={"tokens", "dropped_rows"}),
-        "steps": done.steps,
+        "steps": result.steps,
         "tokens": sum(facts.tokens[name] for name in learned),
-        "train_seconds": done.seconds,
-        "batch": done.batch,
-        "processes": done.processes,
-        "final_loss": done.final_loss,
-        **({} if done.changed is None else {"changed_weights": round(done.changed, 4)}),
+        "train_seconds": result.seconds,
+        "batch": result.batch,
+        "processes": result.processes,
+        "final_loss": result.final_loss,
+        **({} if result.changed is None else {"changed_weights": round(result.changed, 4)}),
     }
 
 
@@ -273,41 +273,43 @@ al., arXiv 2001.08361, section 2.1)."""
 
 
 def training_estimate(
-    known: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
+    estimator: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
 ) -> PlanItem:
     """Return the item with the tokens that a training still has to read, over all epochs, and its time."""
     epochs = keys.get("num_train_epochs", 1)
-    tokens = rows * row_tokens(known, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
+    tokens = rows * row_tokens(estimator, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
     item = item.model_copy(update={"trained_tokens": 0.0 if item.done else tokens})
-    times = [training_time(known, item.trained_tokens, "training")]
+    times = [training_time(estimator, item.trained_tokens, "training")]
     if method == "distill":  # the teacher reads every row too; it is assumed to be as large as the target
-        times.append(training_time(known, item.trained_tokens * FORWARD, "training, forward"))
-    return known.timed(item, *times)
+        times.append(training_time(estimator, item.trained_tokens * FORWARD, "training, forward"))
+    return estimator.timed(item, *times)
 
 
-def reference_estimate(known: Estimator, item: PlanItem, rows: int, method: Method) -> PlanItem:
+def reference_estimate(estimator: Estimator, item: PlanItem, rows: int, method: Method) -> PlanItem:
     """Return the item with the tokens of which the reference still has to compute log-probabilities, and its time."""
-    tokens = 0.0 if item.done else rows * row_tokens(known, method, "source")
-    time = training_time(known, tokens * FORWARD, "training, forward")
-    return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
+    tokens = 0.0 if item.done else rows * row_tokens(estimator, method, "source")
+    time = training_time(estimator, tokens * FORWARD, "training, forward")
+    return estimator.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
 
 
-def row_tokens(known: Estimator, method: Method, answer: str) -> float:
+def row_tokens(estimator: Estimator, method: Method, answer: str) -> float:
     """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
-    lengths = {"source": known.any_source_answer, "target": known.target_answer.value}
+    lengths = {"source": estimator.any_source_answer, "target": estimator.target_answer.value}
     answers = lengths[answer]
     if method in PAIRED:
         answers = lengths["source"] + 2 * lengths["target"]
     elif method in WEIGHTED:
         answers = lengths["source"] * (2 if method == "fusepo" else 1)
-    return known.prompts.tokens.value + answers
+    return estimator.prompts.tokens.value + answers
 
 
-def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
+def training_time(estimator: Estimator, tokens: float, work: str) -> DeviceTime:
     """Return the time in which the training devices read tokens, forward and backward."""
-    recipe, spec = known.recipe, known.recipe.spec
+    recipe, spec = estimator.recipe, estimator.recipe.spec
     variants = [recipe.variant(name, seed) for seed in spec.seeds for name in spec.variants]
-    rate = known.rate("training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second)
+    rate = estimator.rate(
+        "training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second
+    )
     return DeviceTime(tokens, rate, training_devices(spec), work)
 
 
@@ -347,8 +349,8 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     """
     from .run import trained
 
-    if (before := trained(job)) is not None:
-        return before
+    if (finished := trained(job)) is not None:
+        return finished
     if not config.is_file():
         raise ConfigError(f"launch: no accelerate configuration {str(config)!r}; give a file or a shipped name")
     make_folder(job.checkpoints)
@@ -357,10 +359,10 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     if job.reference is not None and not job.reference.is_file():
         _launch(job, config, "reference", path)
     _launch(job, config, "train", path)
-    done = trained(job)
-    if done is None:
+    result = trained(job)
+    if result is None:
         raise IncompleteError(f"{job.name}: the launched processes left no {job.checkpoints / 'trained.json'}")
-    return done
+    return result
 
 
 def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
@@ -393,8 +395,8 @@ def launch_share(words: list[str], processes: int, port: int, machines: Machines
     name = task if machines is None or machines.rank == 0 else f"{task}-machine-{machines.rank}"
     command += ["-m", "recipes.training.launch", task, path]
     with (Path(path).parent / f"{name}.log").open("ab") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    return done.returncode
+        process = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    return process.returncode
 
 
 def free_port() -> int:

@@ -366,17 +366,17 @@ def _train(job: TrainingJob) -> Trained:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
     write_weights(trainer, job.folder, _saved_as(job, tokenizer))
-    done = _record(job, trainer, seconds)
+    record = _record(job, trainer, seconds)
     if trainer.is_world_process_zero():
-        done = done.model_copy(update={"changed": changed_share(job.model, job.folder)})
-        _warn_of_lost_updates(job, done.changed, _saved_as(job, tokenizer).dtype)
+        record = record.model_copy(update={"changed": changed_share(job.model, job.folder)})
+        _warn_of_lost_updates(job, record.changed, _saved_as(job, tokenizer).dtype)
         write_fusion(job.folder, job.fusion)
         _write_log(job.folder / LOG, trainer.state.log_history)
-        write_atomic(job.checkpoints / DONE, dump_json(done.model_dump(mode="json")))
+        write_atomic(job.checkpoints / DONE, dump_json(record.model_dump(mode="json")))
         if "save_total_limit" not in job.settings.trainer:
             for folder in job.checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(folder)
-    return done
+    return record
 
 
 def _saved_as(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> SavedAs:

@@ -89,8 +89,8 @@ def with_defaults(template: str, values: Mapping[str, JsonValue]) -> str:
     for name, value in values.items():
         if not name.isidentifier():
             raise ConfigError(f"chat_template_kwargs: {name!r} is not the name of a variable")
-        shown = "none" if value is None else json.dumps(value, ensure_ascii=False)
-        lines.append(f"{{%- if {name} is not defined %}}{{% set {name} = {shown} %}}{{% endif -%}}")
+        literal = "none" if value is None else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{{%- if {name} is not defined %}}{{% set {name} = {literal} %}}{{% endif -%}}")
     return "".join(lines) + template
 
 
