@@ -17,9 +17,9 @@ from harness.suites.scoring import common
 
 from .published import Published
 
-SIZES = {"mt_bench": (40,), "alpaca_eval": (100, 200), "arena_hard": (100, 200)}
-LOWEST = 5.0
-"""Percent. Below, a hundred questions contain two or three wins, too few for any interval, adjusted or not."""
+SIZES = {"mt_bench": (30, 40), "alpaca_eval": (30, 100, 200), "arena_hard": (30, 100, 200)}
+WEAKEST = 4
+"""Models of AlpacaEval that win two to six in a hundred: the hardest case, as few questions show their spread."""
 Limited = Literal["one run", "both, the same part", "both, parts of their own"]
 LIMITED: tuple[Limited, ...] = ("one run", "both, the same part", "both, parts of their own")
 SUBSET_HEAD = (
@@ -41,29 +41,30 @@ def subset_rows(part: Published, trials: int) -> list[list[str]]:
     Variance and first coverage are about the difference on all of the suite's questions. For the second, the full set
     is itself drawn with replacement from the suite's questions, and the truth is the difference on these.
     """
-    models = [sums for sums in common(list(part.models.values())) if sums.scale == 1.0 or (sums.value or 0.0) > LOWEST]
+    models = common(list(part.models.values()))  # the lowest score first
     scores = np.array([_linear(sums.above, sums.below, sums.scale) for sums in models])
+    widest = models[0].scale * (models[0].bounds[1] - models[0].bounds[0]) if models[0].bounds else 0.0
     rng, total = np.random.default_rng(0), scores.shape[1]
+    fields = {part.suite: len(scores)} | ({f"{part.suite}, weakest": WEAKEST} if part.suite == "alpaca_eval" else {})
     rows = []
-    for limited, count in product(LIMITED, SIZES[part.suite]):
+    for (name, field), limited, count in product(fields.items(), LIMITED, SIZES[part.suite]):
         errors: list[tuple[float, float]] = []
         covered, covered_all = 0, 0
         for _ in range(trials):
-            candidate, baseline = rng.choice(len(scores), 2, replace=False)
+            candidate, baseline = rng.choice(field, 2, replace=False)
             true = float(scores[candidate].mean() - scores[baseline].mean())
             at, at_baseline = _parts(limited, total, count, rng)
-            estimate = _adjusted(scores, (candidate, baseline), (at, at_baseline))
+            estimate = _adjusted(scores, (candidate, baseline), (at, at_baseline), widest)
             errors.append((estimate.value - true, _plain(scores, (candidate, baseline), (at, at_baseline)) - true))
             low, high = estimate.interval_set()
             covered += low <= true <= high
             drawn = scores[:, rng.integers(total, size=total)]
-            low, high = (
-                _adjusted(drawn, (candidate, baseline), _parts(limited, total, count, rng)).estimate().interval()
-            )
+            parts = _parts(limited, total, count, rng)
+            low, high = _adjusted(drawn, (candidate, baseline), parts, widest).estimate().interval()
             covered_all += low <= true <= high
         ratio = np.var([error for error, _ in errors]) / np.var([error for _, error in errors])
         shares = [f"{100 * count_covered / trials:.1f} %" for count_covered in (covered, covered_all)]
-        rows.append([part.suite, limited, str(count), str(total), f"{ratio:.2f}", *shares, str(trials)])
+        rows.append([name, limited, str(count), str(total), f"{ratio:.2f}", *shares, str(trials)])
     return rows
 
 
@@ -78,17 +79,19 @@ def _parts(limited: Limited, total: int, count: int, rng: np.random.Generator) -
     return at, np.arange(total) if limited == "one run" else rng.choice(total, count, replace=False)
 
 
-def _adjusted(scores: FloatArray, pair: tuple[int, int], parts: tuple[Positions, Positions]) -> AdjustedDifference:
+def _adjusted(
+    scores: FloatArray, pair: tuple[int, int], parts: tuple[Positions, Positions], widest: float
+) -> AdjustedDifference:
     (candidate, baseline), (at, at_baseline) = pair, parts
     rest = np.delete(scores, pair, axis=0).T
     if len(at_baseline) == scores.shape[1]:
-        estimate = adjusted_difference(scores[candidate, at], at, scores[baseline], rest)
+        estimate = adjusted_difference(scores[candidate, at], at, scores[baseline], rest, widest=widest)
     else:
         judged, reference = (
             JudgedPart(scores[candidate, at], at),
             JudgedPart(scores[baseline, at_baseline], at_baseline),
         )
-        estimate = difference_of_parts(judged, reference, rest)
+        estimate = difference_of_parts(judged, reference, rest, widest=widest)
     assert estimate is not None, "the sizes are large enough"
     return estimate
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from harness.cli.console import PlainProgress, set_up_logging
+from harness.cli.console import set_up_logging
+from harness.pages.progress import PlainProgress
 from harness.records import Answer, JudgeSpec, JudgeTemplate, ModelRef, Prompt
 from harness.records.protocols import SuiteData
 from harness.records.settings import RunSpec, ServeSpec

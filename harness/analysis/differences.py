@@ -192,7 +192,9 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     judged = [at[prompt_id] for prompt_id in part.ids]
     if not judged:
         return None
-    estimate = adjusted_difference(_linear(part), judged, _linear(whole), models, seed=seed)
+    estimate = adjusted_difference(
+        _linear(part), judged, _linear(whole), models, widest=_widest(part, whole), seed=seed
+    )
     if estimate is None:
         return None
     row = _adjusted_row(first.metric, estimate, sign)
@@ -217,7 +219,7 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
     if not all(map(len, positions)):
         return None
     reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
-    estimate = difference_of_parts(judged, reference, models, seed=seed)
+    estimate = difference_of_parts(judged, reference, models, widest=_widest(first, second), seed=seed)
     if estimate is None:
         return None
     low, high = estimate.interval_set()
@@ -230,6 +232,12 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
         set_high=high,
         models=predictors,
     )
+
+
+def _widest(first: QuestionSums, second: QuestionSums) -> float:
+    """Return the range of a question's score in the metric's unit; 0 if it is unknown."""
+    bounds = shared_bounds(first, second)
+    return 0.0 if bounds is None else first.scale * (bounds[1] - bounds[0])
 
 
 def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
@@ -252,11 +260,14 @@ def adjustment_line(row: Adjustment, plain: Difference) -> str:
     if row.judged is not None and set(row.judged) != {row.n}:
         judged = f"{row.judged[0]} and {row.judged[1]} ({row.n} for both)"
     return (
-        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {sharper.value:+.2f} "
-        f"[{sharper.ci_low:+.2f}, {sharper.ci_high:+.2f}], and on just these {row.of} questions "
-        f"[{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {plain.value:+.2f} "
-        + ("" if plain.ci_low is None else f"[{plain.ci_low:+.2f}, {plain.ci_high:+.2f}]")
+        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {_with_interval(sharper)}, and on just "
+        f"these {row.of} questions [{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {_with_interval(plain)}"
     )
+
+
+def _with_interval(row: Difference) -> str:
+    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
+    return f"{row.value:+.2f}{interval}"
 
 
 def _predictors(

@@ -31,6 +31,7 @@ from ..analysis.judge_replay import (
 from ..judging.calibrated import Calibration
 from ..judging.cost import priced
 from ..pages.judge_text import SEVERAL, CalibrationGrid, grids, markdown_grid, remarks, rich_grid, side_by_side
+from ..pages.progress import progress
 from ..pages.text import markdown_list, plain
 from ..records import Judgment, JuryRule
 from ..records.errors import ConfigError
@@ -39,7 +40,7 @@ from ..records.protocols import SuiteOptions
 from ..store import RunStore
 from ..store.trusted import read_config
 from ..suites.recorded import CalibrationSet, Item, data_folder
-from .console import STDERR, print_tables, progress, set_up_logging, stdout_console, until_stopped
+from .console import STDERR, print_tables, set_up_logging, stdout_console, until_stopped
 from .options import DRY_RUN, NO_CACHE, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command
 
 log = logging.getLogger(__name__)

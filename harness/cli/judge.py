@@ -19,6 +19,7 @@ from ..judging.anchors import anchor_set
 from ..judging.calibrated import measured_agreement
 from ..judging.cost import price
 from ..judging.injection import KINDS, Injections, count_injections
+from ..pages.progress import progress
 from ..pages.text import plain, rich_table
 from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
@@ -33,7 +34,7 @@ from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..store.trusted import listed_judges, read_config
 from .calibrate import calibrate
-from .console import STDERR, json_text, print_tables, progress, set_up_logging, stdout_console, until_stopped
+from .console import STDERR, json_text, print_tables, set_up_logging, stdout_console, until_stopped
 from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command, command_group
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ import typer
 from rich.text import Text
 
 from ..analysis.trackers import log_scores, tracker_names
+from ..pages.progress import progress
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
 from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
-from ..running.estimate import Estimate, check_budget, dry_run, estimate
+from ..running.estimate import Estimate, check_budget, dry_run, estimate, totals_of
 from ..running.plan import Plan, plan
 from ..running.resolve import judge_warnings, models_in, overlaid, resolve
 from ..store.trusted import read_config
@@ -32,7 +33,6 @@ from .console import (
     json_text,
     print_cost,
     print_estimate,
-    progress,
     set_up_logging,
     stdout_console,
     until_stopped,
@@ -452,26 +452,6 @@ def announced(run_plan: Plan, runs: Sequence[SuiteRun]) -> list[Estimate]:
     estimates = estimate(run_plan, runs)
     announce(estimates)
     return estimates
-
-
-def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
-    """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
-    from ..running.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
-
-    calls = {part.suite: part.judge_calls for part in estimates}
-    totals: dict[tuple[str, str], int] = {}
-    for suite_run in runs:
-        name = suite_run.plan.suite.name
-        totals[name, "answers"] = suite_run.answers_open
-        totals[name, "judgments"] = calls[name] - suite_run.store.judgments.count_succeeded
-        totals[name, "judgments"] -= len(suite_run.plan.anchor_tasks) - len(suite_run.anchors_open)
-        done = len(suite_run.plan.prompts) - suite_run.answers_open
-        if sentence := earlier_answers(suite_run):
-            log.warning("%s", sentence)
-        elif done > 0:
-            judged = len(suite_run.store.judgments)
-            log.info("%s: resuming, %d answers and %d judgments exist already", name, done, judged)
-    return totals
 
 
 def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool = True) -> None:

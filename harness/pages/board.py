@@ -254,7 +254,7 @@ def environment() -> Environment:
         "scaling_of": charts.scaling,
         "count_of": count_of,
         "newest_of": newest_of,
-        "reported_columns": reported.columns,
+        "reported_columns": reported.reported_columns,
         "reported_cells": reported.cells,
     }
     return templates

@@ -24,10 +24,9 @@ from ..analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from ..analysis.gate.policy import CheckResult, GatePolicy, GateReport
 from ..analysis.leaderboard import Table
 from ..analysis.read_board import Board, BoardOptions, read_board
-from ..cli.console import progress
-from ..cli.run import totals_of
 from ..pages.comparison_text import markdown as comparison_markdown
 from ..pages.gate_text import gate_markdown
+from ..pages.progress import progress
 from ..pages.tables import card_markdown
 from ..pages.tables import markdown as board_markdown
 from ..pages.text import notebook_html
@@ -35,7 +34,7 @@ from ..records import Answer, Judgment, ScoreCard
 from ..records.errors import ConfigError
 from ..records.settings import FileSpec, checked
 from ..running.baselines import ask
-from ..running.estimate import estimate
+from ..running.estimate import estimate, totals_of
 from ..running.execute import execute, opened
 from ..running.pipeline import Progress, rare_collections
 from ..running.plan import plan

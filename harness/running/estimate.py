@@ -6,6 +6,7 @@ begins has its stores open already, so that their rows are read once.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from ..records.protocols import Judge
 from ..store.runs import JudgmentRows
 from .pipeline import SuiteRun, suite_runs
 from .plan import Plan
+
+log = logging.getLogger(__name__)
 
 ANSWER = "word " * 300
 """Stands for a missing answer without a baseline to compare with: 1,500 characters, about 300 tokens."""
@@ -229,3 +232,23 @@ def _check_price(spec: JudgeSpec, call: Call) -> None:
             "million tokens (0 for a server of your own), in its YAML file or under judges: in harness.yaml"
         )
     worst_case(spec, call.body)  # raises ConfigError if the reply has no limit
+
+
+def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[tuple[str, str], int]:
+    """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
+    from ..running.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
+
+    calls = {part.suite: part.judge_calls for part in estimates}
+    totals: dict[tuple[str, str], int] = {}
+    for suite_run in runs:
+        name = suite_run.plan.suite.name
+        totals[name, "answers"] = suite_run.answers_open
+        totals[name, "judgments"] = calls[name] - suite_run.store.judgments.count_succeeded
+        totals[name, "judgments"] -= len(suite_run.plan.anchor_tasks) - len(suite_run.anchors_open)
+        done = len(suite_run.plan.prompts) - suite_run.answers_open
+        if sentence := earlier_answers(suite_run):
+            log.warning("%s", sentence)
+        elif done > 0:
+            judged = len(suite_run.store.judgments)
+            log.info("%s: resuming, %d answers and %d judgments exist already", name, done, judged)
+    return totals

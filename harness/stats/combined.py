@@ -104,12 +104,14 @@ def adjusted_difference(
     reference: FloatArray,
     models: FloatArray | None = None,
     *,
+    widest: float = 0.0,
     seed: int = 0,
 ) -> AdjustedDifference | None:
     """Return judged model minus reference, adjusted for the questions that were not judged.
 
     judged (n,): the model's scores of the questions number `at` (n,) of N; reference (N,); models (N, k): scores of
-    other models, whose mean is the second predictor. None with fewer than `FEWEST_JUDGED` questions.
+    other models, whose mean is the second predictor. `widest`: the range of a score, which bounds the error from below
+    (`_least_variance`); 0: unknown. None with fewer than `FEWEST_JUDGED` questions.
     """
     count, total = len(at), len(reference)
     if count < FEWEST_JUDGED or count >= total:
@@ -117,9 +119,9 @@ def adjusted_difference(
     index = np.asarray(at)
     columns = [reference] if models is None or not models.shape[1] else [reference, models.mean(axis=1)]
     folds = np.random.default_rng(seed).permutation(count) % FOLDS
-    known = _predicted(judged, index, _standardised(np.column_stack(columns)), folds)
+    known = _predicted(judged, index, _standardised(np.column_stack(columns)), folds, widest)
     se_set = math.sqrt(known.variance * (1 / count - 1 / total))
-    spread = float((judged - reference[index]).var(ddof=1))
+    spread = max(float((judged - reference[index]).var(ddof=1)), _least_variance(count, widest))
     return AdjustedDifference(
         value=known.mean - float(reference.mean()),
         reference=float(reference.mean()),
@@ -140,14 +142,14 @@ class JudgedPart:
 
 
 def difference_of_parts(
-    judged: JudgedPart, reference: JudgedPart, models: FloatArray, *, seed: int = 0
+    judged: JudgedPart, reference: JudgedPart, models: FloatArray, *, widest: float = 0.0, seed: int = 0
 ) -> AdjustedDifference | None:
     """Return judged model minus reference if neither was judged on all N questions, but other models were.
 
     models (N, k): their mean predicts both. The parts may be the same, overlap or be disjoint: with m questions in
     both, n and n' in the parts and residuals of covariance c, the two means covary by c (m / (n n') - 1 / N). Fewer
-    than `FEWEST_JUDGED` common questions do not show c; it is then taken as 0, because m is close to n n' / N. None if
-    a part has fewer than `FEWEST_JUDGED` questions.
+    than `FEWEST_JUDGED` common questions do not show c; it is then taken as 0, because m is close to n n' / N.
+    `widest` is as in `adjusted_difference`. None if a part has fewer than `FEWEST_JUDGED` questions.
     """
     total, counts = len(models), (len(judged.at), len(reference.at))
     if min(counts) < FEWEST_JUDGED or min(counts) >= total:
@@ -155,7 +157,9 @@ def difference_of_parts(
     predictors = _standardised(models.mean(axis=1)[:, None])
     # a question is in the same fold for both models, so that equal parts are adjusted as their difference would be
     folds = np.random.default_rng(seed).permutation(total) % FOLDS
-    first, second = (_predicted(part.scores, part.at, predictors, folds[part.at]) for part in (reference, judged))
+    first, second = (
+        _predicted(part.scores, part.at, predictors, folds[part.at], widest) for part in (reference, judged)
+    )
     common, at_first, at_second = np.intersect1d(reference.at, judged.at, return_indices=True)
     variances = first.variance + second.variance
     covariance = 0.0
@@ -164,6 +168,7 @@ def difference_of_parts(
         residuals = first.residuals[at_first], second.residuals[at_second]
         covariance = float(np.cov(*residuals)[0, 1] * (len(common) - 1) / (len(common) - 2))
         spread = float((judged.scores[at_second] - reference.scores[at_first]).var(ddof=1))
+    spread = max(spread, _least_variance(min(counts), widest))
     variance = first.variance * (1 / counts[1] - 1 / total) + second.variance * (1 / counts[0] - 1 / total)
     variance -= 2 * covariance * (len(common) / (counts[0] * counts[1]) - 1 / total)
     return AdjustedDifference(
@@ -192,7 +197,7 @@ class _Predicted:
 
 
 def _predicted(
-    scores: FloatArray, at: NDArray[np.int64], predictors: FloatArray, folds: NDArray[np.int64]
+    scores: FloatArray, at: NDArray[np.int64], predictors: FloatArray, folds: NDArray[np.int64], widest: float
 ) -> _Predicted:
     residuals, predictions = np.empty(len(at)), np.zeros(len(predictors))
     for number in range(FOLDS):
@@ -201,7 +206,19 @@ def _predicted(
         residuals[held_out] = scores[held_out] - predictors[at[held_out]] @ weights
         predictions += held_out.mean() * (predictors @ weights)
     mean = float(predictions.mean() + residuals.mean())
-    return _Predicted(mean, predictions, residuals, float(residuals.var(ddof=predictors.shape[1])))
+    variance, spread = float(residuals.var(ddof=predictors.shape[1])), float(scores.var(ddof=1))
+    unexplained = min(1.0, variance / spread) if spread > 0 else 1.0
+    return _Predicted(mean, predictions, residuals, max(variance, unexplained * _least_variance(len(at), widest)))
+
+
+def _least_variance(questions: int, widest: float) -> float:
+    """Return the least variance of a score over questions: of equal scores, one lost entirely and one won besides.
+
+    As `least_se` of a paired difference. A model that wins three questions in a hundred has none among thirty, or one:
+    their spread, and that of any residual, then says nothing. A regression explains as much of these two as of the
+    others.
+    """
+    return 2 * widest**2 * questions / ((questions + 1) * (questions + 2))
 
 
 def _standardised(columns: FloatArray) -> FloatArray:

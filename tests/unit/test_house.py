@@ -6,6 +6,7 @@ import ast
 import functools
 import graphlib
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,18 +62,43 @@ def test_harness_has_at_most_twelve_rooms_and_no_loose_module() -> None:
     assert loose == []
 
 
+def test_harness_has_at_most_eight_import_layers() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    assert len(layers) <= 8
+
+
+def test_files_are_chapters_and_functions_fit_on_a_screen() -> None:
+    faults = []
+    for path, tree in sources():
+        lines = max((node.end_lineno or 0 for node in tree.body), default=0)
+        faults += [f"{path}: {lines} lines"] if lines > 700 else []
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                count = len([name for name in names if name not in ("self", "cls")])
+                faults += [f"{path}:{node.lineno}: {node.name} has {lines} lines"] if lines > 60 else []
+                faults += [f"{path}:{node.lineno}: {node.name} has {count} parameters"] if count > 6 else []
+    assert faults == []
+
+
 def test_class_names_are_unique() -> None:
     names = Counter(node.name for _, tree in sources() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, times in names.items() if times > 1] == []
 
 
 def bound_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """Every name that is assigned, looped over, a parameter or an exception's, with its line."""
+    """Every name that is assigned, looped over, a function's, a parameter or an exception's, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, node.lineno
         elif isinstance(node, ast.arg):
             yield node.arg, node.lineno
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr.lstrip("_"), node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name.lstrip("_"), node.lineno
         elif isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
             yield node.name, node.lineno
 
