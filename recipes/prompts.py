@@ -171,12 +171,7 @@ def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
         raise ConfigError(f"'hf:{name}' needs datasets: {install_command('train')}") from None
     try:
         return list(load_dataset(name, split=split, revision=revision))
-    except (
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # load_dataset wraps most errors in one of these
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:  # load_dataset wraps most errors in these
         reason = one_line(error)
         raise DataError(
             f"cannot load {split!r} of hf:{name}{f'@{revision}' if revision else ''}: {reason}; without a network, "
@@ -218,6 +213,7 @@ class Questions:
     def lookup(self, text: str) -> str | None:
         """Return the name of a question that shares an n-gram with the text or equals it, or None."""
         words = words_of(text)
+        # a short question is part of many harmless texts, so only the whole text counts
         if words in self._short:
             return self._short[words]
         ngrams = (words[start : start + NGRAM] for start in range(len(words) - NGRAM + 1))
@@ -334,6 +330,7 @@ def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     if not drawn:
         reasons = Counter(record.reason for record in kept.dropped).most_common(1)
         raise ConfigError(f"{spec.dataset} has no usable prompt: {reasons[0][0] if reasons else 'it has no rows'}")
+    # Held-out parts come first: a larger `limit` adds prompts to train on, and leaves those held out as they were.
     parts = [part for part, size in part_sizes(len(drawn), spec).items() for _ in range(size)]
     part = dict(zip(drawn, parts, strict=True))
     return [

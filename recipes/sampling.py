@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 IDENTITY, MADE_FROM = "identity.json", "made_from.json"
 BULK = 4096
-"""Number of draws passed to a bulk backend at once."""
+"""Number of draws passed to a bulk backend at once: enough to find prompts of similar length for every batch."""
 REPORT = 60.0
 """Seconds between two progress lines."""
 CHOOSING = ("ray", "moa", "route", "best_of", "best_source")
@@ -178,9 +178,9 @@ def sample(sampler: Sampler, files: Sequence[AnswerFile], folder: Path) -> Count
 
 
 def check_identity(
-    folder: Path, identity: dict[str, JsonValue], name: str, *, file: str = IDENTITY, what: str = "answers"
+    folder: Path, identity: dict[str, JsonValue], name: str, *, file: str = IDENTITY, contents: str = "answers"
 ) -> None:
-    """Raise ConfigError if the answers, or `what` else is in the folder, come from another model or other settings."""
+    """Raise ConfigError if the answers, or whatever `contents` names, come from another model or other settings."""
     try:
         recorded = json.loads((folder / file).read_text("utf-8"))
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def check_identity(
     if changed:
         before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} has {what} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            f"{folder} has {contents} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
             "value, or move the folder away"
         )
 
@@ -200,13 +200,14 @@ def record_weights(folder: Path, models: Mapping[str, Path], name: str) -> None:
     Raise ConfigError if it was begun with other weights under the same names.
     """
     weights: dict[str, JsonValue] = {model: weights_digest(path, None) for model, path in models.items()}
-    check_identity(folder, weights, name, file=MADE_FROM, what="a checkpoint")
+    check_identity(folder, weights, name, file=MADE_FROM, contents="a checkpoint")
     write_atomic(folder / MADE_FROM, dump_json(weights))
 
 
 async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Session:
     session = Session()
     backends = _replicas(sampler, folder, math.ceil(len(missing) / max(1, missing[0][0].sampling.n)))
+    # as its JSON file gives it back, in which tuples are lists
     identity: dict[str, JsonValue] = json.loads(json.dumps(backends[0].identity()))
     check_identity(folder, identity, sampler.name)
     presented = await ask_foreign(backends[0], needed=True)
@@ -219,6 +220,7 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
         async with AsyncExitStack() as stack:
             servers = await _entered(stack, backends)
             session.start_seconds = time.monotonic() - begun
+            # only now: a folder whose model could not be loaded is still free for another one
             write_atomic(folder / IDENTITY, dump_json(identity))
             begun = time.monotonic()
 
@@ -299,7 +301,7 @@ async def _ask_by_workers(servers: Sequence[Backend], missing: Sequence[Missing]
 
     workers = max(1, min(concurrency // widest, len(groups)))
     async with asyncio.TaskGroup() as tasks:
-        for server in [*servers] * workers:
+        for server in [*servers] * workers:  # in turn, so that the first prompts are spread over all servers
             tasks.create_task(work(server))
 
 

@@ -58,6 +58,8 @@ def _decontaminating() -> tuple[str, ...]:
     return tuple(facts.name for facts in all_facts() if facts.decontaminates)
 
 
+# Fields with `exclude_if` came after the first recipes: at their defaults they are left out of resolved recipes, which
+# so stay as they were.
 def is_one(value: object) -> bool:
     return value == 1
 
@@ -124,7 +126,7 @@ class SamplingSpec(Record):
     seed: int | None = 42
     """Decides every answer. None: one request for all answers to a prompt, without a seed, which is faster in vLLM."""
     max_failed: float = Field(default=0.05, ge=0, le=1)
-    """Share of answers that may fail or be empty before the stage stops as incomplete."""
+    """Share of answers that may fail or be empty before the stage stops as incomplete. The default is our choice."""
 
     def as_sampling(self, seed: int | None = None) -> Sampling:
         """Return the settings as backends take them, with another seed if one is given and answers have seeds."""

@@ -245,7 +245,7 @@ def sweep_figure(report: SweepReport) -> Drawing | None:
             for name, value in values.items()
             if (row := rows.get(name)) is not None
         ]
-        if report.of in values:
+        if report.of in values:  # its difference to itself is 0, without an interval
             points.append(ChartPoint(report.of, float(values[report.of]), 0.0))
         series.append((at(temperature), points))
     title = f"Difference of the mean test reward to {report.of}, with 95 % intervals, by {report.key}"

@@ -131,6 +131,7 @@ def _part(baseline: str, matches: Sequence[Versus]) -> str:
         (verdict,) = temperatures
         claim = f"{CLAIMS[verdict]} {baseline}"
     else:
+        # the claim comes first: a gain at some temperature, or that there is none at any
         beaten = "better" in temperatures
         words = {
             "better": f"beats {baseline} at",

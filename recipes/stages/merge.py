@@ -127,18 +127,18 @@ def check_mergeable(merge: str, folders: dict[str, Path]) -> None:
         if first is None:
             first = model, shapes, words
             continue
-        other, expected, vocabulary = first
+        first_model, expected, vocabulary = first
         odd = sorted(key for key in expected | shapes if expected.get(key) != shapes.get(key))
         if odd:
             raise ConfigError(
-                f"merge {merge!r}: {model!r} and {other!r} have different architectures ({odd[0]}: "
+                f"merge {merge!r}: {model!r} and {first_model!r} have different architectures ({odd[0]}: "
                 f"{shapes.get(odd[0], 'missing')} and {expected.get(odd[0], 'missing')}); merge models of one "
                 "architecture"
             )
         if words != vocabulary:
             raise ConfigError(
-                f"merge {merge!r}: {model!r} and {other!r} have different vocabularies, so their rows of embeddings do "
-                "not belong together; merge models of one tokenizer"
+                f"merge {merge!r}: {model!r} and {first_model!r} have different vocabularies, so their rows of embeddings "
+                "do not belong together; merge models of one tokenizer"
             )
 
 
