@@ -58,8 +58,8 @@ def _decontaminating() -> tuple[str, ...]:
     return tuple(facts.name for facts in all_facts() if facts.decontaminates)
 
 
-# Fields with `exclude_if` came after the first recipes: at their defaults they are left out of resolved recipes, which
-# so stay as they were.
+# Fields with `exclude_if` came after the first recipes: at their defaults they are left out of resolved recipes, so
+# that those stay as they were.
 def is_one(value: object) -> bool:
     return value == 1
 

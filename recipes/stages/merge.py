@@ -137,8 +137,8 @@ def check_mergeable(merge: str, folders: dict[str, Path]) -> None:
             )
         if words != vocabulary:
             raise ConfigError(
-                f"merge {merge!r}: {model!r} and {first_model!r} have different vocabularies, so their rows of embeddings "
-                "do not belong together; merge models of one tokenizer"
+                f"merge {merge!r}: {model!r} and {first_model!r} have different vocabularies, so their rows of "
+                "embeddings do not belong together; merge models of one tokenizer"
             )
 
 
