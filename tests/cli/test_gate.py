@@ -338,6 +338,14 @@ def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
         GatePolicy(checks=(CHECK, CHECK))
 
 
+@pytest.mark.parametrize("text", ["", "# margins\n", "{}\n"])
+def test_an_empty_policy_is_refused_instead_of_passing_by_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gate.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"gate\.yaml is empty: .* or drop --policy for the defaults"):
+        read_policy(tmp_path / "gate.yaml")
+
+
 def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> None:
     write_run(tmp_path, BASE)
     write_run(tmp_path, toy_run("cand", mixed(50, 50), protocol={**PROTOCOL, "judge": "other"}))

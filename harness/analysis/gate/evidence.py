@@ -198,7 +198,7 @@ def _suites(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def read_policy(path: Path | None) -> GatePolicy:
-    """Return the policy of a file, or the default policy for None. Raise ConfigError if the file is empty or invalid."""
+    """Return the policy of a file, or the default one for None. Raise ConfigError if the file is empty or invalid."""
     if path is None:
         return GatePolicy()
     content = read_yaml(path)
