@@ -207,6 +207,8 @@ class RankOptions:
     """The rank ranges of a table hold all at once."""
     baseline: str = ""
     """The model that each row is compared with; empty: the row above."""
+    compared: int | None = None
+    """Only the first rows of a table have a difference; None: all."""
     difference: PairDifference | None = None
     """Compares a card with another; None: `against`, by the questions' terms."""
 
@@ -314,6 +316,8 @@ def _table(
             # equal values share a rank, and the next one skips it: 1, 2, 2, 4
             tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
             reference = baseline if options.baseline else ordered[position - 1] if position else None
+            if options.compared is not None and position >= options.compared:
+                reference = None
             above = None if reference is None or reference is card else difference(card, reference)
             changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
             row = row.model_copy(update=changed)
