@@ -1,4 +1,4 @@
-"""One table over all suites: a row per model, a column per suite and protocol. Pure: records in, text out.
+"""Write one table over all suites, with a row per model and a column per suite and protocol.
 
 Scores of different suites are on different scales, so there is no average. Models are ordered by how many suites they
 are ranked in, then by their mean rank in these: a model of one easy suite does not pass those that were asked more.
@@ -32,7 +32,7 @@ class Summary:
     """Per model its row in each table; the best one if it has several."""
 
     def top(self, count: int | None) -> Summary:
-        """Return the first `count` models; None: all."""
+        """Return the summary of the first `count` models, or of all for None."""
         return Summary(self.columns, self.tables, self.models[:count], self.rows[:count])
 
     @property
@@ -56,6 +56,7 @@ class Summary:
 def summary(tables: Sequence[Table]) -> Summary:
     """Return all tables side by side."""
     names = dict.fromkeys(row.model for table in tables for row in table.rows)
+    # reversed, because rows are ranked: the best run of a model comes last and stays
     by_table = [{row.model: row for row in reversed(table.rows)} for table in tables]
     rows = {name: tuple(of_model.get(name) for of_model in by_table) for name in names}
     models = sorted(
@@ -72,7 +73,7 @@ def _ranked_suites(rows: Sequence[BoardRow | None], tables: Sequence[Table]) -> 
 def _mean_rank(rows: Sequence[BoardRow | None], tables: Sequence[Table]) -> float:
     """Return the mean over the tables that rank it of the rank as a share of the ranked models, 0..1; 1 without one."""
     shares = [
-        row.rank / _ranked(table)
+        row.rank / _ranked(table)  # a share, as the third of 3 and the third of 60 are not the same
         for row, table in zip(rows, tables, strict=True)
         if row is not None and row.rank is not None
     ]
