@@ -107,6 +107,8 @@ class FileFormat:
     """`(FinishedRun) -> dict[str, str]`: return path below the output folder -> text."""
     names: str = ""
     """`(row) -> str`: what a row of these files is, in the plural; empty if it is not of this format."""
+    needs: str = ""
+    """The keys by which `names` knows a judgment, for the error about a file without one."""
     first_draw_only: bool = False
     """The files have room for one answer per prompt."""
 
