@@ -24,7 +24,7 @@ from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
 from ..running.estimate import Estimate, check_budget, dry_run, estimate, totals_of
-from ..running.plan import Plan, plan
+from ..running.plan import Plan, namesake, plan
 from ..running.resolve import judge_warnings, models_in, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
@@ -241,6 +241,8 @@ def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
         run_plan = plan(spec)
     for sentence in differences(run_plan):
         log.info("%s", sentence)
+    for sentence in filter(None, map(namesake, run_plan.suites)):
+        log.warning("%s", sentence)
     for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     for job in run_plan.baselines_to_ask:

@@ -179,7 +179,7 @@ def test_runs_are_listed_finished_or_not(results: Path, harness: Callable[..., D
     (folder / "card.json").rename(folder / "manifest.json")
     make_run(tmp_path, "done", pocket("mt_bench"), skill=0.5)
 
-    listed = json.loads(harness("ls", "runs", "--results", str(tmp_path), "--json").out)["runs"]
+    listed = json.loads(harness("ls", "--results", str(tmp_path), "--json").out)["runs"]
 
     assert {run["model"]: run["state"] for run in listed} == {"stopped": "unfinished", "done": "finished"}
     assert "2 runs, 1 not finished" in harness("ls", "runs", "--results", str(tmp_path)).out
