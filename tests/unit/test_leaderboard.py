@@ -160,6 +160,12 @@ def test_a_judges_name_cannot_command_the_terminal() -> None:
     assert "\x1b" not in str(shown.title)
 
 
+def test_a_table_may_have_no_ranked_card() -> None:
+    (table,) = rank([card("part", 1.0, complete=False)])
+
+    assert [(row.rank, row.above) for row in table.rows] == [(None, None)]
+
+
 # ------------------------------------------------------------------------------------------------------ all suites
 
 
