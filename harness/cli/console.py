@@ -158,7 +158,8 @@ def print_cost(cards: Sequence[ScoreCard]) -> None:
         if value is None and paid is None:
             print(f"{card.suite}: {calls} judge calls, of unknown price")
         else:
-            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid; the verdicts are worth {_amount(value)}")
+            worth = "" if value is None else f"; the verdicts are worth {_amount(value)}"
+            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid{worth}")
 
 
 def _amount(amount: object) -> str:

@@ -24,6 +24,7 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..pages.board import PageFacts
 from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
 from ..pages.tables import (
+    count_line,
     csv_lines,
     csv_text,
     difference_line,
@@ -259,6 +260,8 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
         console.print(table)
         if any(row.above for row in content.rows):
             console.print(Text(difference_line(content), style="dim"))
+        if (line := count_line(content)) and "n" in table.head:
+            console.print(Text(line, style="dim"))
         console.print()
     if sentence := hidden_line(tables, console.width):
         console.print(Text(sentence, style="dim"))

@@ -239,7 +239,7 @@ def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
     if run_plan.baselines_to_ask and ask:
         ask_baselines(run_plan.baselines_to_ask)
         run_plan = plan(spec)
-    for sentence in differences(run_plan):
+    for sentence in differences(run_plan) if not ask else ():  # a run prints them above its scores
         log.info("%s", sentence)
     for sentence in filter(None, map(namesake, run_plan.suites)):
         log.warning("%s", sentence)
