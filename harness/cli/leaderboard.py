@@ -38,7 +38,7 @@ from ..pages.text import escape_markdown, hidden_line, plain
 from ..records.errors import ConfigError, IncompleteError, StaleError, did_you_mean
 from ..records.facts import facts_of
 from ..store import make_folder, write_atomic, write_bytes
-from .console import stdout_console
+from .console import stdout_console, write_or_print
 from .options import ResultsFlags, comma_list, command
 
 FORMATS = ("table", "md", "csv", "json", "html")
@@ -332,11 +332,3 @@ def render_summary(content: Summary, output_format: str) -> str:
         csv.writer(out, lineterminator="\n").writerows(summary_lines(content))
         return out.getvalue()
     return summary_markdown(content)
-
-
-def write_or_print(text: str, out: Path | None) -> None:
-    if out is None:
-        print(text, end="")
-    else:
-        write_atomic(out, text)
-        print(f"wrote {out}")
