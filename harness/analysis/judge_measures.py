@@ -19,6 +19,7 @@ import numpy as np
 
 from ..judging.calibrated import SuiteCalibration, shown
 from ..records import Judgment, Score
+from ..records.results import listed_reasons
 from ..stats.agreement import (
     FEWEST_LABELS,
     Corrected,
@@ -485,7 +486,7 @@ def findings(calibration: SuiteCalibration, reference: str, unscored: float) -> 
         _favoured_position(scores.get("points_of_first_shown")),
         _favoured_length(scores.get(f"length_bias_{reference}"), versus),
         _favoured_family(scores.get(f"self_preference_{reference}"), versus),
-        f"{100 * unscored:.1f} % of the items have no verdict: {calibration.failures}"
+        f"{100 * unscored:.1f} % of the items have no verdict ({listed_reasons(calibration.failures)})"
         if unscored > FAILED_SHARE
         else None,
     ]
