@@ -83,6 +83,8 @@ class Machines:
             *("--num_machines", str(self.count), "--machine_rank", str(self.rank)),
             *("--num_processes", str(self.count * processes)),
             *("--main_process_ip", self.address, "--main_process_port", str(port)),
+            # Each machine starts its own share. Under DeepSpeed accelerate's default would start all of them, by pdsh.
+            *("--deepspeed_multinode_launcher", "standard"),
         ]
 
     def store(self, *, is_first: bool = False) -> TCPStore:
@@ -114,7 +116,7 @@ def leading(machines: Machines) -> Iterator[None]:
     except (DistError, RuntimeError):
         raise ConfigError(
             f"this is one of {machines.count} machines, but the command does not run on all of them; start it once on "
-            "each (srun --ntasks-per-node=1), or on one only (srun --nodes=1)"
+            "each (srun --ntasks-per-node=1 --cpu-bind=none), or on one only (srun --nodes=1)"
         ) from None
     try:
         yield

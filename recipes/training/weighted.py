@@ -29,7 +29,7 @@ from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model
 from .rows import Rows, write_rows
 from .templates import Rendering, UnusableAnswerError, render_answers
-from .trainer import in_shares, placed, without_dropout
+from .trainer import UncastTrainer, in_shares, placed, without_dropout
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
@@ -169,7 +169,7 @@ def weighted_reference(
     return in_shares(rows, score, sizes, batch_size, state)
 
 
-class WeightedTrainer(Trainer):
+class WeightedTrainer(UncastTrainer):
     """Train on rows of `WeightedIds`. Rows with `rejected_ids` need `ref_logps` (`weighted_reference`)."""
 
     loss_is_scaled_for_ga = False
