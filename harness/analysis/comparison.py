@@ -367,11 +367,16 @@ def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, sui
 
 
 def is_part(first: RunRows, second: RunRows) -> bool:
-    """Return whether one run has only some of the other's questions: a limit, or far fewer. Never of audited runs."""
+    """Return whether one run has only some of the other's questions: a limit, or far fewer. Never of audited runs.
+
+    The other run may lack a few of them: published runs often miss one or two answers.
+    """
     if _is_audited(first, second):
         return False  # an audited score is an adjusted one already
     few, many = sorted(({answer.prompt_id for answer in run.answers} for run in (first, second)), key=len)
-    return bool(few) and few < many and (_limit(first) != _limit(second) or len(few) <= FEW * len(many))
+    if not few or len(few) >= len(many) or len(few & many) < FEW * len(few):
+        return False
+    return _limit(first) != _limit(second) or len(few) <= FEW * len(many)
 
 
 def are_parts(first: RunRows, second: RunRows) -> bool:

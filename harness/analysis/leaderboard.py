@@ -161,6 +161,8 @@ class Table(Record):
     higher_is_better: bool | None = Field(default=True, exclude_if=bool)
     """Of the headline. False: less is better, so rows ascend. None: unknown, so no row is ranked."""
     judge: str
+    jury_rule: str = Field(default="", exclude_if=is_empty)
+    """How a jury's verdicts became one, unless by their mean."""
     differs: dict[str, JsonValue] = {}
     """Protocol fields that differ between this table and others of the same suite and version."""
     category_metric: str = ""
@@ -175,7 +177,8 @@ class Table(Record):
     @property
     def title(self) -> str:
         jointly = ", joint rank ranges" if self.joint_ranks else ""
-        return f"{self.suite} ({self.suite_version}), judge {self.judge}, protocol {self.protocol_sha}{jointly}"
+        judge = f"{self.judge} ({self.jury_rule})" if self.jury_rule else self.judge
+        return f"{self.suite} ({self.suite_version}), judge {judge}, protocol {self.protocol_sha}{jointly}"
 
     @property
     def column(self) -> str:
@@ -328,6 +331,7 @@ def _table(
         headline=first.headline,
         higher_is_better=better,
         judge=first.judge,
+        jury_rule=_jury_rule(first),
         category_metric=metric,
         length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
         rows=tuple(rows),
@@ -354,6 +358,13 @@ def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow
         fusion=fusion.get(card.model) or Fusion.of(card.provenance.get("fusion")),
         notes=card.notes,
     )
+
+
+def _jury_rule(card: ScoreCard) -> str:
+    match card.protocol.get("judge"):
+        case {"kind": "jury", "rule": str(rule)} if rule != "mean":
+            return rule
+    return ""
 
 
 def _category_metric(card: ScoreCard) -> str:

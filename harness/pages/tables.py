@@ -157,10 +157,12 @@ def columns(table: Table) -> list[str]:
 
 
 def difference_line(table: Table) -> str:
-    """Return what the differences of a table are, for the line below it."""
+    """Return what the rank ranges and differences of a table are, for the line below it."""
+    ranges = "for all rows at once" if table.joint_ranks else "for each row by itself"
     return (
-        f"difference: minus {table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05 "
-        "and an interval without 0, not corrected for the number of rows"
+        f"rank: in brackets the ranks left open at 95 %, {ranges}; difference: minus "
+        f"{table.baseline or 'the row above'}, as in harness compare; p two-sided, * is p <= 0.05 and an interval "
+        "without 0, not corrected for the number of rows"
     )
 
 

@@ -127,6 +127,15 @@ def marked(text: str | Markup, words: str) -> Markup:
     return Markup(pattern.sub(lambda match: f"<mark>{match[0]}</mark>" if match["words"] else match[0], str(html)))
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 # ------------------------------------------------------------------------------------------------ tables for a terminal
 # Tables that fit the terminal: columns leave by priority, names shorten in the middle, numbers never break.
 

@@ -38,7 +38,7 @@ from ..population import on_these
 from .decision import checks_of, judge_gate, refuse_unknown_metrics
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
 from .power import PowerRow, power_rows
-from .sequential import NO_EARLY_STOP, Stop, replay, tier_sizes, watched
+from .sequential import Stop, replay, tier_sizes, watched
 
 # ------------------------------------------------------------------------------------------------------------ baselines
 # `results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
@@ -190,7 +190,11 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
             reports.append(replayed(*rows, checks, policy, options.seed))
     names = shown_names([candidates[0], baselines[0]])
     report = judge_gate(names[0], names[1], policy, evidence)
-    return report.model_copy(update={"sequential": tuple(reports)})
+    lacking = [] if suites else [suite for suite in _suites(baselines) if suite not in _suites(candidates)]
+    notes = report.notes
+    if lacking:
+        notes = (*notes, f"not compared: {names[1]} has runs of {', '.join(lacking)}, {names[0]} has none")
+    return report.model_copy(update={"sequential": tuple(reports), "notes": notes})
 
 
 def _suites(runs: Sequence[StoredRun]) -> list[str]:
@@ -326,8 +330,9 @@ def replayed(
     """Return what stopping early would have saved on completely judged runs."""
     suite, calls = baseline.card.suite, len(candidate.judgments)
     ready = watched([check for check in checks if suite in check.suites], baseline.card, baseline)
-    if ready is None or not calls:
-        note: str | None = f"{NO_EARLY_STOP} (or the run has no judgments)"
+    if isinstance(ready, str) or not calls:
+        reason = ready if isinstance(ready, str) else "the run has no judgments"
+        note: str | None = f"no early stop: {reason}"
         stop, needed = Stop(0, 0, {}), calls
     else:
         note = None

@@ -32,7 +32,7 @@ from ..leaderboard import told_apart
 from .decision import checks_of, judge_gate
 from .evidence import GateOptions, suite_evidence
 from .policy import Evidence, GateCheck, GatePolicy, GateReport, SequentialReport, Step
-from .sequential import NO_EARLY_STOP, SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
+from .sequential import SequentialCheck, looks, order_of, settled, step, tier_sizes, watched
 
 
 @dataclass
@@ -45,6 +45,8 @@ class LiveJudging:
     """None: no early stop, all questions in one block."""
     order: list[Prompt]
     ends: Iterator[int]
+    note: str | None = None
+    """Why an early stop that was asked for is not possible."""
     judged: int = 0
     steps: dict[str, Step] = field(default_factory=dict)
 
@@ -148,7 +150,10 @@ def _live_judging(run: SuiteRun, baseline: RunRows, checks: Sequence[GateCheck],
     by_id = {prompt.id: prompt for prompt in run.plan.prompts}
     order = [by_id[prompt_id] for prompt_id in order_of(list(by_id), run.plan.suite.name, options.seed)]
     ready = watched(suite_checks, baseline.card, baseline) if options.sequential else None
-    return LiveJudging(run, baseline, ready, order, iter(looks(len(order)) if ready is not None else [len(order)]))
+    if isinstance(ready, list):
+        return LiveJudging(run, baseline, ready, order, iter(looks(len(order))))
+    note = None if ready is None else f"no early stop: {ready}"
+    return LiveJudging(run, baseline, None, order, iter([len(order)]), note)
 
 
 async def _judge_in_blocks(
@@ -211,7 +216,6 @@ def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
 def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:
     calls = judging.run.store.judgments.count_succeeded
     saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
-    note = None if judging.checks is not None else NO_EARLY_STOP
     return SequentialReport(
         suite=judging.run.plan.suite.name,
         questions=judging.judged,
@@ -221,5 +225,5 @@ def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:
         calls_saved=saved,
         seed=seed,
         replayed=False,
-        note=note,
+        note=judging.note,
     )
