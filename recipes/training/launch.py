@@ -341,10 +341,9 @@ def state_bytes(spec: RecipeSpec, settings: TrainingSettings, parameters: int) -
     None: the training uses no GPU, keeps some of its state elsewhere, or is set up by a file of DeepSpeed's own.
     """
     facts = {} if spec.launch is None else read_yaml(launch_path(spec.launch))
-    kind, keys = facts.get("distributed_type"), {}
-    for name in ("deepspeed_config", "fsdp_config"):
-        section = facts.get(name)
-        keys |= section if isinstance(section, dict) else {}
+    kind = facts.get("distributed_type")
+    sections = [facts.get(name) for name in ("deepspeed_config", "fsdp_config")]
+    keys = {key: value for section in sections if isinstance(section, dict) for key, value in section.items()}
     elsewhere = [value for key, value in keys.items() if "offload" in key or key == "deepspeed_config_file"]
     if facts.get("use_cpu") or settings.trainer.get("use_cpu") or any(value not in (*OFF, None) for value in elsewhere):
         return None

@@ -91,7 +91,7 @@ def test_a_variant_differs_from_the_recipe_where_it_says_so(tmp_path: Path) -> N
     assert (dpo["beta"], dpo["alpha"]) == (2, 0)
 
 
-def job(folder: Path, method: str, **keys: Any) -> Any:
+def job(folder: Path, method: Any, **keys: Any) -> Any:
     from harness.store.checkpoint import Fusion
     from recipes.training.settings import TrainingJob
 
