@@ -1,4 +1,4 @@
-"""A gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems. Pure.
+"""Write a gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems.
 
 The XML follows the common schema of Jenkins' xunit plugin (junit-10.xsd), with one test case per check and per limit.
 Worse checks and the candidate's exceeded limits are failures. What makes the gate invalid, and undecided critical
@@ -103,12 +103,12 @@ def sequential_line(stop: SequentialReport) -> str:
     if not stop.steps:  # no early stop was asked for
         return f"{stop.suite}: all {stop.of} questions judged, with {stop.calls} judge calls"
     steps = ", ".join(f"{metric} {step}" for metric, step in stop.steps.items())
-    stopped, saved, made = (
+    stopped, saved, asked_calls = (
         ("would have stopped", "would have been saved", "needed") if stop.replayed else ("stopped", "saved", "made")
     )
     return (
         f"{stop.suite}: {stopped} after {stop.questions} of {stop.of} questions ({steps}): "
-        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {made}"
+        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {asked_calls}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Records of judging: templates, tasks, verdicts, judgments, and a judge's configuration.
+"""Define the records of judging: templates, tasks, verdicts, judgments, and a judge's configuration.
 
 >>> Preference(value=1.0, strength=2).model_dump()  # the candidate wins, and clearly
 {'kind': 'preference', 'value': 1.0, 'strength': 2}
@@ -229,7 +229,7 @@ class JudgeSpec(Record):
     url: str | None = None
     """Base URL of an OpenAI-compatible server, ending in /v1."""
     key_env: str | None = None
-    """Environment variable with the API key; the key itself is never in a file."""
+    """Environment variable with the API key; the key itself is never in a file. None: by the kind. Empty: no key."""
     access: Access = Access()
     evaluator: str | None = None
     """kind alpaca_eval: the evaluator configuration whose prompt and parser replace the suite's."""
