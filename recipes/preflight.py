@@ -353,7 +353,7 @@ def _target(spec: RecipeSpec, check: Preflight) -> tuple[str, str | None] | None
         raise ConfigError(f"target: {spec.target!r} is a server, but training needs weights: give DIR or hf:ORG/NAME")
     if not check.runs_here and tokenizer_file(spec.target) is None:
         check.notes.append(
-            f"the target {spec.target!r} is not on this machine: its template, modules and memory were not checked"
+            f"the target {spec.target!r} is not on this machine: its template and modules were not checked"
         )
         return None
     return str(Path(ref.name).expanduser()) if ref.scheme == "path" else ref.name, ref.revision
