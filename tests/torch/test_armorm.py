@@ -17,7 +17,7 @@ from harness.records import Failure, Prompt
 from harness.records.errors import CheckpointError, ConfigError
 from harness.records.protocols import RewardOptions
 from recipes.layout import PromptRow
-from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
+from recipes.rewards.armorm_model import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.rewards.scorer import Outcome, RewardItem, Scorer
 
 CONFIG = LlamaConfig(

@@ -18,7 +18,7 @@ from harness.records.errors import ConfigError
 from harness.records.protocols import Draw, ServeOptions
 from harness.records.settings import ServeSpec
 from recipes.in_process.backend import InProcessBackend, stream_key
-from recipes.in_process.model import choose, uniforms
+from recipes.in_process.generation import choose, uniforms
 from tests.fakes.tiny_models import make_checkpoint, random_prompts
 
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
