@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.served import ServedBackend
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient, ChatReply, Patience
+from harness.client import CallLimits, ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
@@ -110,7 +110,7 @@ class Conversation:
 
     @property
     def text(self) -> str | None:
-        """All replies joined as the reference does; None if there are none."""
+        """All replies joined as the reference does, or None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
     @property
@@ -192,7 +192,7 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what decides verdicts besides the spec: room to reason; an evaluator's prompt, parser, parameters."""
+        """Return what decides verdicts besides the spec: room to reason, and an evaluator's prompt and parser."""
         room = self.spec.reasoning_room
         identity: dict[str, JsonValue] = {"reasoning_room": room} if room else {}
         return identity if self._evaluator is None else identity | self._evaluator.identity()
@@ -277,10 +277,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
     key = api_key(spec.key_env)
     if spec.key_env and not key:
         raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
-    return ChatClient(
-        spec.url,
-        api_key=key,
-        access=spec.access,
+    limits = CallLimits(
         concurrency=spec.concurrency,
         rpm=spec.rpm,
         tpm=spec.tpm,
@@ -288,6 +285,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         timeout=spec.timeout,
         patience=Patience.of(spec.patience),
     )
+    return ChatClient(spec.url, limits, api_key=key, access=spec.access)
 
 
 def is_drawn(task: JudgeTask) -> bool:

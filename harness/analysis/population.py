@@ -1,4 +1,4 @@
-"""Two kinds of question about a difference: does it hold on other questions, or on these very ones? Pure.
+"""Tell whether a difference holds on other questions of the kind, or on these very ones. Pure.
 
 A comparison's intervals answer for *all* questions of the kind: questions are a sample, and what they contribute to the
 spread is most of it. `on_these` answers for *these* questions: only the answers (`--samples`) and verdicts
@@ -10,6 +10,7 @@ spread is most of it. `on_these` answers for *these* questions: only the answers
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,6 +53,13 @@ def on_these(
         else:
             rows.append(within)
     notes = [*comparison.notes, *_repeats_only(first, second)]
+    for run in (first, second):
+        alone, questions = _once_judged(run)
+        if alone:
+            notes.append(
+                f"{alone} of {questions} questions of {run.name} have the same answer in every draw, and equal answers "
+                "share one verdict: the noise on these questions is taken to be that of the others"
+            )
     if left_out:
         notes.append(
             f"no answer for these very questions, since it is not a sum over questions with several draws or repeats: "
@@ -76,8 +84,47 @@ def _repeats(run: RunRows) -> list[int]:
     return sorted({row.repeat for row in run.judgments if row.verdict is not None})
 
 
+def _same_answers(run: RunRows) -> dict[str, set[int]]:
+    """Return, per question, the draws whose answer and verdict an earlier draw has too.
+
+    The reply cache gives equal answers one verdict, so such a draw shows no noise of the judge.
+    """
+    answers: defaultdict[tuple[str, int], set[tuple[object, ...]]] = defaultdict(set)
+    for row in run.judgments:
+        if row.verdict is not None:
+            verdict = row.verdict.model_dump_json()
+            judged = (row.turn, row.order, row.repeat, row.judge, row.answer_sha or row.index, row.reply, verdict)
+            answers[row.prompt_id, row.index].add(judged)
+    earlier: defaultdict[str, list[set[tuple[object, ...]]]] = defaultdict(list)
+    same: defaultdict[str, set[int]] = defaultdict(set)
+    for (prompt_id, index), turns in sorted(answers.items(), key=lambda item: item[0]):
+        if turns in earlier[prompt_id]:
+            same[prompt_id].add(index)
+        earlier[prompt_id].append(turns)
+    return dict(same)
+
+
+def _once_judged(run: RunRows) -> tuple[int, int]:
+    """Return the questions whose draws all have the same answer, and all questions."""
+    draws: defaultdict[str, set[int]] = defaultdict(set)
+    for row in run.judgments:
+        if row.verdict is not None:
+            draws[row.prompt_id].add(row.index)
+    same = _same_answers(run)
+    alone = [name for name, indices in draws.items() if len(indices) > 1 and len(indices - same.get(name, set())) == 1]
+    return len(alone), len(draws)
+
+
 def _refuse_single(run: RunRows) -> None:
-    if len(_draws(run)) < 2 and len(_repeats(run)) < 2:
+    several = len(_draws(run)) > 1
+    alone, questions = _once_judged(run)
+    if several and alone == questions:
+        raise ConfigError(
+            f"{run.card.suite}: {run.name} gave the same answer in every draw, and equal answers share one verdict, so "
+            "the noise on these very questions is unknown: run both models with --repeats 3 and without --samples, or "
+            "ask with --population all"
+        )
+    if not several and len(_repeats(run)) < 2:
         raise ConfigError(
             f"{run.card.suite}: {run.name} has one answer and one judgment per question, so the noise on these very "
             "questions is unknown: run both models with --samples 3 (answers and verdicts) or --repeats 3 (verdicts "
@@ -99,7 +146,7 @@ def _within(
 ) -> Difference | None:
     chosen = {name: category for name, category in categories.items() if row.category in (None, category)} or None
     whole = common([question_sums(rule, run.answers, run.judgments, categories=chosen) for run in runs])[0]
-    first, second = (_parts(rule, run, whole.ids) for run in runs)
+    first, second = (_terms_by_draw(rule, run, whole.ids) for run in runs)
     estimate = within_difference(second, first, scale=rule.scale)
     if estimate is None:
         return None
@@ -119,12 +166,19 @@ def _within(
     )
 
 
-def _parts(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
-    """Return the run's terms by draw if it has several, else by repeat. The spread of draws includes the judge's."""
+def _terms_by_draw(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
+    """Return the run's terms by draw if it has several, else by repeat. The spread of draws includes the judge's.
+
+    Of draws with the same answer one counts.
+    """
     draws = _draws(run)
     added = len(draws) > 1
+    same = _same_answers(run) if added else {}
     groups = (
-        [[row for row in run.judgments if row.index == draw] for draw in draws]
+        [
+            [row for row in run.judgments if row.index == draw and draw not in same.get(row.prompt_id, ())]
+            for draw in draws
+        ]
         if added
         else [[row for row in run.judgments if row.repeat == repeat] for repeat in _repeats(run)]
     )

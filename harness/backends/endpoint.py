@@ -1,4 +1,4 @@
-"""A server that already runs and speaks the OpenAI protocol: it is asked, never started or stopped.
+"""Ask a server that already runs and speaks the OpenAI protocol. It is never started or stopped here.
 
 The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes only into the
 request. A judge's key is never sent to a model's server.
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
+from ..client import CallLimits, ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Presented, Served, ServeOptions
@@ -78,15 +78,14 @@ class EndpointBackend(ChatBackend):
         limit = _length(await self._entry_until_up())
         options = self.options
         async with AsyncExitStack() as stack:
-            client = ChatClient(
-                self._url,
-                api_key=self._key,
+            limits = CallLimits(
                 concurrency=options.concurrency,
                 rpm=options.rpm,
                 tpm=options.tpm,
                 timeout=options.timeout,
                 patience=Patience.of(options.patience),
             )
+            client = ChatClient(self._url, limits, api_key=self._key)
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="", switches=request_fields(options))
             # no seed unless the sampling has one: not every server takes it
@@ -133,7 +132,7 @@ class EndpointBackend(ChatBackend):
                 status, reply = await _posted(session, self._url, {**body, "logprobs": True})
                 if status in (400, 422):  # not every server knows log-probabilities; a rejected request costs nothing
                     status, reply = await _posted(session, self._url, body)
-            return _shown(reply) if status == 200 else None
+            return _canary(reply) if status == 200 else None
         except BROKEN as error:
             log.debug("no canary of %s: %s", self._url, error)
         return None
@@ -163,7 +162,7 @@ class EndpointBackend(ChatBackend):
         return _length(await self._entry())
 
     async def _entry(self) -> dict[str, Any]:
-        """Return what GET /models states about the model; empty if the server lists nothing.
+        """Return what GET /models states about the model, or nothing if the server lists nothing.
 
         Raise ConfigError for a model that the server does not list, ServerError if there is no server, or none yet.
         """
@@ -189,8 +188,8 @@ class EndpointBackend(ChatBackend):
         listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
-            known = ", ".join(sorted(str(name) for name in models)[:10])
-            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {known}")
+            names = ", ".join(sorted(str(name) for name in models)[:10])
+            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {names}")
         return dict(models.get(self.model.name, {}))
 
 
@@ -210,13 +209,13 @@ async def _posted(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
         return reply.status, json.loads(raw) if reply.status == 200 else None
 
 
-def _shown(reply: dict[str, Any]) -> dict[str, JsonValue]:
+def _canary(reply: dict[str, Any]) -> dict[str, JsonValue]:
     """Return the answer's text and thoughts, and the log-probability of each of its tokens where offered."""
     answer = read_chat_reply(reply)
-    shown: dict[str, JsonValue] = {"text": answer.text, "reasoning": answer.reasoning}
+    canary: dict[str, JsonValue] = {"text": answer.text, "reasoning": answer.reasoning}
     tokens = ((reply["choices"][0].get("logprobs") or {}).get("content")) or []
-    shown["logprobs"] = [[str(token["token"]), round(float(token["logprob"]), 4)] for token in tokens]
-    return shown
+    canary["logprobs"] = [[str(token["token"]), round(float(token["logprob"]), 4)] for token in tokens]
+    return canary
 
 
 def _key_for(url: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`harness compare`: two or more runs on the same questions, from their verdicts or answer against answer."""
+"""`harness compare`: compare two or more runs on the same questions, from their verdicts or answer against answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..analysis.best import BestOf, best_of_models
 from ..analysis.comparison import Comparison, Population, adjusted
-from ..analysis.finished_runs import StoredRun, compare_models, head_to_head_plan, matched, run_rows
+from ..analysis.finished_runs import PairOptions, StoredRun, compare_models, head_to_head_plan, matched, run_rows
 from ..analysis.games import games_comparison
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import (
@@ -42,12 +42,12 @@ class CompareFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")]
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
     population: Annotated[
-        Population, typer.Option(help="all: on other questions of the kind too? these: on these very questions?")
+        Population, typer.Option(help="Decide for these questions only (these), or for others like them (all).")
     ] = "all"
     force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
-    best: Annotated[bool, typer.Option("--best", help="Which of them may be the best? All with all, 95 % at once.")] = (
-        False
-    )
+    best: Annotated[
+        bool, typer.Option("--best", help="Say which of them may be the best: all compared with all, 95 % at once.")
+    ] = False
     flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
     file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table"
@@ -62,6 +62,10 @@ class CompareFlags(ResultsFlags, MirrorFlags):
     @property
     def chosen_format(self) -> str:
         return "json" if self.as_json else self.file_format
+
+    @property
+    def pair_options(self) -> PairOptions:
+        return PairOptions(comma_list(self.suite), force=self.force, mirror=self.mirror, seed=self.seed)
 
 
 @command
@@ -88,16 +92,7 @@ def compare(flags: CompareFlags) -> None:
     if flags.head_to_head:
         show_games(play(flags), flags)
         return
-    comparisons = compare_models(
-        flags.runs,
-        flags.results,
-        suites=comma_list(flags.suite),
-        force=flags.force,
-        mirror=flags.mirror,
-        seed=flags.seed,
-        population=flags.population,
-    )
-    show(comparisons, flags)
+    show(compare_models(flags.runs, flags.results, flags.pair_options, population=flags.population), flags)
 
 
 def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
@@ -123,14 +118,7 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
 
 
 def best_of(flags: CompareFlags) -> list[BestOf]:
-    return best_of_models(
-        flags.runs,
-        flags.results,
-        suites=comma_list(flags.suite),
-        force=flags.force,
-        mirror=flags.mirror,
-        seed=flags.seed,
-    )
+    return best_of_models(flags.runs, flags.results, flags.pair_options)
 
 
 def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:

@@ -1,6 +1,7 @@
-"""A checkpoint loaded by transformers in this process: rendered prompts, texts, and conversations of several turns.
+"""Generate with a checkpoint in this process, by transformers: in batches, and in conversations of several turns.
 
-`generation` has the loop that generates.
+`generation` has the loop that generates; here are prompts, texts and conversations. Shapes: `_V` vocabulary, `_T`
+tokens.
 """
 
 from __future__ import annotations

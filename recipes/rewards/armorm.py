@@ -134,7 +134,7 @@ class ArmoRMReward:
         assert self._model is not None, "use `with`"
         device = self._model.device
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        rewards: list[float] = self._model(ids, mask).float().cpu().tolist()
+        ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        mask_BT = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        rewards: list[float] = self._model(ids_BT, mask_BT).float().cpu().tolist()
         return rewards

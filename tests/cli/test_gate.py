@@ -388,16 +388,28 @@ def test_a_clear_drop_stops_early_and_a_close_call_does_not() -> None:
     broken, close = toy_run("bad", mixed(0, 400)), toy_run("close", [LOSS] * 60 + [WIN] * 260 + [LOSS] * 80)
     ready = watched([CHECK], base.card, base)
 
-    assert ready is not None
+    assert isinstance(ready, list)
     stop = replay(ready, base, broken, policy=POLICY, peers={"critical": 1}, seed=0)
     assert (stop.questions, stop.steps) == (40, {"arena_hard": "worse"})
     late = replay(ready, base, close, policy=POLICY, peers={"critical": 1}, seed=0)
     assert (late.questions, late.steps) == (400, {"arena_hard": "open"})
 
 
+def test_the_last_look_decides_with_fewer_questions_than_an_early_one_needs() -> None:
+    base, broken = toy_run("base", mixed(30, 0)), toy_run("bad", mixed(0, 30))
+    ready = watched([CHECK], base.card, base)
+
+    assert isinstance(ready, list)
+    stop = replay(ready, base, broken, policy=POLICY, peers={"critical": 1}, seed=0)
+    assert (stop.questions, stop.steps) == (30, {"arena_hard": "worse"})
+
+
 def test_a_fitted_metric_or_a_category_has_no_early_stop() -> None:
-    assert watched([GateCheck(suite="arena_hard", category="x", margin=1.0)], BASE.card, BASE) is None
-    assert watched([GateCheck(suite="arena_hard", metric="lc_win_rate", margin=1.0)], BASE.card, BASE) is None
+    assert watched([GateCheck(suite="arena_hard", category="x", margin=1.0)], BASE.card, BASE) == (
+        "arena_hard is of one category"
+    )
+    fitted = watched([GateCheck(suite="arena_hard", metric="lc_win_rate", margin=1.0)], BASE.card, BASE)
+    assert fitted == "lc_win_rate is fitted to all verdicts; use metric: arena_hard"
 
 
 def test_known_drops_are_missed_and_alarmed_at_their_nominal_rates() -> None:

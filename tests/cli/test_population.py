@@ -23,16 +23,22 @@ from tests.fakes.deciding import LOSS, TIE, WIN, prompts_of, toy_run, write_run
 Values = Sequence[tuple[float, float]]
 
 
-def several(model: str, *draws: Values, repeats: bool = False) -> RunRows:
-    """A run with several answers per question, or with one that was judged repeatedly."""
+def several(model: str, *draws: Values, repeats: bool = False, equal: bool = False) -> RunRows:
+    """A run with several answers per question, or with one that was judged repeatedly; `equal`: the answers are."""
     runs = [toy_run(model, values) for values in draws]
     answers = [
-        row.model_copy(update={"index": index})
+        row.model_copy(update={"index": index, "turns": (row.turns[0] if equal else f"draw {index}",)})
         for index, run in enumerate(runs[:1] if repeats else runs)
         for row in run.answers
     ]
-    field = "repeat" if repeats else "index"
-    judgments = [row.model_copy(update={field: number}) for number, run in enumerate(runs) for row in run.judgments]
+    shas = {(row.prompt_id, row.index): row.sha for row in answers}
+    judgments = []
+    for number, run in enumerate(runs):
+        place = {"repeat": number} if repeats else {"index": number}
+        index = 0 if repeats else number
+        judgments += [
+            row.model_copy(update={**place, "answer_sha": shas[row.prompt_id, index]}) for row in run.judgments
+        ]
     return replace(runs[0], answers=tuple(answers), judgments=tuple(judgments))
 
 
@@ -57,6 +63,21 @@ def test_only_draws_of_one_question_are_the_noise(*, repeats: bool) -> None:
     assert (row.df, row.n, row.method, row.needed) == (4, 3, "within", None)
     assert row.ci_low == pytest.approx(row.value - 2.77645 * row.se, abs=1e-3)
     assert any("generation noise is not included" in note for note in comparison.notes) is repeats
+
+
+def test_equal_answers_with_one_verdict_show_no_noise() -> None:
+    """Of b, only q0 has two verdicts, 0 and 100: their variance, 5000, stands for the others'."""
+    first, other = several("a", *FIRST), several("b", [LOSS, WIN, TIE], [WIN, WIN, TIE], equal=True)
+
+    comparison = on_these(compare(first, other), first, other)
+    assert any(note.startswith("2 of 3 questions of b have the same answer in every draw") for note in comparison.notes)
+    row = comparison.difference("arena_hard")
+    assert row is not None
+    assert row.se > (5000 / 9) ** 0.5
+
+    silent = several("b", [WIN, WIN, TIE], [WIN, WIN, TIE], equal=True)
+    with pytest.raises(ConfigError, match="b gave the same answer in every draw"):
+        on_these(compare(first, silent), first, silent)
 
 
 def test_categories_have_their_own_noise() -> None:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from harness.analysis.leaderboard import rank
 from harness.analysis.reported import ReportedSource, ReportedTable, load_reported, reported_beside
+from harness.pages.board import page
 from harness.pages.tables import csv_lines, csv_text, markdown_reported
 from harness.records import Score, ScoreCard
 from harness.records.errors import ConfigError
@@ -219,6 +220,13 @@ def test_markdown_has_a_section_that_says_reported() -> None:
     assert "## Reported, not measured here: alpaca\\_eval (official-1), judge gpt-4-1106-preview; A paper" in text
     assert "| LLaMA3-8B-Instruct | - | 26 | 25.3 | lc\\_win\\_rate +1.00 \\[-1.00, 4.00\\] in run run1 |" in text
     assert markdown_reported([]) == ""
+
+
+def test_the_page_has_them_in_a_section_of_their_own() -> None:
+    html = page(rank([card()]), [beside(card())])
+
+    assert "Reported" in html
+    assert "LLaMA3-8B-Instruct" in html
 
 
 def test_csv_says_which_lines_are_reported() -> None:

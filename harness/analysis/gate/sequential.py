@@ -27,7 +27,6 @@ from .policy import GateCheck, GatePolicy, Step
 
 BLOCK = 20
 """Questions between two looks, after the first `FIRST`."""
-NO_EARLY_STOP = "no early stop: a deciding check is not a sum over all questions, or the judge is audited"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Stop:
 
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
-    """Return the order in which questions are judged; it depends on seed and suite only."""
+    """Return the order in which questions are judged. It depends on seed and suite only."""
     shuffled = sorted(ids)  # so that the order does not depend on the order of a file
     random.Random(f"{seed}:{suite}").shuffle(shuffled)
     return shuffled
@@ -60,25 +59,28 @@ def looks(questions: int) -> list[int]:
     return [*range(min(FIRST, questions), questions, BLOCK), questions]
 
 
-def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | None:
-    """Return the suite's deciding checks with their rules; None if one of them cannot be tested early, or `run` was
-    audited: an audit is drawn from all questions."""
+def watched(checks: Sequence[GateCheck], card: ScoreCard, run: RunRows) -> list[SequentialCheck] | str:
+    """Return the suite's deciding checks with their rules, or why none of them can be tested early."""
     if run.audit is not None:
-        return None
+        return "the judge is audited, and an audit is drawn from all questions"
     rules = {rule.metric: rule for rule in rules_of(card.suite, card.headline, run.judgments)}
     watched_checks = []
     for check in checks:
         if check.tier == "advisory":
             continue
+        metric = check.metric or card.headline
+        rule = rules.get(metric)
         if check.pooled:
-            return None
-        rule = rules.get(check.metric or card.headline)
-        if rule is None or rule.category is not None or check.category is not None:
-            return None
+            return "a deciding check is pooled over suites"
+        if check.category is not None or (rule is not None and rule.category is not None):
+            return f"{metric} is of one category"
+        if rule is None:
+            sums = [name for name, other in rules.items() if other.category is None]
+            return f"{metric} is fitted to all verdicts" + (f"; use metric: {sums[0]}" if sums else "")
         if higher_is_better(card, rule.metric) is not True:
-            return None
+            return f"less {metric} is better"
         watched_checks.append(SequentialCheck(check, rule))
-    return watched_checks or None
+    return watched_checks or "it has no deciding check"
 
 
 def step(
@@ -98,7 +100,10 @@ def step(
     baseline_sums, candidate_sums = common([baseline, candidate])
     estimate = sums_difference(candidate_sums, baseline_sums)
     check = watched_check.check
-    if estimate is None or len(baseline_sums.ids) < max(FIRST, check.min_questions):
+    judged, planned = look
+    # the last look is the ordinary test, which may have fewer questions than an early look needs
+    fewest = check.min_questions if judged == planned else max(FIRST, check.min_questions)
+    if estimate is None or len(baseline_sums.ids) < fewest:
         return "open"
     return look_result(estimate, check.margin, look=look, policy=policy, peers=peers.get(check.tier, 1))
 
@@ -106,16 +111,16 @@ def step(
 def look_result(
     estimate: ClusteredEstimate, margin: float, *, look: tuple[int, int], policy: GatePolicy, peers: int = 1
 ) -> Step:
-    """Return what the difference so far shows at this look; `peers` checks share the level of "worse"."""
+    """Return what the difference so far shows at this look. `peers` checks share the level of "worse"."""
     judged, planned = look
     planned_looks = looks(planned)
-    shares, at = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
+    shares, look_number = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
     # a strict policy fails on any certain drop, so only "worse" can be reached early
     limit = 0.0 if policy.strict else -margin
-    worse = boundaries(shares, policy.alpha / max(1, peers))[at]
+    worse = boundaries(shares, policy.alpha / max(1, peers))[look_number]
     if estimate.value + student_bound(worse, estimate.df) * estimate.se < limit:
         return "worse"
-    safe = student_bound(boundaries(shares, policy.alpha)[at], estimate.df)
+    safe = student_bound(boundaries(shares, policy.alpha)[look_number], estimate.df)
     return "safe" if estimate.value - safe * estimate.se > -margin and not policy.strict else "open"
 
 
