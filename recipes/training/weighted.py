@@ -20,13 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from harness.records import Prompt
-from harness.records.errors import ConfigError
 
 from ..layout import messages
 from ..pairs import Extremes
 from .head import IGNORED, add_scoring
 from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model
+from .ranges import RANGES, check_range
 from .rows import Rows, write_rows
 from .templates import Rendering, UnusableAnswerError, render_answers
 from .trainer import in_shares, placed, without_dropout
@@ -49,8 +49,7 @@ class FuseRLConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("beta", "tau"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} must be above 0")
+            check_range(name, getattr(self, name), RANGES)
 
 
 @dataclass(frozen=True)
