@@ -75,7 +75,8 @@ def _check_lengths(spec: RecipeSpec, section: str, settings: TrainingSettings, t
     how = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **style)
     letter = [{"role": "user", "content": "x"}]
     with _rendering("target"):
-        if render_answers(letter, ["x"], tokenizer, how) is not None:
+        row = render_answers(letter, ["x"], tokenizer, how)
+        if row is not None and not row.truncated:
             return
         shortest = len(conversation_ids(tokenizer, letter, add_generation_prompt=True))
     key = f"{_section(spec, section, 'max_length')} = {how.max_length}"
@@ -594,7 +595,8 @@ def _check_loop(key_path: KeyPath, settings: TrainingSettings) -> None:
             prefetch_factor=args.dataloader_prefetch_factor,
         )
     except ValueError as error:
-        raise ConfigError(f"{key_path('dataloader_num_workers')}: {one_line(error)}") from None
+        key = next(key for key in reversed(OF_LOADER) if key in settings.trainer)
+        raise ConfigError(f"{key_path(key)}: {one_line(error)}") from None
 
 
 def _check_disk(
