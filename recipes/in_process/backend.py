@@ -145,8 +145,10 @@ class InProcessBackend:
                 continue
             rendered = [model.prompt_ids(talk.draw.prompt) for talk in pending] if turn == 0 else None
             requests = []
-            for talk, ids in zip(pending, rendered or model.render([talk.messages() for talk in pending]), strict=True):
-                request = self._request(talk.draw, turn, ids)
+            for talk, ids in zip(
+                pending, rendered or model.rendered([talk.messages() for talk in pending]), strict=True
+            ):
+                request = ids if isinstance(ids, Failure) else self._request(talk.draw, turn, ids)
                 if isinstance(request, Failure):
                     talk.failure = request
                 else:
@@ -185,7 +187,7 @@ class InProcessBackend:
         if self._batch_size is not None:
             return self._batch_size
         most = max(draw.sampling.max_tokens for draw in draws) + self._model.thinking.room
-        longest = max(len(self._model.prompt_ids(draw.prompt)) for draw in draws)
+        longest = max(self._model.prompt_length(draw.prompt) for draw in draws)
         return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._model.row_bytes(longest + most)))
 
     @property

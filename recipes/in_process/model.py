@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from pydantic import JsonValue
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -61,7 +62,7 @@ class LocalModel:
     thinking: Thinking = field(default_factory=Thinking)
     variables: Mapping[str, JsonValue] = field(default_factory=dict)
     """Variables of the chat template."""
-    _ids: dict[Opening, array[int]] = field(default_factory=dict)
+    _ids: dict[Opening, array[int] | Failure] = field(default_factory=dict)
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: ServeOptions) -> LocalModel:
@@ -94,8 +95,8 @@ class LocalModel:
         thinking = Thinking(options.reasoning_room or 0, opened_block(checkpoint.template or "", variables))
         return cls(model.to(device).eval(), tokenizer, _end_ids(model, tokenizer), thinking, variables)
 
-    def prompt_ids(self, prompt: Prompt) -> Sequence[int]:
-        """Return the token ids of the conversation up to the first answer."""
+    def prompt_ids(self, prompt: Prompt) -> Sequence[int] | Failure:
+        """Return the token ids of the conversation up to the first answer, or why the template rejects it."""
         if opening(prompt) not in self._ids:
             self.render_first([prompt])
         return self._ids[opening(prompt)]
@@ -104,13 +105,28 @@ class LocalModel:
         """Render and cache the prompts that are not cached yet, in one call of the tokenizer."""
         new = {opening(prompt): messages_of(prompt, ()) for prompt in prompts if opening(prompt) not in self._ids}
         if new:
-            for key, ids in zip(new, self.render(list(new.values())), strict=True):
-                self._ids[key] = array("l", ids)
+            for key, ids in zip(new, self.rendered(list(new.values())), strict=True):
+                self._ids[key] = ids if isinstance(ids, Failure) else array("l", ids)
+
+    def prompt_length(self, prompt: Prompt) -> int:
+        """Return the number of tokens up to the first answer, 0 if the template rejects the conversation."""
+        ids = self.prompt_ids(prompt)
+        return 0 if isinstance(ids, Failure) else len(ids)
+
+    def rendered(self, conversations: Sequence[Messages]) -> list[list[int] | Failure]:
+        """Return what `render` does, with a failure in the place of each conversation that the template rejects."""
+        try:
+            return list(self.render(conversations))
+        except TemplateError as error:
+            if len(conversations) > 1:  # find the one, e.g. with a system message that the template does not know
+                return [outcome for conversation in conversations for outcome in self.rendered([conversation])]
+            message = f"the chat template rejects the conversation: {one_line(error)}"
+            return [Failure(reason="other", message=message)]
 
     def render(self, conversations: Sequence[Messages]) -> list[list[int]]:
         """Return the token ids of each conversation up to the answer's first token.
 
-        Raise CheckpointError if the chat template writes two BOS tokens.
+        Raise CheckpointError if the chat template writes two BOS tokens, and TemplateError if it rejects one.
         """
         rendered: list[list[int]] = self.tokenizer.apply_chat_template(
             list(conversations), tokenize=True, add_generation_prompt=True, return_dict=True, **self.variables
@@ -139,7 +155,7 @@ class LocalModel:
     def by_length(self, draws: Sequence[Draw]) -> list[Draw]:
         """Return the draws sorted by prompt length, so that little is padded. Draws of one prompt stay together."""
         self.render_first([draw.prompt for draw in draws])
-        return sorted(draws, key=lambda draw: (len(self.prompt_ids(draw.prompt)), draw.prompt.id, draw.index))
+        return sorted(draws, key=lambda draw: (self.prompt_length(draw.prompt), draw.prompt.id, draw.index))
 
     def generate(self, requests: Sequence[Request], stopped: Callable[[], bool]) -> list[Generated]:
         """Return one text per request, in order. Raise ServerError if torch fails, for example out of memory."""

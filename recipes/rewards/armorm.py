@@ -11,10 +11,11 @@ import gc
 from collections.abc import Sequence
 from typing import Any, Self
 
+from jinja2 import TemplateError
 from pydantic import JsonValue
 
 from harness.records import Failure, ModelRef
-from harness.records.errors import CheckpointError, ConfigError, PluginError
+from harness.records.errors import CheckpointError, ConfigError, PluginError, one_line
 from harness.records.protocols import RewardOptions
 from harness.records.settings import ServeSpec, checked
 from harness.store.checkpoint import inspect_checkpoint, resolve
@@ -111,7 +112,11 @@ class ArmoRMReward:
 
     def _tokens(self, messages: Messages) -> list[int] | Failure:
         assert self._tokenizer is not None, "use `with`"
-        text = self._tokenizer.apply_chat_template(messages, chat_template=self._checkpoint.template, tokenize=False)
+        template = self._checkpoint.template
+        try:
+            text = self._tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+        except TemplateError as error:
+            return Failure(reason="other", message=f"the chat template rejects the conversation: {one_line(error)}")
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if self._limit is not None and len(ids) > self._limit:
             message = f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}"
