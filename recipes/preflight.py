@@ -589,7 +589,7 @@ def _check_loop(key_path: KeyPath, settings: TrainingSettings) -> None:
         raise ConfigError(f"{key_path('lr_scheduler_type')} = {schedule!r} cannot be used: {one_line(error)}") from None
     try:
         DataLoader(
-            [0],  # type: ignore[arg-type]
+            [0],
             num_workers=args.dataloader_num_workers,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,

@@ -25,7 +25,8 @@ from harness.records.protocols import Draw, ServeOptions
 from harness.store.checkpoint import inspect_checkpoint, resolve
 
 if TYPE_CHECKING:
-    from .model import LocalModel, Request
+    from .generation import Request
+    from .model import LocalModel
 
 
 P = ParamSpec("P")
@@ -162,7 +163,7 @@ class InProcessBackend:
         return [talk.answer(self.label, seconds) for talk in talks]
 
     def _request(self, draw: Draw, turn: int, ids: Sequence[int]) -> Request | Failure:
-        from .model import Request
+        from .generation import Request
 
         sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position

@@ -158,7 +158,7 @@ def _rows(
     check_tokenizer(tokenizer)
     rows, truncated, attempts = [], 0, Attempts()
     for index, make_row in enumerate(rendered):
-        row = attempts.row(index, make_row)
+        row: PreferenceRow | RenderedAnswers | None = attempts.row(index, make_row)
         if row is None:
             continue
         truncated += row.truncated
