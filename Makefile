@@ -11,7 +11,7 @@
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-fusion     WRPO and its rivals in worlds with an exact reward, written into docs/fusion_study.md; resumes
 # make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
-#                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
+#                   it needs torch, transformers, accelerate and peft; TRL, for one arm, may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
 # make bench-viewer      weights and times of the viewer's pages: 50 runs of 805 questions; HARNESS_MIRROR
 # make bench-board       weight and load time of the leaderboard page; RESULTS=FOLDER

@@ -55,6 +55,7 @@ from .packing import (
     fitting_collator,
     typical,
 )
+from .ranges import RANGES, check_range
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -209,12 +210,8 @@ class WRPOConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("alpha", 0.0, 1.0), ("label_smoothing", 0.0, 0.5)):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} = {value!r} is outside {low}..{high}; give a value in that range")
-        if not self.beta > 0:
-            raise ConfigError(f"beta = {self.beta!r} must be above 0")
+        for name in ("alpha", "eval_alpha", "beta", "gamma", "gamma_beta_ratio", "label_smoothing"):
+            check_range(name, getattr(self, name), RANGES)
         if self.gamma_beta_ratio is not None:
             if self.gamma:
                 raise ConfigError(f"gamma_beta_ratio = {self.gamma_beta_ratio!r} and gamma = {self.gamma!r}: give one")

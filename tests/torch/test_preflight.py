@@ -73,6 +73,22 @@ def test_a_sound_recipe_passes(tmp_path: Path, target: Path) -> None:
             "training: optim = 'muon' needs whole matrices, but launch",
         ),
         ({"sft": {"optim": "muon", "optim_args": "a=1"}}, "sft: optim_args = 'a=1' has no effect: optim 'muon' takes"),
+        ({"training": {**LORA, "lora_task_type": "X"}}, "training: use_peft: Invalid task type: 'X'"),
+        (
+            {"training": {"lr_scheduler_type": "cosine_with_min_lr"}},
+            "lr_scheduler_type = 'cosine_with_min_lr' cannot be",
+        ),
+        (
+            {"training": {"dataloader_persistent_workers": True}},
+            "training: dataloader_persistent_workers: persistent_workers option needs num_workers",
+        ),
+        # one BOS, two headers and a letter are four tokens, and an answer of one letter and its end are two
+        ({"training": {"max_length": 5}}, "training: max_length = 5 leaves no row: in the target's chat template the"),
+        ({"sft": {"max_length": 5}}, "sft: max_length = 5 leaves no row"),
+        (
+            {"prompts": {"dataset": "p.jsonl", "max_prompt_length": 3}},
+            "prompts: max_prompt_length = 3 leaves no row: in the target's chat template the shortest prompt has 4",
+        ),
         ({"pad_token": "<|nope|>"}, "pad_token: '<|nope|>' is not in the vocabulary"),
     ],
 )
@@ -349,6 +365,10 @@ def test_a_model_that_no_gpu_can_hold_is_refused_before_anything_is_asked(
     assert checked(adapter, here=True) == []  # nothing but the adapter is trained
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\n")
     assert checked(toy, here=True) == []
+
+
+def test_lengths_that_fit_one_letter_pass(tmp_path: Path, target: Path) -> None:
+    assert checked(recipe(tmp_path, REWARD, target=str(target), training={"max_length": 6})) == []
 
 
 def test_licences_that_restrict_training_on_answers_are_named(tmp_path: Path) -> None:
