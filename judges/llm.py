@@ -23,7 +23,7 @@ from pydantic import JsonValue
 from harness.backends.llamacpp import LlamaCppBackend
 from harness.backends.served import ServedBackend
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient, ChatReply, Patience
+from harness.client import CallLimits, ChatClient, ChatReply, Patience
 from harness.judging.calls import Call, CallOptions, Calls, Chat
 from harness.judging.cost import reply_price
 from harness.records import (
@@ -44,6 +44,7 @@ from harness.records.errors import (
     ConfigError,
     EndpointDownError,
     JudgeUnavailableError,
+    MissingKeyError,
     Reason,
     ReplyError,
     VerdictParseError,
@@ -110,7 +111,7 @@ class Conversation:
 
     @property
     def text(self) -> str | None:
-        """All replies joined as the reference does; None if there are none."""
+        """All replies joined as the reference does, or None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
     @property
@@ -192,7 +193,7 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what decides verdicts besides the spec: room to reason; an evaluator's prompt, parser, parameters."""
+        """Return what decides verdicts besides the spec: room to reason, and an evaluator's prompt and parser."""
         room = self.spec.reasoning_room
         identity: dict[str, JsonValue] = {"reasoning_room": room} if room else {}
         return identity if self._evaluator is None else identity | self._evaluator.identity()
@@ -271,16 +272,13 @@ class LlmJudge:
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:
-    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key is missing."""
+    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key (MissingKeyError) is missing."""
     if not spec.model or not spec.url:
         raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
     key = api_key(spec.key_env)
     if spec.key_env and not key:
-        raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
-    return ChatClient(
-        spec.url,
-        api_key=key,
-        access=spec.access,
+        raise MissingKeyError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
+    limits = CallLimits(
         concurrency=spec.concurrency,
         rpm=spec.rpm,
         tpm=spec.tpm,
@@ -288,6 +286,7 @@ def endpoint_client(spec: JudgeSpec) -> ChatClient:
         timeout=spec.timeout,
         patience=Patience.of(spec.patience),
     )
+    return ChatClient(spec.url, limits, api_key=key, access=spec.access)
 
 
 def is_drawn(task: JudgeTask) -> bool:
@@ -388,7 +387,9 @@ def with_evaluator_defaults(spec: JudgeSpec) -> JudgeSpec:
             f"is: --judge alpaca_eval:{spec.evaluator}@http://HOST:PORT/v1"
         )
     own_key = JUDGE_KEY if JUDGE_KEY in os.environ else None
-    key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
+    key_env = spec.key_env
+    if key_env is None:
+        key_env = "OPENAI_API_KEY" if url == OPENAI_URL else own_key
     changed: dict[str, JsonValue] = {"url": base_url(url), "model": spec.model or evaluator.model, "key_env": key_env}
     if spec.price_in is None and spec.price_out is None and spec.url is None:
         changed |= {"price_in": evaluator.price, "price_out": evaluator.price}

@@ -37,9 +37,9 @@ async def many(call: Call, count: int, concurrency: int) -> dict[str, float]:
 
 
 async def ours(url: str, count: int, concurrency: int) -> dict[str, float]:
-    from harness.client import ChatClient
+    from harness.client import CallLimits, ChatClient
 
-    async with ChatClient(f"{url}/v1", concurrency=concurrency) as client:
+    async with ChatClient(f"{url}/v1", CallLimits(concurrency=concurrency)) as client:
         return await many(lambda: client.chat(BODY), count, concurrency)
 
 

@@ -1,1 +1,1 @@
-"""Decisions on finished runs: compare, gate, leaderboard, calibration of judges, watching a training folder."""
+"""Decide on finished runs: compare, gate and rank them, calibrate their judges, watch a training folder."""

@@ -1,12 +1,16 @@
 """Find, of several runs of one suite, those that are not shown to be worse than the best of them.
 
-best_of_models(["a", "b", "c"], Path("results"))[0].tied
+>>> ids = tuple("abcdefgh")
+>>> def sums(*scores): return QuestionSums("rate", 100.0, ids, np.array(scores, float), np.ones(8))
+>>> rates = [sums(1, 1, 1, 0, 1, 1, 1, 0), sums(1, 1, 0, 1, 1, 1, 1, 0), sums(0, 0, 0, 0, 0, 0, 1, 0)]
+>>> [row.may_be_best for row in best_of_sums(rates)[1]]
+[True, True, False]
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +26,17 @@ from ..stats.intervals import FloatArray
 from ..stats.paired import least_error, terms
 from ..suites.scoring import QuestionSums
 from .comparison import main_sums
-from .finished_runs import StoredRun, matched, refuse_different, run_rows, shown_names, suite_of
+from .differences import FEW
+from .finished_runs import (
+    USUAL_OPTIONS,
+    PairOptions,
+    StoredRun,
+    matched,
+    refuse_different,
+    run_rows,
+    shown_names,
+    suite_of,
+)
 
 
 class NotRankedError(ConfigError):
@@ -63,39 +77,25 @@ class BestOf(Record):
 
 
 def best_of_models(
-    names: Sequence[str],
-    results: Path,
-    *,
-    labels: Sequence[str] | None = None,
-    suites: Collection[str] = (),
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
+    names: Sequence[str], results: Path, options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> list[BestOf]:
-    """Return the best of the named runs, per suite that all have; `labels` are shown for the names.
+    """Return the best of the named runs, per suite that all have. `labels` are shown for the names.
 
-    Raise ConfigError if two runs are not comparable, unless `force`, or if a suite's headline cannot be compared.
+    Raise ConfigError if two runs are not comparable, unless `options.force`, or if a suite's headline cannot be
+    compared.
     """
-    return [
-        best_of_runs(runs, labels=labels, force=force, mirror=mirror, seed=seed)
-        for runs in matched(names, results, suites)
-    ]
+    return [best_of_runs(runs, options, labels=labels) for runs in matched(names, results, options.suites)]
 
 
 def best_of_runs(
-    runs: Sequence[StoredRun],
-    *,
-    labels: Sequence[str] | None = None,
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
+    runs: Sequence[StoredRun], options: PairOptions = USUAL_OPTIONS, *, labels: Sequence[str] | None = None
 ) -> BestOf:
-    """Return the best of stored runs of one suite; raise as `best_of_models` does, NotRankedError for the headline."""
+    """Return the best of one suite's stored runs. Raise as `best_of_models`, and NotRankedError for the headline."""
     rows = [run_rows(run, name) for run, name in zip(runs, labels or shown_names(runs), strict=True)]
     for run in rows[1:]:
-        refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
-    loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
-    return best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=seed)
+        refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
+    loaded = suite_of(runs[0].card, options.mirror, folder=runs[0].folder)
+    return best_of(rows, prompts=loaded.prompts, suite=loaded.suite, seed=options.seed)
 
 
 def best_of(
@@ -119,11 +119,15 @@ def best_of(
     if refits:
         values = np.array([refits[0].values[0], *(pair.values[1] for pair in refits)])
         replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
+        # all fits share their resamples, so this includes what the models have in common
         covariance = np.cov(replicates).astype(np.float64)
         questions, bounds = refits[0].n, compare_with_best(sign * values, covariance, 0, seed=seed)
     elif sums:
         values, bounds = best_of_sums(sums, sign=sign, seed=seed)
         questions = len(sums[0].ids)
+        most = max(len({answer.prompt_id for answer in run.answers}) for run in runs)
+        if questions < FEW * most:
+            notes.append(f"on the {questions} questions that all have, of up to {most}; nothing is adjusted here")
         if metric != card.headline:
             notes.append(f"by {metric}: {card.headline} cannot be refitted for these runs together")
     else:
@@ -154,7 +158,7 @@ def best_of(
 
 
 def _refits(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None, suite: object) -> list[Refits]:
-    """Return the refits of each run with the first; empty if there are none, or they do not share their resamples."""
+    """Return the refits of each run with the first, or none if they do not share their resamples."""
     if not isinstance(suite, RefitsPairs) or not prompts or any(run.audit is not None for run in runs):
         return []
     pairs = [suite.paired_refits(prompts, runs[0], run) for run in runs[1:]]
@@ -170,13 +174,14 @@ def _sums(runs: Sequence[RunRows], prompts: Sequence[Prompt] | None) -> list[Que
     """Return the headline's terms over the questions that all runs have, or of the suite's main sum over questions."""
     categories: Mapping[str, str] | None = None if prompts is None else {row.id: row.category for row in prompts}
     shared = main_sums(runs, categories=categories)
+    # one question has no spread, so no error could be estimated
     return shared if shared and len(shared[0].ids) >= 2 else None
 
 
 def best_of_sums(
     sums: Sequence[QuestionSums], *, sign: float = 1.0, seed: int = 0
 ) -> tuple[FloatArray, list[BestBounds]]:
-    """Return the values (models,) and bounds of models with the same questions; `sign` -1 if less is better."""
+    """Return the values (models,) and bounds of models with the same questions. `sign` -1 if less is better."""
     values, covariance = _estimates(sums)
     bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums), seed=seed)
     return values, bounds
@@ -184,8 +189,8 @@ def best_of_sums(
 
 def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
     """Return the values (models,) and their covariance, both over the same questions."""
-    values = np.array([part.scale * float(part.above.sum() / part.below.sum()) for part in sums])
-    table = np.stack([part.scale * terms(part.above, part.below) for part in sums])
+    values = np.array([row.scale * float(row.above.sum() / row.below.sum()) for row in sums])
+    table = np.stack([row.scale * terms(row.above, row.below) for row in sums])
     questions = table.shape[1]
     covariance: FloatArray = table @ table.T / (questions * (questions - 1))
     return values, covariance
@@ -193,22 +198,25 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
 
 def _least(sums: Sequence[QuestionSums]) -> FloatArray | None:
     """Return the least error of each difference, of scores that have bounds."""
-    known = [part.bounds for part in sums if part.bounds is not None]
-    if len(known) < len(sums):
+    # questions that are all alike have an error of 0, although more of them could differ: bounds limit by how much
+    known_bounds = [row.bounds for row in sums if row.bounds is not None]
+    if len(known_bounds) < len(sums):
         return None
-    bounds = min(low for low, _ in known), max(high for _, high in known)
-    terms_of = [(part.above, part.below) for part in sums]
+    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
+    terms_of = [(row.above, row.below) for row in sums]
     return sums[0].scale * np.array([[least_error(row, other, bounds) for other in terms_of] for row in terms_of])
 
 
 def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:
     scores = [run.card.scores.get(runs[0].card.headline) for run in runs]
-    known = [(score.value, score.se) for score in scores if score is not None and score.value is not None and score.se]
-    if len(known) < len(runs):
+    estimates = [
+        (score.value, score.se) for score in scores if score is not None and score.value is not None and score.se
+    ]
+    if len(estimates) < len(runs):
         missing = ", ".join(run.name for run, score in zip(runs, scores, strict=True) if score is None or not score.se)
         raise NotRankedError(
             f"{runs[0].card.suite}: no standard error of {runs[0].card.headline} for {missing}, so the best of these "
             "runs cannot be found; leave them out"
         )
-    values, errors = (np.array(column, float) for column in zip(*known, strict=True))
+    values, errors = (np.array(column, float) for column in zip(*estimates, strict=True))
     return values, np.diag(errors**2)

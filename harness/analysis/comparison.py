@@ -9,7 +9,10 @@
 >>> shift.name, shift.value
 ('characters', 4.0)
 
-The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both.
+The first run is the reference: every difference is "other minus first", on the questions that have a verdict for both,
+and "gained" is what the other wins and the first does not. What changed comes first: questions won and lost, doubts
+about the order of answers, the answers themselves. Then the comparison puts it beside the differences.
+
 A difference is *paired* if it is a sum over questions, *refitted* if it is a model fitted to all verdicts, *direct* if
 the two answers were judged against each other (`games.py`), and *unpaired* if only the two cards exist. If one run has
 only some of the other's questions, or both have a limit, a sum over them is also *adjusted* for the questions that were
@@ -54,9 +57,6 @@ from .differences import (
 )
 
 # --------------------------------------------------------------------------------------------------------- what changed
-# What changed between two runs of one suite: questions won and lost, doubts about order, the answers themselves. Pure.
-#
-# The first run is the reference, as in `comparison`: "gained" is what the second run wins and the first does not.
 
 
 RATING_FLIP = 2.0
@@ -66,7 +66,7 @@ CONTRADICTION = 0.5
 
 
 class Flip(Record):
-    """A question that one model wins and the other loses; with ratings, one that moved by two points or more."""
+    """A question that one model wins and the other loses, or whose rating moved by two points or more."""
 
     prompt_id: str
     category: str | None
@@ -106,7 +106,7 @@ class Orders(Record):
 
 
 def has_flipped(score: float, other_score: float, *, middle: float | None) -> bool:
-    """Return whether a question flips. `middle`: the score of a draw; None: ratings."""
+    """Return whether a question flips. `middle` is the score of a draw, or None for ratings."""
     if middle is None:
         return abs(other_score - score) >= RATING_FLIP
     return (score - middle) * (other_score - middle) < 0
@@ -121,7 +121,7 @@ def flips(
     middle: float | None,
     less_is_better: bool = False,
 ) -> tuple[Flip, ...]:
-    """Return the flipped questions, the largest changes first. `middle`: the score of a draw; None: ratings."""
+    """Return the flipped questions, the largest changes first. `middle` is the score of a draw, or None for ratings."""
     contradicted = set(doubts.either) if doubts is not None else set()
     flipped = []
     for prompt_id, score, other_score in zip(first.ids, first.scores(), second.scores(), strict=True):
@@ -147,8 +147,8 @@ def order_doubts(first: RunRows, second: RunRows, main: tuple[QuestionSums, Ques
         return None
     # a question counts as doubtful even if only one model's verdict depends on the order
     doubted = [prompt_id for prompt_id in both if max(gaps[prompt_id], other_gaps[prompt_id]) > CONTRADICTION]
-    kept = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
-    value, other_value = (sums.of(kept).value for sums in main)
+    undoubted = [prompt_id for prompt_id in main[0].ids if prompt_id not in set(doubted)]
+    value, other_value = (sums.of(undoubted).value for sums in main)
     return Orders(
         judged_twice=len(both),
         first=sum(gaps[prompt_id] > CONTRADICTION for prompt_id in both),
@@ -267,7 +267,7 @@ def compare(
     if pairs and categories is not None and not _is_audited(first, second):  # too few audited questions per category
         rows += _by_category(pairs[0], categories, seed)
     rows += [row for key, sums in own_pairs.items() if (row := paired(*sums, key[1], seed)) is not None]
-    rows += _by_cards(first, second, known={(row.metric, row.category) for row in rows})
+    rows += _by_cards(first, second, from_rows={(row.metric, row.category) for row in rows})
     rows = [_directed(row, first.card) for row in rows]
     rows.sort(key=lambda row: row.metric != first.card.headline or row.category is not None)  # stable: headline first
     own = bool(facts_of(first.card.suite).pairing)
@@ -316,24 +316,24 @@ def headline_differences(
     suite: object = None,
     sums_of: SumsOf = run_sums,
 ) -> list[Difference | None]:
-    """Return `headline_difference` of each pair of one suite's runs; what pairs have in common is computed once."""
+    """Return `headline_difference` of each pair of one suite's runs. What pairs have in common is computed once."""
     rows: list[Difference | None] = []
     sums: dict[int, tuple[QuestionSums, QuestionSums]] = {}
-    for at, (first, second) in enumerate(pairs):
+    for number, (first, second) in enumerate(pairs):
         fits = _fits(first, second, prompts, suite)
         rows.append(refitted(fits) if fits is not None and fits.metric == first.card.headline else None)
-        if rows[at] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
-            sums[at] = shared
-    for at, row in zip(sums, paired_rows(list(sums.values())), strict=True):
-        rows[at] = row
-    for at, (first, second) in enumerate(pairs):
-        row = rows[at] or unpaired(first.card, second.card, first.card.headline)
-        rows[at] = None if row is None else _directed(row, first.card)
+        if rows[number] is None and (shared := _headline_sums(first, second, sums_of)) is not None:
+            sums[number] = shared
+    for number, row in zip(sums, paired_rows(list(sums.values())), strict=True):
+        rows[number] = row
+    for number, (first, second) in enumerate(pairs):
+        row = rows[number] or unpaired(first.card, second.card, first.card.headline)
+        rows[number] = None if row is None else _directed(row, first.card)
     return rows
 
 
 def _headline_sums(first: RunRows, second: RunRows, sums_of: SumsOf) -> tuple[QuestionSums, QuestionSums] | None:
-    """Return both runs' sums of the headline over common questions; None if it is not a sum, or with fewer than two."""
+    """Return both runs' sums of the headline over two or more common questions, or None if it is not a sum."""
     headline = first.card.headline
     if pairs := _paired_sums(first, second, None, sums_of, metric=headline):
         return pairs[0]
@@ -356,8 +356,8 @@ def main_sums(
         rules = rules_of(card.suite, card.headline, runs[0].judgments)
         rule = next((rule for rule in rules if rule.metric == card.headline), rules[0])
         sums = [sums_of(rule, run, categories=categories) for run in runs]
-    known = [run_terms for run_terms in sums if run_terms is not None]
-    return common(known) if len(known) == len(runs) else []
+    complete = [run_terms for run_terms in sums if run_terms is not None]
+    return common(complete) if len(complete) == len(runs) else []
 
 
 def _fits(first: RunRows, second: RunRows, prompts: Sequence[Prompt] | None, suite: object) -> Refits | None:
@@ -496,17 +496,17 @@ def _paired_sums(
 def _by_metric(
     pairs: Sequence[tuple[QuestionSums, QuestionSums]], clusters: Mapping[str, str], seed: int
 ) -> list[Difference]:
-    """Return the paired difference of each metric, over all questions; those of one cluster count as one."""
+    """Return the paired difference of each metric, over all questions. Questions of one cluster count as one."""
     rows = [paired(first.by_cluster(clusters), second.by_cluster(clusters), None, seed) for first, second in pairs]
     return [row for row in rows if row is not None]
 
 
-def _by_cards(first: RunRows, second: RunRows, *, known: Container[tuple[str, str | None]]) -> list[Difference]:
-    """Return the differences by the cards' own errors, of the stated metrics that are not `known` from rows."""
+def _by_cards(first: RunRows, second: RunRows, *, from_rows: Container[tuple[str, str | None]]) -> list[Difference]:
+    """Return the differences by the cards' own errors, of the stated metrics that rows do not give (`from_rows`)."""
     rows = [
         unpaired(first.card, second.card, metric, category)
         for metric, category in _stated_metrics(first)
-        if (metric, category) not in known
+        if (metric, category) not in from_rows
     ]
     return [row for row in rows if row is not None]
 
@@ -584,7 +584,7 @@ def _flips(
 
 
 def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | None:
-    """Return the score of a question that nobody wins; None if questions have ratings."""
+    """Return the score of a question that nobody wins, or None if questions have ratings."""
     if not run.questions:
         return None if main[0].scale == 1.0 else 50.0
     values = np.concatenate([sums.scores() for sums in main])
@@ -592,8 +592,11 @@ def _middle(run: RunRows, main: tuple[QuestionSums, QuestionSums]) -> float | No
 
 
 def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Apply Holm's correction per suite and metric: over the models for all questions, over models and categories for
-    the categories (of two equal models, some category of MT-Bench has p <= 0.05 in a fifth of cases)."""
+    """Apply Holm's correction per suite and metric.
+
+    For all questions it is over the models, for the categories over models and categories: of two equal models, some
+    category of MT-Bench has p <= 0.05 in a fifth of cases.
+    """
     families: defaultdict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
     for comparison in comparisons:
         for row in comparison.differences:
@@ -616,7 +619,7 @@ def _family(comparison: Comparison, row: Difference) -> tuple[str, str, str, boo
 
 
 def differing(first: ScoreCard, second: ScoreCard) -> list[str]:
-    """Return sentences on what makes two cards incomparable; empty if they are comparable."""
+    """Return sentences on what makes two cards incomparable, or none if they are comparable."""
     differences = []
     for name in ("suite", "suite_version"):
         first_value, second_value = getattr(first, name), getattr(second, name)
@@ -640,7 +643,7 @@ def _short(value: JsonValue) -> str:
 
 
 def unscored_share(score: Score) -> float | None:
-    """Return the share of questions without a score, 0..1; None if a value has no number of questions."""
+    """Return the share of questions without a score, 0..1, or None if a value has no number of questions."""
     total = score.n + score.unscored
     if not total:
         return None if score.value is not None else 1.0
@@ -648,7 +651,7 @@ def unscored_share(score: Score) -> float | None:
 
 
 def judge_failures(card: ScoreCard) -> float | None:
-    """Return the share of judgments without a verdict; None if the card does not count them."""
+    """Return the share of judgments without a verdict, or None if the card does not count them."""
     unjudged, judged = card.counts.get("unjudged"), card.counts.get("judgments")
     if not isinstance(unjudged, dict) or not isinstance(judged, int):
         return None

@@ -1,11 +1,11 @@
-"""The difference of two models in one metric, with its error: paired, refitted, adjusted or unpaired. Pure.
+"""State the difference of two models in one metric, with its error: paired, refitted, adjusted or unpaired. Pure.
 
 >>> from harness.records import Score, ScoreCard
 >>> def card(value): return ScoreCard.model_construct(scores={"s": Score(value=value, se=1.0, n=50, unscored=0)})
 >>> unpaired(card(7.0), card(7.5), "s").value
 0.5
 
-`comparison` says what each kind is, and which one answers for a pair of runs.
+`comparison` explains each kind and chooses one for a pair of runs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Difference(Record):
 
     @property
     def gain(self) -> float | None:
-        """Return how much better the other model is, negative if it is worse; None if no direction is better."""
+        """Return how much better the other model is, negative if it is worse, or None if no direction is better."""
         return None if self.higher_is_better is None else self.value if self.higher_is_better else -self.value
 
     @property
@@ -114,13 +114,13 @@ class Adjustment(Record):
 
 
 def paired(first: QuestionSums, second: QuestionSums, category: str | None, seed: int) -> Difference | None:
-    """Return the paired difference over the same questions in the same order; None if there is no error estimate."""
+    """Return the paired difference over the same questions in the same order, or None if there is no error estimate."""
     row = paired_rows([(first, second)], seed)[0]
     return None if row is None else row.model_copy(update={"category": category})
 
 
 def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 0) -> list[Difference | None]:
-    """Return the paired difference of each pair over all of its questions; None if there is no error estimate."""
+    """Return the paired difference of each pair over all of its questions, or None if there is no error estimate."""
     estimates = [sums_difference(second, first) for first, second in pairs]
     rows: list[Difference | None] = []
     for (first, second), estimate, p in zip(pairs, estimates, _swap_ps(pairs, seed), strict=True):
@@ -129,6 +129,7 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
             continue
         low, high = estimate.interval()
         if (bounds := shared_bounds(first, second)) is not None:
+            # Student's t is wide for few questions: no difference can exceed the scale's length
             widest = first.scale * (bounds[1] - bounds[0])
             low, high = max(low, -widest), min(high, widest)
         row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
@@ -137,14 +138,14 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
 
 
 def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> list[float | None]:
-    """Return the permutation p of each pair; None with under two questions.
+    """Return the permutation p of each pair, or None with under two questions.
 
     Pairs with the same number of questions share their swaps, and a model's products with them if its questions are
     the same, too.
     """
     groups: defaultdict[int, list[int]] = defaultdict(list)
-    for at, (first, _) in enumerate(pairs):
-        groups[len(first.ids)].append(at)
+    for number, (first, _) in enumerate(pairs):
+        groups[len(first.ids)].append(number)
     p_values: list[float | None] = [None] * len(pairs)
     for count, group in groups.items():
         if count < 2:
@@ -152,7 +153,7 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
         models: dict[tuple[bytes, bytes], int] = {}
         columns: list[Terms] = []
         positions = []
-        for first, second in (pairs[at] for at in group):
+        for first, second in (pairs[number] for number in group):
             for sums in (second, first):
                 key = sums.above.tobytes(), sums.below.tobytes()
                 if key not in models:
@@ -160,8 +161,8 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
                     columns.append((sums.above, sums.below))
                 positions.append(models[key])
         tested = swap_tests(columns, list(zip(positions[::2], positions[1::2], strict=True)), seed=seed)
-        for at, p in zip(group, tested, strict=True):
-            p_values[at] = p
+        for number, p in zip(group, tested, strict=True):
+            p_values[number] = p
     return p_values
 
 
@@ -172,6 +173,7 @@ def refitted(refits: Refits) -> Difference:
     interval = percentile_interval(apart)
     assert interval is not None, "a fit is refitted at least twice"
     estimate = ClusteredEstimate(value, interval.se, 0, refits.n)
+    # of the differences, not of two separate intervals: replicates share their questions, which cancels their noise
     p = two_sided_p(apart, value)
     row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
     return row.model_copy(update={"correlation": correlation(*refits.replicates)})
@@ -185,15 +187,15 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     """
     first, second, *covariates = sums
     sign = 1.0 if len(second.ids) < len(first.ids) else -1.0
-    part, whole = (second, first) if sign > 0 else (first, second)
-    part = common([part, whole])[0]
-    at = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
+    smaller, whole = (second, first) if sign > 0 else (first, second)
+    smaller = common([smaller, whole])[0]
+    position_of = {prompt_id: position for position, prompt_id in enumerate(whole.ids)}
     predictors, models = _predictors(covariates, names, whole.ids)
-    judged = [at[prompt_id] for prompt_id in part.ids]
+    judged = [position_of[prompt_id] for prompt_id in smaller.ids]
     if not judged:
         return None
     estimate = adjusted_difference(
-        _linear(part), judged, _linear(whole), models, widest=_widest(part, whole), seed=seed
+        _linear(smaller), judged, _linear(whole), models, widest=_widest(smaller, whole), seed=seed
     )
     if estimate is None:
         return None
@@ -210,24 +212,26 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
     """
     first, second, *covariates = sums
     ids = max((row.ids for row in covariates), key=len, default=())
-    at = {prompt_id: position for position, prompt_id in enumerate(ids)}
+    position_of = {prompt_id: position for position, prompt_id in enumerate(ids)}
     predictors, models = _predictors(covariates, names, ids)
     if models is None:
         return None
-    parts = [row.of(ids) for row in (first, second)]
-    positions = [np.array([at[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in parts]
+    judged_sums = [row.of(ids) for row in (first, second)]
+    positions = [np.array([position_of[prompt_id] for prompt_id in row.ids], dtype=np.int64) for row in judged_sums]
     if not all(map(len, positions)):
         return None
-    reference, judged = (JudgedPart(_linear(row), where) for row, where in zip(parts, positions, strict=True))
+    reference, judged = (
+        JudgedPart(_linear(row), judged_at) for row, judged_at in zip(judged_sums, positions, strict=True)
+    )
     estimate = difference_of_parts(judged, reference, models, widest=_widest(first, second), seed=seed)
     if estimate is None:
         return None
     low, high = estimate.interval_set()
     return Adjustment(
         difference=_adjusted_row(first.metric, estimate, 1.0),
-        n=len(set(parts[0].ids) & set(parts[1].ids)),
+        n=len(set(judged_sums[0].ids) & set(judged_sums[1].ids)),
         of=estimate.of,
-        judged=(len(parts[0].ids), len(parts[1].ids)),
+        judged=(len(judged_sums[0].ids), len(judged_sums[1].ids)),
         set_low=low,
         set_high=high,
         models=predictors,
@@ -241,9 +245,9 @@ def _widest(first: QuestionSums, second: QuestionSums) -> float:
 
 
 def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
-    """Return the difference; `sign` -1 if the reference is the second model."""
-    value, known = sign * estimate.value, estimate.reference
-    means = (known, known + value) if sign > 0 else (known - value, known)
+    """Return the difference. `sign` -1 if the reference is the second model."""
+    value, reference = sign * estimate.value, estimate.reference
+    means = (reference, reference + value) if sign > 0 else (reference - value, reference)
     clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
     row = _difference(metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
     # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
@@ -273,18 +277,18 @@ def _with_interval(row: Difference) -> str:
 def _predictors(
     covariates: Sequence[QuestionSums], names: Sequence[str], ids: Sequence[str]
 ) -> tuple[tuple[str, ...], FloatArray | None]:
-    """Return names and scores (questions, models) of the models that have 90 % of the questions; None without any."""
+    """Return names and scores (questions, models) of the models with 90 % of the questions, or None without any."""
     questions = set(ids)
-    known = [
+    columns = [
         (name, _column(row, ids))
         for name, row in zip(names, covariates, strict=True)
         if questions and sum(prompt_id in questions for prompt_id in row.ids) / len(questions) >= FEW
     ]
-    return tuple(name for name, _ in known), np.column_stack([scores for _, scores in known]) if known else None
+    return tuple(name for name, _ in columns), np.column_stack([scores for _, scores in columns]) if columns else None
 
 
 def _column(sums: QuestionSums, ids: Sequence[str]) -> FloatArray:
-    """Return a model's score of each question; its mean if it has none."""
+    """Return a model's score of each question, or its mean score if it has none of the question."""
     scores = dict(zip(sums.ids, _linear(sums), strict=True))
     mean = sums.value or 0.0
     return np.array([scores.get(prompt_id, mean) for prompt_id in ids])
@@ -308,6 +312,7 @@ def unpaired(first: ScoreCard, second: ScoreCard, metric: str, category: str | N
         return None
     if score.se is None or other_score.se is None:
         return None
+    # the same questions make the scores of two models move together, so this is too wide, which is the safe side
     se = float((score.se**2 + other_score.se**2) ** 0.5)
     estimate = ClusteredEstimate(other_score.value - score.value, se, 0, min(score.n, other_score.n))
     means = score.value, other_score.value

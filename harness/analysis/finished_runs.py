@@ -1,6 +1,8 @@
-"""Finished runs by name: find them, read their rows and suite, compare them, or judge their answers head to head.
+"""Find finished runs by name, read their rows and suite, compare them, or judge their answers head to head.
 
-    compare_models(["base", "fused"], Path("results"))[0].difference("lc_win_rate")
+>>> def card(protocol): return ScoreCard.model_construct(suite="s", suite_version="1", protocol=protocol)
+>>> same_but_limit(card({"judge": "j"}), card({"judge": "j", "limit": {"n": 20, "seed": 0}}))
+True
 
 A name is a run's folder, a card file or a model's name. If several runs have the name, those measured like the other
 models' runs are preferred; what remains ambiguous is an error that lists the folders.
@@ -22,7 +24,7 @@ from ..records.judge_choice import choose_judges
 from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
 from ..records.settings import RunSpec
 from ..running.pipeline import current_judgments
-from ..running.plan import JudgePool, Plan, limited, load_suite, suite_plan, with_baseline_of
+from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
@@ -52,34 +54,44 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A suite with its data and the prompts of a run; None if the data are missing."""
+    """A suite with its data and the prompts of a run. Both are None if the data are missing."""
 
     suite: Suite | None
     prompts: tuple[Prompt, ...] | None
 
 
+@dataclass(frozen=True)
+class PairOptions:
+    """How finished runs are compared."""
+
+    suites: Collection[str] = ()
+    """Only these; empty: every suite that all models have."""
+    force: bool = False
+    """Compare runs even if their protocols differ."""
+    mirror: str | None = None
+    """Folder or address of upstream's files; None: the pinned ones."""
+    seed: int = 0
+    """Of bootstrap and permutations."""
+
+
+USUAL_OPTIONS = PairOptions()
+
+
 def compare_models(
-    names: Sequence[str],
-    results: Path,
-    *,
-    suites: Collection[str] = (),
-    force: bool = False,
-    mirror: str | None = None,
-    seed: int = 0,
-    population: Population = "all",
+    names: Sequence[str], results: Path, options: PairOptions = USUAL_OPTIONS, *, population: Population = "all"
 ) -> list[Comparison]:
     """Compare every model after the first with the first, per suite, with Holm's correction over the models.
 
-    Raise ConfigError with all differences if two runs are not comparable, unless `force`, and for the population
-    "these" if a question has one answer and one judgment.
+    Raise ConfigError with all differences if two runs are not comparable, unless `options.force`, and for the
+    population "these" if a question has one answer and one judgment.
     """
     comparisons = []
-    for runs in matched(names, results, suites):
-        shown = shown_names(runs)
-        rows = [run_rows(run, name) for run, name in zip(runs, shown, strict=True)]
+    for runs in matched(names, results, options.suites):
+        labels = shown_names(runs)
+        rows = [run_rows(run, name) for run, name in zip(runs, labels, strict=True)]
         for run in rows[1:]:
-            refuse_different(rows[0], run, (rows[0].name, run.name), force=force)
-        loaded = suite_of(runs[0].card, mirror, folder=runs[0].folder)
+            refuse_different(rows[0], run, (rows[0].name, run.name), force=options.force)
+        loaded = suite_of(runs[0].card, options.mirror, folder=runs[0].folder)
         pairs = [
             compare(
                 rows[0],
@@ -88,7 +100,7 @@ def compare_models(
                 suite=loaded.suite,
                 # on these very questions, predictions for the others say nothing
                 covariates=() if population == "these" else covariate_runs(rows[0], run, results),
-                seed=seed,
+                seed=options.seed,
             )
             for run in rows[1:]
         ]
@@ -162,15 +174,15 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
             for name, runs in zip(names, runs_by_name, strict=True)
         )
         raise ConfigError(f"these runs have no suite (and edition) in common: {listed}")
-    return [_one_each(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
+    return [_run_per_name(names, [[run for run in runs if run.key == key] for runs in runs_by_name]) for key in keys]
 
 
-def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
+def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
     """Return one run per name, preferring a protocol that another name has too."""
     chosen = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
-        rest = runs_by_name[:position] + runs_by_name[position + 1 :]
-        protocols = {run.card.protocol_sha for rest_runs in rest for run in rest_runs}
+        other_runs = runs_by_name[:position] + runs_by_name[position + 1 :]
+        protocols = {run.card.protocol_sha for rest_runs in other_runs for run in rest_runs}
         alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
         if len(alike) > 1:
             folders = ", ".join(str(run.folder) for run in alike[:8])
@@ -180,7 +192,7 @@ def _one_each(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list
 
 
 def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[StoredRun]:
-    """Return the run of a folder or a card file, or all runs of a model; raise ConfigError for any other name."""
+    """Return the run of a folder or a card file, or all runs of a model. Raise ConfigError for any other name."""
     path = Path(name)
     if (path / "card.json").is_file():
         path = path / "card.json"
@@ -197,15 +209,15 @@ def find_runs(name: str, results: Path, suites: Collection[str] = ()) -> list[St
         and (not suites or run.card.suite in suites)
     ]
     if not matches:
-        known = {run.card.model for run in runs}
+        models = {run.card.model for run in runs}
         kind = f" of {' or '.join(sorted(suites))}" if suites else ""
-        if name in known:
+        if name in models:
             has = sorted({run.card.suite for run in runs if run.card.model == name})
             near = "".join(did_you_mean(suite, has) for suite in sorted(suites))
             raise ConfigError(f"{name!r} has no run{kind}{near}; its runs under {results} are of {', '.join(has)}")
         raise ConfigError(
-            f"no run{kind} named {name!r}{did_you_mean(name, known)}: pass its folder, its card, or a model under "
-            f"{results}; models there: {first_names(known)}"
+            f"no run{kind} named {name!r}{did_you_mean(name, models)}: pass its folder, its card, or a model under "
+            f"{results}; models there: {first_names(models)}"
         )
     refuse_two_models(name, matches)
     return matches
@@ -281,13 +293,13 @@ def head_to_head_plan(
     for run in rows:
         if not any(answer.error is None for answer in run.answers):
             raise ConfigError(f"{run.name} has no answers to {run.card.suite} in its folder, so nothing to compare")
-    shown = shown_names([first, second])
-    games = _games(suite, first, rows[0], shown[0])
+    labels = shown_names([first, second])
+    games = _games(suite, first, rows[0], labels[0])
     file = read_config(config)
     edition = _edition(first.card)
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
-        model=ModelRef(scheme="endpoint", name=shown[1]),
+        model=ModelRef(scheme="endpoint", name=labels[1]),
         suites=(games.name,),
         edition=edition,
         backend="recorded",
@@ -296,9 +308,10 @@ def head_to_head_plan(
         mirror=mirror,
     )
     pool = JudgePool(spec)
-    backend = Recorded(shown[1], rows[1].answers)
+    backend = Recorded(labels[1], rows[1].answers)
     identity = backend.identity()
-    planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, prompts=suite.prompts or ())
+    inputs = SuiteInputs(prompts=suite.prompts or ())
+    planned = suite_plan(spec, games, pool.judges(judges[games.name]), identity, inputs)
     return Plan(spec, (planned,), backend, identity, calls=pool.calls)
 
 

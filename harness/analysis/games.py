@@ -1,5 +1,7 @@
-"""Games of one model against another (`compare --head-to-head`) as differences, where they are stored, and whose row
-of a leaderboard they belong to.
+"""Read games of one model against another (`compare --head-to-head`): as a difference, and as cells of a leaderboard.
+
+>>> suite_of_games("head_to_head_mt_bench"), suite_of_games("mt_bench")
+('mt_bench', None)
 
 The difference is the win rate minus 50: above 0 the model beats its opponent. A game is a pair of results, so swapping
 the two models' answers per question is the exact test, as it is for a paired difference.
@@ -55,7 +57,7 @@ class BoardGames(Record):
 
 
 def suite_of_games(suite: str) -> str | None:
-    """Return the suite whose questions are played; None if this matches no suite of games."""
+    """Return the suite whose questions are played, or None if this matches no suite of games."""
     return suite.removeprefix(GAMES) if suite.startswith(GAMES) else None
 
 
@@ -75,10 +77,11 @@ def games_comparison(run: RunRows, *, seed: int = 0) -> Comparison:
 
 
 def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
-    """Return the win rate minus 50, in percent of the points; None with fewer than two questions."""
+    """Return the win rate minus 50, in percent of the points, or None with fewer than two questions."""
     sums = run_sums(RULE, run)
     if len(sums.ids) < 2:
         return None
+    # the opponent has the rest of each game's points, which makes games a pair of results like any other
     row = paired(replace(sums, above=sums.below - sums.above), sums, None, seed)
     if row is None:
         return None
@@ -88,11 +91,12 @@ def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
 def stored_games(
     suite: str, baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], results: Path
 ) -> list[StoredRun]:
-    """Return the stored runs of `suite` in which these candidates' very answers play those of these baselines.
+    """Return the stored runs of `suite` in which the candidates' own answers play against the baselines'.
 
     If a candidate is such a run itself, only that one is considered.
     """
     base = suite_of_games(suite)
+    # by digests of the texts: a model of the same name may have answered anew since the games were played
     opponents = {answers_digest(answers) for answers in _answers_of(baselines, base)}
     named = [run for run in candidates if run.card.suite == suite]
     stored = named or [StoredRun(read_card(file), file.parent) for file in find_cards(results)]
@@ -102,13 +106,13 @@ def stored_games(
     if named:
         return games
     shas = [{answer.key: answer.sha for answer in answers} for answers in _answers_of(candidates, base)]
-    return [run for run in games if any(_is_of(run, by_key) for by_key in shas)]
+    return [run for run in games if any(_is_played_with(run, by_key) for by_key in shas)]
 
 
 def board_games(
     tables: Sequence[Table], readable_cards: Sequence[tuple[Path, ScoreCard]]
 ) -> dict[str, tuple[BoardGames, ...]]:
-    """Return `Table.anchor` -> stored games whose answers are those of two of its rows, with whatever judge.
+    """Return `Table.anchor` -> stored games whose answers are those of two of its rows, by any judge.
 
     Games and rows with unreadable files, games of fewer than two questions, and games without an interval or counts are
     left out.
@@ -119,10 +123,11 @@ def board_games(
     for table in tables:
         key = table.suite, table.suite_version
         played = [(card, folder) for card, folder in stored if (suite_of_games(card.suite), card.suite_version) == key]
+        # reading every run's answers takes seconds on a large board, so only for tables with games
         answers = {row.run_id: _readable_answers(folders[row.run_id]) for row in table.rows} if played else {}
         digests = {answers_digest(rows): row for row, rows in answers.items() if rows}
         shas = {row: {answer.key: answer.sha for answer in rows} for row, rows in answers.items()}
-        games = [_of_rows(StoredRun(card, folder), digests, shas) for card, folder in played]
+        games = [_games_of_rows(StoredRun(card, folder), digests, shas) for card, folder in played]
         if any(games):
             games_of_tables[table.anchor] = tuple(game for game in games if game is not None)
     return games_of_tables
@@ -136,7 +141,9 @@ def _readable_answers(folder: Path) -> list[Answer]:
         return []
 
 
-def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, Mapping[str, str]]) -> BoardGames | None:
+def _games_of_rows(
+    stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, Mapping[str, str]]
+) -> BoardGames | None:
     """Return a run of games with the rows that played it.
 
     `digests`: digest of a row's answers -> its run id. `shas`: run id -> answer key -> digest of the text.
@@ -147,7 +154,7 @@ def _of_rows(stored: StoredRun, digests: Mapping[str, str], shas: Mapping[str, M
         log.debug("%s: direct games left out: %s", stored.folder, error)
         return None
     opponent = digests.get(str(run.card.protocol.get("baseline_answers")))
-    played = next((row for row in shas if row != opponent and _are_of(run.answers, shas[row])), None)
+    played = next((row for row in shas if row != opponent and _are_all_of(run.answers, shas[row])), None)
     difference, score = games_difference(run), run.card.scores[run.card.headline]
     counts = [run.card.scores.get(f"n_{word}", UNKNOWN).value for word in ("won", "tied", "lost")]
     if opponent is None or played is None or difference is None or None in counts:
@@ -173,13 +180,13 @@ def _answers_of(runs: Sequence[StoredRun], suite: str | None) -> list[list[Answe
     return [read_rows(run.folder)[0] for run in runs if run.card.suite == suite and run.folder is not None]
 
 
-def _is_of(run: StoredRun, shas: Mapping[str, str]) -> bool:
+def _is_played_with(run: StoredRun, shas: Mapping[str, str]) -> bool:
     """Return whether all answers that were played are these ones."""
     played = [] if run.folder is None else read_rows(run.folder)[0]
     return all(shas.get(answer.key) == answer.sha for answer in played if answer.error is None)
 
 
-def _are_of(played: Sequence[Answer], shas: Mapping[str, str]) -> bool:
+def _are_all_of(played: Sequence[Answer], shas: Mapping[str, str]) -> bool:
     """Return whether there are answers, and all of them are these ones."""
     whole = [answer for answer in played if answer.error is None]
     return bool(whole) and all(shas.get(answer.key) == answer.sha for answer in whole)

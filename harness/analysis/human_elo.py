@@ -1,7 +1,17 @@
 """Put models on the scale of people's votes (`harness elo`): votes and a judge's verdicts in, one record out.
 
-    human_elo(read_votes([Path("votes.jsonl")]), read_verdicts(["verdicts.jsonl"], Path("results")))
+>>> votes = BattleSource(tuple(Battle("a", "b", float(number % 3 > 0), str(number)) for number in range(60)))
+>>> [(row.model, round(row.elo.value)) for row in human_elo(votes, BattleSource(())).models]  # 400 log10(2) = 120 apart
+[('a', 1060), ('b', 940)]
 
+Votes and verdicts are read as battles, rows that name two models and who won, in one of these forms:
+
+- Votes of LMArena and MT-Bench: `model_a`, `model_b`, `winner` (model_a, model_b, tie, tie (bothbad), both_bad). Rows
+  with `anony` false (the voter saw the names) are left out, as LMArena does.
+- Kaggle's export of LMArena: `winner_model_a`, `winner_model_b`, `winner_tie` with 1 in one of them.
+- `preference` in place of a winner: the share of a point that model_a gets, 0 to 1.
+
+Files are .json, .jsonl (also .xz, .gz, .bz2), .csv and .parquet; verdicts may also come from calibrations and runs.
 Nothing is stated without its support: a model, a temperature or a prediction with too few votes is left out, and a
 sentence says so (`notes`).
 """
@@ -12,9 +22,9 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import JsonValue
@@ -23,6 +33,7 @@ from ..judging.calibrated import BATTLES, VOTES, read_calibration
 from ..records import Preference, Record, Score
 from ..records.errors import ConfigError, DataError, did_you_mean
 from ..stats import human_scale as scale
+from ..stats.bradley_terry import IntArray
 from ..stats.human_scale import (
     FEWEST_MODELS,
     FEWEST_ROWS,
@@ -41,16 +52,6 @@ from ..suites.scoring import score_of, verdict_weight, verdicts_by_slot
 from .finished_runs import StoredRun, find_runs, run_rows
 
 # -------------------------------------------------------------------------------------------------------------- battles
-# Read people's votes and judges' verdicts as battles: LMArena's files, calibrations and runs.
-#
-# A row names two models and who won. These forms are read:
-#
-# - Votes of LMArena and MT-Bench: `model_a`, `model_b`, `winner` (model_a, model_b, tie, tie (bothbad), both_bad). Rows
-#   with `anony` false (the voter saw the names) are left out, as LMArena does.
-# - Kaggle's export of LMArena: `winner_model_a`, `winner_model_b`, `winner_tie` with 1 in one of them.
-# - `preference` in place of a winner: the share of a point that model_a gets, 0 to 1.
-#
-# Files are .json, .jsonl (also .xz, .gz, .bz2), .csv and .parquet.
 
 
 POINTS = {
@@ -68,6 +69,16 @@ QUESTION = ("question_id", "prompt_id", "id", "question", "prompt")
 """Columns that tell which question was asked; the first one that a row has counts."""
 COLUMNS = ("model_a", "model_b", "winner", "preference", "turn", "judge", "anony", *QUESTION, *ONE_HOT)
 MODEL_LENGTH = 200
+"""Most characters of a model's name. A longer one is an answer in the wrong column, and would fill every table."""
+
+
+class ComparedAnswers(NamedTuple):
+    """Two answers to one question, by the names of their models in alphabetical order."""
+
+    question: str | None
+    turn: str | None
+    first_model: str
+    second_model: str
 
 
 @dataclass(frozen=True)
@@ -79,15 +90,20 @@ class Battle:
     points: float
     """Of model_a, 0..1."""
     question: str | None
-    """None: the row does not tell; it is then a question of its own."""
+    """None if the row names none: it is then a question of its own."""
     turn: str | None = None
     voter: str | None = None
 
     @property
-    def answers(self) -> tuple[str | None, str | None, str, str]:
-        """Return what tells which two answers were compared, in either order."""
+    def answers(self) -> ComparedAnswers:
+        """Return which two answers were compared, the same in either order."""
         first, second = sorted((self.model_a, self.model_b))
-        return self.question, self.turn, first, second
+        return ComparedAnswers(self.question, self.turn, first, second)
+
+    @property
+    def points_of_first(self) -> float:
+        """Return the points of the model whose name comes first, so that battles in either order can be added."""
+        return self.points if self.model_a <= self.model_b else 1.0 - self.points
 
 
 @dataclass(frozen=True)
@@ -102,11 +118,12 @@ class BattleSource:
 
 @dataclass
 class _Skipped:
-    named: int = 0
+    """How many rows were left out, by reason."""
+
+    not_blind: int = 0
     """Votes whose voters saw the models' names."""
-    alike: int = 0
+    same_model: int = 0
     """Votes on a model against itself."""
-    suites: list[str] = field(default_factory=list)
 
 
 def read_votes(paths: Iterable[Path]) -> BattleSource:
@@ -115,13 +132,13 @@ def read_votes(paths: Iterable[Path]) -> BattleSource:
     skipped = _Skipped()
     for path in paths:
         folder = _calibration_folder(path)
-        file = path if folder is None else _beside(folder, VOTES)
+        file = path if folder is None else _file_of_calibration(folder, VOTES)
         battles += _battles(file, skipped)
     notes = []
-    if skipped.named:
-        notes.append(f"left out because the voter saw the models' names (anony is false): {skipped.named}")
-    if skipped.alike:
-        notes.append(f"left out because both models are the same: {skipped.alike}")
+    if skipped.not_blind:
+        notes.append(f"left out because the voter saw the models' names (anony is false): {skipped.not_blind}")
+    if skipped.same_model:
+        notes.append(f"left out because both models are the same: {skipped.same_model}")
     return BattleSource(tuple(battles), notes=tuple(notes))
 
 
@@ -132,13 +149,14 @@ def read_verdicts(sources: Iterable[str], results: Path) -> BattleSource:
     """
     battles: list[Battle] = []
     judges: dict[str, str] = {}
+    suites: set[str] = set()
     skipped = _Skipped()
     for source in sources:
         path = Path(source)
         folder = _calibration_folder(path)
         if folder is not None:
             judge = str(read_calibration(folder / "calibration.json").judge["name"])
-            battles += _battles(_beside(folder, BATTLES), skipped)
+            battles += _battles(_file_of_calibration(folder, BATTLES), skipped)
             judges.setdefault(judge, source)
         elif path.is_file() and path.name != "card.json":
             rows = list(_battles(path, skipped))
@@ -149,12 +167,16 @@ def read_verdicts(sources: Iterable[str], results: Path) -> BattleSource:
             for run in _runs(source, results):
                 battles += _run_battles(run)
                 judges.setdefault(run.card.judge, source)
-                skipped.suites.append(f"{run.card.suite}@{run.card.suite_version}")
+                suites.add(f"{run.card.suite}@{run.card.suite_version}")
+    # each judge has its own temperature, so a mixture of verdicts has none
     if len(judges) > 1:
-        named = ", ".join(f"{judge} ({source})" for judge, source in judges.items())
-        raise ConfigError(f"the verdicts are of {len(judges)} judges, each with its own temperature: {named}; name one")
-    suites = sorted(set(skipped.suites))
-    notes = [f"verdicts of {len(suites)} suites share one temperature: {', '.join(suites)}"] if len(suites) > 1 else []
+        listed = ", ".join(f"{judge} ({source})" for judge, source in judges.items())
+        raise ConfigError(
+            f"the verdicts are of {len(judges)} judges, each with its own temperature: {listed}; name one"
+        )
+    notes = []
+    if len(suites) > 1:
+        notes.append(f"verdicts of {len(suites)} suites share one temperature: {', '.join(sorted(suites))}")
     return BattleSource(tuple(battles), tuple(judges), tuple(notes))
 
 
@@ -163,7 +185,7 @@ def _calibration_folder(path: Path) -> Path | None:
     return folder if (folder / "calibration.json").is_file() else None
 
 
-def _beside(folder: Path, name: str) -> Path:
+def _file_of_calibration(folder: Path, name: str) -> Path:
     file = folder / name
     if not file.is_file():
         raise ConfigError(
@@ -180,9 +202,9 @@ def _battles(file: Path, skipped: _Skipped) -> Iterator[Battle]:
     for number, row in enumerate(_rows(file), start=1):
         battle = _battle(row, f"{file.name}, row {number}")
         if str(row.get("anony")).lower() in ("false", "0"):
-            skipped.named += 1
+            skipped.not_blind += 1
         elif battle.model_a == battle.model_b:
-            skipped.alike += 1
+            skipped.same_model += 1
         else:
             yield battle
 
@@ -214,7 +236,7 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, JsonValue]]:
         raise DataError(f"{file.name} is Parquet, which needs pyarrow: {install_command('parquet')}") from None
     try:
         table = ParquetFile(file)
-        # conversations are large, and only these columns are read
+        # LMArena's conversations are gigabytes, and none of these columns needs them
         names = [name for name in table.schema_arrow.names if name in COLUMNS]
         for batch in table.iter_batches(columns=names):
             for row in batch.to_pylist():
@@ -249,7 +271,7 @@ def _points(row: Mapping[str, JsonValue], source: str) -> float:
             raise DataError(f"{source}: preference {row['preference']!r} is not a number from 0 to 1")
         return points
     winner = row.get("winner")
-    if winner is None:
+    if winner is None:  # Kaggle's form
         winners = [name for column, name in ONE_HOT.items() if str(row.get(column)).lower() in ("1", "1.0", "true")]
         winner = winners[0] if len(winners) == 1 else None
     if winner not in POINTS:
@@ -301,7 +323,7 @@ def _run_battles(run: StoredRun) -> list[Battle]:
 
 
 FEWEST_PREDICTED = 100
-"""Votes below which nothing is said about predicting them: an accuracy is then known to about +-0.1."""
+"""Votes below which nothing is said about predicting them: the 95 % interval of an accuracy of 0.5 is then +-0.1."""
 VERDICT, OTHER_VOTES = "judge_verdict", "other_people"
 """Predictors by the same two answers: the judge's verdict, and the other people's votes."""
 
@@ -362,7 +384,7 @@ class HumanElo(Record):
     misplaced: float | None = None
     """Standard deviation, in Elo, by which the judge misplaces a model, beyond the noise of sampling."""
     held_out: dict[str, VotePrediction] = {}
-    """Predictor -> its prediction of all votes that it says something about."""
+    """Predictor -> how well it predicts all votes that it says something about."""
     held_out_shared: dict[str, VotePrediction] = {}
     """The same on the votes that all predictors say something about."""
     notes: tuple[str, ...] = ()
@@ -381,16 +403,17 @@ def human_elo(
             f"too few votes: {len(people)} on {int((counts > 0).sum())} models, {most} at most on one. Two models need "
             f"{FEWEST_ROWS} each, against models that have as many, with some won and some lost"
         )
-    if anchor is not None and anchor[0] not in _names(people, voted):
-        known = _names(people, voted)
+    voted_names = [name for name, is_voted in zip(people.names, voted, strict=True) if is_voted]
+    if anchor is not None and anchor[0] not in voted_names:
         raise ConfigError(
-            f"--anchor {anchor[0]!r} is not a model with {FEWEST_ROWS} votes{did_you_mean(anchor[0], known)}; "
-            f"these are: {', '.join(known)}"
+            f"--anchor {anchor[0]!r} is not a model with {FEWEST_ROWS} votes{did_you_mean(anchor[0], voted_names)}; "
+            f"these are: {', '.join(voted_names)}"
         )
     fitted = scale.human_scale(people, judge, anchor=anchor, seed=seed)
-    kept = people.among(voted)
-    predictors = _predictors(kept, votes.battles, verdicts.battles, voted)
-    held_out, shared = _held_out(kept, judge, predictors, seed)
+    # the rows of `people.among(voted)`, in the same order
+    votes_used = [vote for vote in votes.battles if {vote.model_a, vote.model_b} <= set(voted_names)]
+    signals = _signals(votes_used, verdicts.battles)
+    held_out, shared = _held_out(people.among(voted), judge, signals, seed)
     models = _models(fitted, voted)
     return HumanElo(
         votes=len(people),
@@ -404,44 +427,41 @@ def human_elo(
         misplaced=fitted.misplaced,
         held_out=held_out,
         held_out_shared=shared,
-        notes=(*votes.notes, *verdicts.notes, *_notes(people, judge, fitted, voted, models)),
+        notes=(*votes.notes, *verdicts.notes, *_notes(_Support(people, judge, fitted, voted, models))),
     )
 
 
 def _contests(votes: Sequence[Battle], verdicts: Sequence[Battle]) -> tuple[Contests, Contests]:
     """Return both as arrays with common names and question numbers."""
-    both = [*votes, *verdicts]
-    names = tuple(sorted({name for battle in both for name in (battle.model_a, battle.model_b)}))
-    index = {name: at for at, name in enumerate(names)}
+    battles = [*votes, *verdicts]
+    names = tuple(sorted({name for battle in battles for name in (battle.model_a, battle.model_b)}))
+    column = {name: number for number, name in enumerate(names)}
     # a row that names no question is one of its own
-    keys = [("", number) if battle.question is None else (battle.question, -1) for number, battle in enumerate(both)]
-    number_of = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    keys = [("", number) if battle.question is None else (battle.question, -1) for number, battle in enumerate(battles)]
+    number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    question_numbers = np.array([number_of[key] for key in keys], dtype=np.int64)
 
-    def arrays(rows: Sequence[Battle], start: int) -> Contests:
+    def arrays(rows: Sequence[Battle], questions: IntArray) -> Contests:
         return Contests(
             names,
-            np.array([index[row.model_a] for row in rows], dtype=np.int64),
-            np.array([index[row.model_b] for row in rows], dtype=np.int64),
+            np.array([column[row.model_a] for row in rows], dtype=np.int64),
+            np.array([column[row.model_b] for row in rows], dtype=np.int64),
             np.array([row.points for row in rows], dtype=np.float64),
-            np.array([number_of[keys[start + at]] for at in range(len(rows))], dtype=np.int64),
+            questions,
         )
 
-    return arrays(votes, 0), arrays(verdicts, len(votes))
-
-
-def _names(contests: Contests, models: BoolArray) -> list[str]:
-    return [name for name, kept in zip(contests.names, models, strict=True) if kept]
+    return arrays(votes, question_numbers[: len(votes)]), arrays(verdicts, question_numbers[len(votes) :])
 
 
 def _models(fitted: HumanScale, voted: BoolArray) -> tuple[ModelElo, ...]:
     models = []
-    for at, name in enumerate(fitted.names):
-        people, placed = fitted.people[at], fitted.placed[at]
+    for name, people, placed, is_voted in zip(fitted.names, fitted.people, fitted.placed, voted, strict=True):
         if people.value is not None:
             by_judge = None if placed.value is None else score_of(placed)
             models.append(ModelElo(model=name, source="votes", elo=score_of(people), by_judge=by_judge))
-        elif not voted[at] and placed.value is not None and fitted.range_by_judge is not None:
+        elif not is_voted and placed.value is not None and fitted.range_by_judge is not None:
             low, high = fitted.range_by_judge
+            # a temperature is a straight line through the voted models; beyond them nothing supports it
             outside = not low <= placed.value <= high
             models.append(ModelElo(model=name, source="judge", elo=score_of(placed), extrapolated=outside))
     return tuple(sorted(models, key=lambda model: (-(model.elo.value or 0.0), model.model)))
@@ -450,42 +470,36 @@ def _models(fitted: HumanScale, voted: BoolArray) -> tuple[ModelElo, ...]:
 # ----------------------------------------------------------------------------------------------------- held-out votes
 
 
-def _predictors(
-    kept: Contests,
-    votes: Sequence[Battle],
-    verdicts: Sequence[Battle],
-    voted: BoolArray,
-) -> dict[str, FloatArray]:
-    """Return predictor -> its log-odds of each kept vote for the first model, up to a factor; NaN if it is silent."""
-    index = {name: at for at, name in enumerate(kept.names)}
-    rows = [vote for vote in votes if voted[index[vote.model_a]] and voted[index[vote.model_b]]]
-    ballots: dict[object, list[float]] = defaultdict(list)
-    for vote in rows:
-        ballots[vote.answers].append(_of_the_first(vote))
-    rulings: dict[object, list[float]] = defaultdict(list)
+def _signals(votes: Sequence[Battle], verdicts: Sequence[Battle]) -> dict[str, FloatArray]:
+    """Return predictor -> its log-odds of each vote for model_a, up to a factor, shape (votes,), or NaN if it is
+    silent.
+
+    A factor does not matter, as the predictions fit one.
+    """
+    ballots: dict[ComparedAnswers, list[float]] = defaultdict(list)
+    for vote in votes:
+        ballots[vote.answers].append(vote.points_of_first)
+    rulings: dict[ComparedAnswers, list[float]] = defaultdict(list)
     for verdict in verdicts:
-        rulings[verdict.answers].append(_of_the_first(verdict))
-    by_others, by_verdict = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    for at, vote in enumerate(rows):
+        rulings[verdict.answers].append(verdict.points_of_first)
+    by_others, by_verdict = np.full(len(votes), np.nan), np.full(len(votes), np.nan)
+    for number, vote in enumerate(votes):
         if vote.question is None:
             continue
-        sign = 1.0 if vote.answers[2] == vote.model_a else -1.0
+        sign = 1.0 if vote.answers.first_model == vote.model_a else -1.0
         cast = ballots[vote.answers]
         if len(cast) > 1:
-            by_others[at] = sign * ((sum(cast) - _of_the_first(vote)) / (len(cast) - 1) - 0.5)
+            # without the vote itself, which would predict itself
+            by_others[number] = sign * ((sum(cast) - vote.points_of_first) / (len(cast) - 1) - 0.5)
         if ruling := rulings.get(vote.answers):
-            by_verdict[at] = sign * (sum(ruling) / len(ruling) - 0.5)
+            by_verdict[number] = sign * (sum(ruling) / len(ruling) - 0.5)
     return {VERDICT: by_verdict, OTHER_VOTES: by_others}
-
-
-def _of_the_first(battle: Battle) -> float:
-    """Return the points of the model whose name comes first."""
-    return battle.points if battle.answers[2] == battle.model_a else 1.0 - battle.points
 
 
 def _held_out(
     votes: Contests, judge: Contests, signals: dict[str, FloatArray], seed: int
 ) -> tuple[dict[str, VotePrediction], dict[str, VotePrediction]]:
+    """Return predictor -> its record on all votes that it says something about, and on those that all do."""
     if len(votes) < FEWEST_PREDICTED:
         return {}, {}
     single = {
@@ -493,14 +507,15 @@ def _held_out(
         for name, signal in signals.items()
         if int(np.isfinite(signal).sum()) >= FEWEST_PREDICTED
     }
-    everything = _records(scale.predictions(votes, judge, {}, seed=seed))
+    held_out = _records(scale.predictions(votes, judge, {}, seed=seed))
     for name, record in single.items():
-        everything |= {name: record[name]} if name in record else {}
+        held_out |= {name: record[name]} if name in record else {}
+    # predictors that speak about different votes cannot be ranked: easy votes would make one look better
     common = np.all([np.isfinite(signals[name]) for name in single], axis=0) if single else np.zeros(0, np.bool_)
     if len(single) < len(signals) or int(common.sum()) < FEWEST_PREDICTED:
-        return everything, {}
+        return held_out, {}
     shared = {name: signals[name][common] for name in single}
-    return everything, _records(scale.predictions(votes.of(common), judge, shared, seed=seed))
+    return held_out, _records(scale.predictions(votes.of(common), judge, shared, seed=seed))
 
 
 def _records(results: dict[str, Prediction]) -> dict[str, VotePrediction]:
@@ -510,62 +525,94 @@ def _records(results: dict[str, Prediction]) -> dict[str, VotePrediction]:
             log_loss=score_of(result.log_loss),
             slope=result.slope,
             calibration_error=result.error,
-            bins=tuple(PredictionBin(**vars(part)) for part in result.bins),
+            bins=tuple(PredictionBin(**vars(row)) for row in result.bins),
         )
         for name, result in results.items()
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- sentences
+# --------------------------------------------------------------------------------------------------------------- notes
 
 
-def _notes(
-    people: Contests,
-    judge: Contests,
-    fitted: HumanScale,
-    voted: BoolArray,
-    models: Sequence[ModelElo],
-) -> list[str]:
-    """Return what was left out, and what is not known."""
-    games, judged = people.games(), judge.games()
-    placed = {model.model: model for model in models}
-    both = [name for at, name in enumerate(people.names) if voted[at] and judged[at]]
-    notes = []
-    plenty = enough(people)
-    few = [f"{name} ({games[at]})" for at, name in enumerate(people.names) if games[at] and not plenty[at]]
-    if few:
-        notes.append(f"under {FEWEST_ROWS} votes against models with as many, so no Elo by votes: {', '.join(few)}")
-    apart = [name for at, name in enumerate(people.names) if plenty[at] and not voted[at]]
-    if apart:
-        notes.append(
-            f"won or lost every vote, or are in no contest with the rest, so no Elo by votes: {', '.join(apart)}"
-        )
-    if len(np.unique(people.clusters)) == len(people):
-        notes.append("no question has two votes, so the intervals take every vote as independent")
-    if not len(judge):
-        return [*notes, "no verdicts, so no temperature and no Elo of models without votes"]
+@dataclass(frozen=True)
+class _Support:
+    """What the scale rests on, from which the notes follow."""
+
+    people: Contests
+    judge: Contests
+    fitted: HumanScale
+    voted: BoolArray
+    """Of each name: whether its Elo is by the votes."""
+    models: Sequence[ModelElo]
+    """Those that have an Elo."""
+
+    def counted(self, which_names: BoolArray, counts: IntArray) -> str:
+        """Return the names for which `which_names` is true, each with its count."""
+        rows = zip(self.people.names, which_names, counts, strict=True)
+        return ", ".join(f"{name} ({count})" for name, is_listed, count in rows if is_listed)
+
+    def named(self, which_names: BoolArray) -> list[str]:
+        return [name for name, is_listed in zip(self.people.names, which_names, strict=True) if is_listed]
+
+
+def _notes(support: _Support) -> list[str]:
+    """Return what was left out, and what is not known: a sentence per rule that applies."""
+    notes = [_too_few_votes(support), _unconnected(support), _independent_votes(support)]
+    no_temperature = _no_temperature(support)
+    # without a temperature the judge places no model, so nothing is left to say about verdicts
+    notes += [_too_few_verdicts(support), _extrapolated(support)] if no_temperature is None else [no_temperature]
+    return [note for note in notes if note is not None]
+
+
+def _too_few_votes(support: _Support) -> str | None:
+    votes = support.people.games()
+    few = support.counted((votes > 0) & ~enough(support.people), votes)
+    return f"under {FEWEST_ROWS} votes against models with as many, so no Elo by votes: {few}" if few else None
+
+
+def _unconnected(support: _Support) -> str | None:
+    apart = ", ".join(support.named(enough(support.people) & ~support.voted))
+    if not apart:
+        return None
+    return f"won or lost every vote, or are in no contest with the rest, so no Elo by votes: {apart}"
+
+
+def _independent_votes(support: _Support) -> str | None:
+    if len(np.unique(support.people.clusters)) < len(support.people):
+        return None
+    return "no question has two votes, so the intervals take every vote as independent"
+
+
+def _no_temperature(support: _Support) -> str | None:
+    """Return why no temperature of the judge can be fitted, or None if one was."""
+    if not len(support.judge):
+        return "no verdicts, so no temperature and no Elo of models without votes"
+    both = support.named(support.voted & (support.judge.games() > 0))
     if len(both) < FEWEST_MODELS:
-        named = f": {', '.join(both)}" if both else "; do the names differ?"
-        return [
-            *notes,
-            f"the verdicts are about {len(both)} of the voted models{named}. {FEWEST_MODELS} are needed to fit a "
-            "temperature, so no model is placed by the judge",
-        ]
-    if fitted.slope.value is None:
-        return [*notes, "the judge's verdicts do not connect the voted models, so no temperature can be fitted"]
-    lacking = [
-        f"{name} ({judged[at]})"
-        for at, name in enumerate(people.names)
-        if judged[at] and name not in placed and not games[at]
-    ]
-    if lacking:
-        notes.append(
-            f"under {FEWEST_ROWS} verdicts, or all won or all lost, so no Elo by the judge: {', '.join(lacking)}"
+        listed = f": {', '.join(both)}" if both else "; do the names differ?"
+        return (
+            f"the verdicts are about {len(both)} of the voted models{listed}. {FEWEST_MODELS} are needed to fit a "
+            "temperature, so no model is placed by the judge"
         )
-    beyond = [name for name, model in placed.items() if model.extrapolated]
-    if beyond:
-        notes.append(
-            f"the judge sees {', '.join(beyond)} outside the range of the models that people voted on: extrapolated, "
-            "and nothing shows that its temperature holds there"
-        )
-    return notes
+    if support.fitted.slope.value is None:
+        return "the judge's verdicts do not connect the voted models, so no temperature can be fitted"
+    return None
+
+
+def _too_few_verdicts(support: _Support) -> str | None:
+    verdicts, placed = support.judge.games(), {row.model for row in support.models}
+    is_placed = np.array([name in placed for name in support.people.names])
+    lacking = support.counted((verdicts > 0) & ~is_placed & (support.people.games() == 0), verdicts)
+    if not lacking:
+        return None
+    return f"under {FEWEST_ROWS} verdicts, or all won or all lost, so no Elo by the judge: {lacking}"
+
+
+def _extrapolated(support: _Support) -> str | None:
+    beyond = ", ".join(row.model for row in support.models if row.extrapolated)
+    if not beyond:
+        return None
+    return (
+        f"the judge sees {beyond} outside the range of the models that people voted on: extrapolated, and nothing "
+        "shows that its temperature holds there"
+    )

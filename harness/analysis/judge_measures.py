@@ -1,4 +1,4 @@
-"""Measures of a judge: agreement with people and the retired judge, biases, model order, estimated human win rates.
+"""Measure a judge: agreement with people and the retired judge, biases, model order, estimated human win rates.
 
 Pure: recorded items and verdicts in, scores out. Every interval resamples whole questions, since a question's turns,
 model pairs and votes are correlated.
@@ -78,7 +78,7 @@ def suite_calibration(
     reference = "people" if voted else "retired"
     scores = _comparison_scores(comparisons, verdicts, judge_model, None if is_retired and not voted else reference)
     if not is_retired:
-        scores |= _beside_retired(comparisons, ratings, verdicts)
+        scores |= _against_retired(comparisons, ratings, verdicts)
     if ratings:
         scores |= people_by_ratings(comparisons, calibration_set.ratings, verdicts)
     if not (is_retired and ratings):  # the board is computed from the same ratings
@@ -86,7 +86,7 @@ def suite_calibration(
     # a measure without a single row says nothing: leave it out rather than print a dash
     scores = {name: score for name, score in scores.items() if score.n or score.unscored}
     failures = Counter(reason for item in items for reason in verdicts[item.id].failures)
-    part = SuiteCalibration(
+    calibration = SuiteCalibration(
         retired=calibration_set.retired,
         items={
             "comparisons": len(comparisons),
@@ -102,7 +102,7 @@ def suite_calibration(
         failures=dict(sorted(failures.items())),
     )
     unscored = sum(verdicts[item.id].value is None for item in items) / max(1, len(items))
-    return part.model_copy(update={"findings": tuple(findings(part, reference, unscored))})
+    return calibration.model_copy(update={"findings": tuple(findings(calibration, reference, unscored))})
 
 
 def _comparison_scores(
@@ -118,7 +118,7 @@ def _comparison_scores(
     return scores | self_preference(comparisons, verdicts, judge_model, reference)
 
 
-def _beside_retired(
+def _against_retired(
     comparisons: Sequence[RecordedComparison], ratings: Sequence[RecordedRating], verdicts: ItemVerdicts
 ) -> dict[str, Score]:
     scores: dict[str, Score] = {}
@@ -213,18 +213,18 @@ def people_among_themselves(comparisons: Sequence[RecordedComparison]) -> dict[s
 
 def with_itself(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> dict[str, Score]:
     """Return position consistency and the share of points of the answer shown first (0.5: no position bias)."""
-    known = [
+    consistencies = [
         (item, verdicts[item.id])
         for item in comparisons
         if item.id in verdicts and verdicts[item.id].consistent is not None
     ]
-    same = np.array([float(bool(verdict.consistent)) for _, verdict in known])
-    scores = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in known]))}
-    games = [(item.question, verdict.games) for item, verdict in known if verdict.games is not None]
+    same = np.array([float(bool(verdict.consistent)) for _, verdict in consistencies])
+    scores = {"position_consistency": score_of(share_measure(same, [item.question for item, _ in consistencies]))}
+    games = [(item.question, verdict.games) for item, verdict in consistencies if verdict.games is not None]
     if games:
         table = np.array([pair for _, pair in games])
-        shown = position_consistency(table[:, 0], table[:, 1], [question for question, _ in games]).first_shown
-        scores["points_of_first_shown"] = score_of(shown)
+        first_shown = position_consistency(table[:, 0], table[:, 1], [question for question, _ in games]).first_shown
+        scores["points_of_first_shown"] = score_of(first_shown)
     return scores
 
 
@@ -435,7 +435,7 @@ def win_rates(comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts)
 
 
 def _rows_of(model: str, comparisons: Sequence[RecordedComparison], verdicts: ItemVerdicts) -> JudgedSample:
-    """Return one row per comparison, from the model's side; people's number is the mean of their votes."""
+    """Return one row per comparison, from the model's side. People's number is the mean of their votes."""
     judge, people, questions = [], [], []
     for item in comparisons:
         value = _value(item, verdicts)
@@ -455,15 +455,15 @@ def _win_rates(rows: JudgedSample) -> dict[str, Score]:
     decided = rows.judge != 0.5
     return {
         "judge": _share(rows.judge, rows.clusters),
-        "people": _share(rows.people[seen], _kept(rows.clusters, seen.tolist())),
+        "people": _share(rows.people[seen], _selected(rows.clusters, seen.tolist())),
         "prediction_powered": _corrected(prediction_powered(rows, tuned=True, bounds=PREFERENCES), int(seen.sum())),
-        "judge_decided": _share(rows.judge[decided], _kept(rows.clusters, decided.tolist())),
+        "judge_decided": _share(rows.judge[decided], _selected(rows.clusters, decided.tolist())),
         "rogan_gladen": _corrected(rogan_gladen(rows), int((seen & decided & (rows.people != 0.5)).sum())),
     }
 
 
-def _kept(values: Sequence[Hashable], kept: Sequence[bool]) -> list[Hashable]:
-    return [value for value, keep in zip(values, kept, strict=True) if keep]
+def _selected(values: Sequence[Hashable], mask: Sequence[bool]) -> list[Hashable]:
+    return [value for value, keep in zip(values, mask, strict=True) if keep]
 
 
 def _share(values: FloatArray, clusters: Sequence[Hashable]) -> Score:
@@ -475,42 +475,73 @@ def _corrected(corrected: Corrected, n: int) -> Score:
     return score_of(Measure(corrected.value, corrected.interval, n), scale=100.0)
 
 
-def findings(part: SuiteCalibration, reference: str, unscored: float) -> list[str]:
-    """Return sentences on what the intervals show; nothing if they leave it open."""
-    sentences = []
-    few = [model for model, rates in part.win_rates.items() if rates["prediction_powered"].value is None]
-    if few:
-        sentences.append(
-            f"no win rate corrected by people's votes of {', '.join(few)}: under {FEWEST_LABELS} comparisons of each "
-            "have votes, too few to tell how the judge errs"
-        )
-    scores, versus = part.scores, "people" if reference == "people" else part.retired
-    kappa = scores.get(f"kappa_{reference}")
+def findings(calibration: SuiteCalibration, reference: str, unscored: float) -> list[str]:
+    """Return sentences on what the intervals show, or nothing if they leave it open: one rule per function."""
+    scores, versus = calibration.scores, "people" if reference == "people" else calibration.retired
+    sentences = [
+        _uncorrected_rates(calibration),
+        _chance_agreement(scores.get(f"kappa_{reference}"), versus),
+        _order_decides(scores.get("position_consistency")),
+        _favoured_position(scores.get("points_of_first_shown")),
+        _favoured_length(scores.get(f"length_bias_{reference}"), versus),
+        _favoured_family(scores.get(f"self_preference_{reference}"), versus),
+        f"{100 * unscored:.1f} % of the items have no verdict: {calibration.failures}"
+        if unscored > FAILED_SHARE
+        else None,
+    ]
+    return [sentence for sentence in sentences if sentence is not None]
+
+
+def _uncorrected_rates(calibration: SuiteCalibration) -> str | None:
+    few = [model for model, rates in calibration.win_rates.items() if rates["prediction_powered"].value is None]
+    if not few:
+        return None
+    return (
+        f"no win rate corrected by people's votes of {', '.join(few)}: under {FEWEST_LABELS} comparisons of each "
+        "have votes, too few to tell how the judge errs"
+    )
+
+
+def _chance_agreement(kappa: Score | None, versus: str) -> str | None:
     lowest = None if kappa is None else kappa.value if kappa.ci_low is None else kappa.ci_low
-    if kappa is not None and lowest is not None and lowest <= 0:
-        sentences.append(f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}")
-    same = scores.get("position_consistency")
-    if same is not None and same.value is not None and (same.ci_low is None or same.ci_low <= COIN_TOSS):
-        decides = same.value <= COIN_TOSS and (same.ci_high is None or same.ci_high <= COIN_TOSS)
-        cause = "the order decides" if decides else "not shown to be steadier than a coin"
-        sentences.append(f"{cause}: both orders give the same verdict in {shown(same)} of them")
-    first_shown = _beyond(scores.get("points_of_first_shown"), COIN_TOSS)
-    if first_shown is not None and abs(first_shown[1] - COIN_TOSS) > POSITION_BIAS:
-        score, value = first_shown
-        position = "first" if value > COIN_TOSS else "second"
-        sentences.append(f"the answer shown {position} is favoured: the first gets {shown(score)} of the points")
-    if (bias := _beyond(scores.get(f"length_bias_{reference}"), 0.0)) is not None:
-        kind = "longer" if bias[1] > 0 else "shorter"
-        sentences.append(f"prefers {kind} answers more than {versus}: log-odds of the longer {shown(bias[0])} apart")
-    excess = _beyond(scores.get(f"self_preference_{reference}"), 0.0)
-    if excess is not None and excess[1] > 0:
-        sentences.append(
-            f"gives its own family's answers {shown(excess[0])} points more than {versus}; any consistent judge "
-            "also favours strong models, so compare with the excess of the other models"
-        )
-    if unscored > FAILED_SHARE:
-        sentences.append(f"{100 * unscored:.1f} % of the items have no verdict: {part.failures}")
-    return sentences
+    if kappa is None or lowest is None or lowest > 0:
+        return None
+    return f"agreement with {versus} is not shown to be above chance: kappa {shown(kappa)}"
+
+
+def _order_decides(same: Score | None) -> str | None:
+    if same is None or same.value is None or (same.ci_low is not None and same.ci_low > COIN_TOSS):
+        return None
+    # unlike the other findings, this one warns of what is not shown: a judge must be steadier than a coin
+    decides = same.value <= COIN_TOSS and (same.ci_high is None or same.ci_high <= COIN_TOSS)
+    cause = "the order decides" if decides else "not shown to be steadier than a coin"
+    return f"{cause}: both orders give the same verdict in {shown(same)} of them"
+
+
+def _favoured_position(points_of_first: Score | None) -> str | None:
+    bias = _beyond(points_of_first, COIN_TOSS)
+    if bias is None or abs(bias[1] - COIN_TOSS) <= POSITION_BIAS:
+        return None
+    position = "first" if bias[1] > COIN_TOSS else "second"
+    return f"the answer shown {position} is favoured: the first gets {shown(bias[0])} of the points"
+
+
+def _favoured_length(length_bias: Score | None, versus: str) -> str | None:
+    bias = _beyond(length_bias, 0.0)
+    if bias is None:
+        return None
+    kind = "longer" if bias[1] > 0 else "shorter"
+    return f"prefers {kind} answers more than {versus}: log-odds of the longer {shown(bias[0])} apart"
+
+
+def _favoured_family(self_preference: Score | None, versus: str) -> str | None:
+    excess = _beyond(self_preference, 0.0)
+    if excess is None or excess[1] <= 0:
+        return None
+    return (
+        f"gives its own family's answers {shown(excess[0])} points more than {versus}; any consistent judge also "
+        "favours strong models, so compare with the excess of the other models"
+    )
 
 
 def _beyond(score: Score | None, point: float) -> tuple[Score, float] | None:

@@ -80,7 +80,7 @@ PROBES = (
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How many questions came out as they should; those without verdicts are left out and counted."""
+    """How many questions came out as they should. Those without verdicts are left out and counted."""
 
     probe: Probe
     right: int
@@ -89,7 +89,7 @@ class ProbeResult:
 
     @property
     def passed(self) -> bool:
-        """Return whether the judge passes; without a single verdict it does not."""
+        """Return whether the judge passes. Without a single verdict it does not."""
         return self.judged > 0 and self.right / self.judged >= self.probe.passes
 
     def as_dict(self) -> dict[str, JsonValue]:
@@ -138,7 +138,7 @@ class ProbeSuite:
         return (right + PADDING, right) if prompt.category == "padded" else (right, row["wrong"])
 
     def sampling(self, prompt: Prompt) -> Sampling:
-        return Sampling(max_tokens=1)  # nothing is generated
+        return Sampling(max_tokens=1)  # nothing is generated: the answers are in the file of questions
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
         template = PARAPHRASE if prompt.category == "paraphrased" else TEMPLATE
@@ -182,6 +182,7 @@ async def probe_judge(
 def loaded_for_probe(spec: JudgeSpec) -> Judge:
     """Return the judge. Raise ConfigError if it cannot compare two answers."""
     judge, suite = load_judge(spec), ProbeSuite()
+    # asked before the first call, so that a judge of single answers is rejected without costs
     if isinstance(judge, Checking):
         for task in suite.tasks(suite.prompts()[0], suite.answers()[0]):
             judge.check(task)
@@ -202,7 +203,7 @@ def probe_results(judgments: Sequence[Judgment]) -> list[ProbeResult]:
             games[row.prompt_id][row.order] = row.verdict.value
     questions = ProbeSuite().questions
     both = {name: pair for name, pair in games.items() if len(pair) == 2}
-    outcomes = (
+    outcomes = (  # in the order of PROBES
         {name: _wins(both[key]) for name in questions if (key := f"plain/{name}") in both},
         {
             name: _side(both[key]["ab"]) == _side(both[key]["ba"])
@@ -223,7 +224,7 @@ def probe_results(judgments: Sequence[Judgment]) -> list[ProbeResult]:
 
 
 def lost_calls(judgments: Sequence[Judgment]) -> str | None:
-    """Return a sentence about the calls without a verdict, with the first one's problem; None if there are none."""
+    """Return a sentence about the calls without a verdict, with the first one's problem, or None if there are none."""
     problems = [row.error for row in judgments if row.error is not None]
     if not problems:
         return None

@@ -74,10 +74,12 @@ class CalibrationSpec:
     """US dollars; judging stops before crossing it."""
     repeats: int = 1
     """How often each judge repeats each task."""
+    needs_keys: bool = True
+    """False: the judges will not be asked, so their API keys may be missing."""
 
     @cached_property
     def loaded(self) -> tuple[Judge, ...]:
-        return tuple(load_judge(judge) for judge in self.judges)
+        return tuple(load_judge(judge, needs_key=self.needs_keys) for judge in self.judges)
 
     @cached_property
     def protocol(self) -> dict[str, JsonValue]:
@@ -89,11 +91,11 @@ class CalibrationSpec:
 
 def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) -> list[CalibrationSet]:
     """Raise ConfigError if a suite has no recorded judgments, DataError if files are missing."""
-    known, sets = recorded_judgments(), []
+    published, sets = recorded_judgments(), []
     for suite in suites:
-        if suite not in known:
-            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(known)}, all")
-        load = load_function(known[suite].load)
+        if suite not in published:
+            raise ConfigError(f"no recorded judgments of suite {suite!r}; known: {', '.join(published)}, all")
+        load = load_function(published[suite].load)
         try:
             calibration_set: CalibrationSet = load(DataFolder(folder.path), options)
         except KeyError as error:
@@ -160,7 +162,7 @@ def replayable(sets: Sequence[CalibrationSet]) -> list[Item]:
 
 
 def stratified(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
-    """Return at most `n` items in their original order; all of them if `n` is None or large enough.
+    """Return at most `n` items in their original order, or all of them if `n` is None or large enough.
 
     Each suite and kind (comparisons, ratings) gets an equal share, and what one cannot fill goes to the others. Within
     a share, categories are proportional to their size (largest remainder); within a category, model pairs take turns.
@@ -176,14 +178,14 @@ def stratified(items: Sequence[Item], n: int | None, seed: int) -> list[Item]:
         categories: dict[str, list[Item]] = defaultdict(list)
         for item in group:
             categories[item.prompt.category].append(item)
-        parts = _proportional({name: len(members) for name, members in categories.items()}, shares[key])
+        category_shares = _proportional({name: len(members) for name, members in categories.items()}, shares[key])
         for name, members in categories.items():
-            chosen.update(item.id for item in _in_turns(members, seed)[: parts[name]])
+            chosen.update(item.id for item in _in_turns(members, seed)[: category_shares[name]])
     return [item for item in items if item.id in chosen]
 
 
 def _equal_shares(sizes: Mapping[Hashable, int], n: int) -> dict[Hashable, int]:
-    """Return equal shares, capped by each group's size; what is left goes to larger groups."""
+    """Return equal shares, capped by each group's size. What is left goes to larger groups."""
     shares: dict[Hashable, int] = {}
     # the smallest groups come first: what they cannot fill is divided among the others
     left = n
@@ -243,7 +245,7 @@ def folder_of(results: Path, spec: CalibrationSpec, manifest_fields: Mapping[str
 
 @dataclass(frozen=True)
 class CalibrationEstimate:
-    """The calls still to make, at most; their price is an estimate."""
+    """The most calls that are still to make, and an estimate of their price."""
 
     calls: int
     dollars: float | None
@@ -251,16 +253,16 @@ class CalibrationEstimate:
 
 
 def estimate(spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item]) -> CalibrationEstimate:
-    """Return what a calibration from scratch takes at most; 0 calls if the judge is `recorded`."""
+    """Return what a calibration from scratch takes at most: 0 calls if the judge is `recorded`."""
     suite = ReplaySuite(sets, items if spec.judges else ())
     answers = {answer.prompt_id: answer for answer in suite.answers()}
     calls, dollars = 0, 0.0
     for prompt in suite.prompts():
         for task in suite.tasks(prompt, answers[prompt.id]):
             calls += spec.repeats * len(spec.judges)
-            shown = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
+            characters = len(task.template.user) + len(task.template.system or "") + sum(map(len, task.fields.values()))
             reply = min(task.template.max_tokens, REPLY_TOKENS)
-            costs = [price(judge, shown / CHARACTERS_PER_TOKEN, reply) or 0.0 for judge in spec.judges]
+            costs = [price(judge, characters / CHARACTERS_PER_TOKEN, reply) or 0.0 for judge in spec.judges]
             dollars += spec.repeats * sum(costs)
     return CalibrationEstimate(calls, round(dollars, 2) if all(map(priced, spec.judges)) else None)
 
@@ -272,7 +274,7 @@ async def ask(
     store: RunStore,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Judge the items that the store lacks; stored rows are not repeated and cached replies cost nothing.
+    """Judge the items that the store lacks. Stored rows are not repeated, and cached replies cost nothing.
 
     Raise BudgetReachedError before `max_cost` is crossed, IncompleteError if the judge is unavailable. Rows are kept.
     """
@@ -351,7 +353,7 @@ class ReplaySuite:
 def report(
     spec: CalibrationSpec, sets: Sequence[CalibrationSet], items: Sequence[Item], judgments: Sequence[Judgment]
 ) -> Calibration:
-    """Return the calibration by the verdicts so far; `judgments` is ignored if the judge is `recorded`."""
+    """Return the calibration by the verdicts so far. `judgments` is ignored if the judge is `recorded`."""
     verdicts = verdicts_of(spec, sets, items, judgments)
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family
     parts = {}

@@ -6,10 +6,9 @@
 Two cards share a table only if suite, version and every protocol field are equal. An incomplete card is listed below
 the ranked ones, never among them.
 
-Rank ranges are paired by question if the rows exist: easy and hard questions then cancel. AlpacaEval's
-length-controlled rate is not a ratio over questions. There the raw preferences' terms give the correlation of two
-models, and the cards' own standard errors the scale. Differences of two rows come from `pairs.py`, as in
-`harness compare`.
+Rank ranges are paired by question if the rows exist: easy and hard questions then cancel. A headline that is fitted to
+all questions at once is not a ratio over questions. There the raw preferences' terms give the correlation of two
+models, and the cards' own standard errors the scale.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from ..suites.scoring import QuestionSums, common, is_complete, sums_difference
 from .differences import ALPHA
 
 # -------------------------------------------------------------------------------------------- models that have one name
-# Tell models apart that have one name: different weights behind the same label, or several runs of one model. Pure.
+# One label may stand for different weights, or for several runs of one model.
 
 
 def told_apart(names_and_ids: Sequence[tuple[str, str]]) -> list[str]:
@@ -47,14 +46,14 @@ def told_apart(names_and_ids: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def weights_of(card: ScoreCard) -> str | None:
-    """Return the digest of the weights that a card's model had; None if it is unknown, as for an endpoint."""
+    """Return the digest of the weights that a card's model had, or None if it is unknown, as for an endpoint."""
     identity = card.provenance.get("model")
     weights = identity.get("weights") if isinstance(identity, dict) else None
     return weights if isinstance(weights, str) else None
 
 
 def row_names(cards: Sequence[ScoreCard]) -> list[str]:
-    """Return the models' names for a table; cards of one name but another origin say which weights or host."""
+    """Return the models' names for a table. Cards of one name but another origin say which weights or host."""
     origins: defaultdict[str, set[str]] = defaultdict(set)
     for card in cards:
         origins[card.model].add(_origin(card))
@@ -210,6 +209,8 @@ class RankOptions:
     """The rank ranges of a table hold all at once."""
     baseline: str = ""
     """The model that each row is compared with; empty: the row above."""
+    compared: int | None = None
+    """Only the first rows of a table have a difference; None: all."""
     difference: PairDifference | None = None
     """Compares a card with another; None: `against`, by the questions' terms."""
 
@@ -251,6 +252,7 @@ def rank(
         groups.setdefault((card.suite, card.suite_version, card.protocol_sha), []).append(card)
     tables = []
     for key, group in sorted(groups.items()):
+        # a page lists only what tells this table from the others of its suite
         siblings = [groups[other_key][0] for other_key in groups if other_key[:2] == key[:2] and other_key != key]
         protocol = group[0].protocol
         differs = {
@@ -275,13 +277,13 @@ def one_metric_each(cards: Sequence[ScoreCard]) -> list[list[ScoreCard]]:
 
     Cards whose own headline is another metric are read with that one; those without it form the next group.
     """
-    groups, rest = [], list(cards)
-    while rest:
-        headlines = sorted({card.headline for card in rest})
-        metric = max(headlines, key=lambda name: sum(name in card.scores for card in rest))  # of equals the first
-        column = [card for card in rest if metric in card.scores]
+    groups, remaining = [], list(cards)
+    while remaining:
+        headlines = sorted({card.headline for card in remaining})
+        metric = max(headlines, key=lambda name: sum(name in card.scores for card in remaining))  # of equals the first
+        column = [card for card in remaining if metric in card.scores]
         groups.append([card if card.headline == metric else _ranked_by(card, metric) for card in column])
-        rest = [card for card in rest if metric not in card.scores]
+        remaining = [card for card in remaining if metric not in card.scores]
     return groups
 
 
@@ -295,32 +297,31 @@ def _table(
     fusion: Mapping[str, Fusion],
     options: RankOptions,
 ) -> Table:
-    first = cards[0]
-    better = _direction(cards)
-    sign = 1 if better is False else -1
-
-    def is_ranked(card: ScoreCard) -> bool:
-        has_value = card.scores[card.headline].value is not None and better is not None
-        return card.complete and has_value and (options.rank_incomplete or card.is_mostly_text)
-
-    ordered = sorted(cards, key=lambda card: (not is_ranked(card), _worth(card, sign), card.model, run_id(card)))
-    ranked_cards = [card for card in ordered if is_ranked(card)]
-    ranges = rank_ranges(ranked_cards, questions, less_is_better=better is False, joint=options.joint_ranks)
-    metric = _category_metric(first)
+    """Return the table of cards of one protocol and headline."""
+    first, better = cards[0], _direction(cards)
+    ordered = sorted(cards, key=_headline_order(less_is_better=better is False))
+    ranked = [card for card in ordered if _is_ranked(card, better, options)]
+    unranked = [card for card in ordered if not _is_ranked(card, better, options)]
+    ranges = rank_ranges(ranked, questions, less_is_better=better is False, joint=options.joint_ranks)
+    baseline = next((card for card in (*ranked, *unranked) if card.model == options.baseline), None)
+    references: list[ScoreCard | None] = [baseline] * len(ranked) if options.baseline else [None, *ranked[:-1]]
+    if options.compared is not None:
+        references[options.compared :] = [None] * len(references[options.compared :])
+    # by default pairs are compared by the questions' terms; a board with stored runs states them as `compare` does
     difference = options.difference or (lambda card, other: against(card, other, questions))
-    baseline = next((card for card in ordered if card.model == options.baseline), None)
-    rows: list[BoardRow] = []
-    names = row_names(ordered)
-    for position, card in enumerate(ordered):
-        row = _row(card, metric, fusion).model_copy(update={"model": names[position]})
-        if is_ranked(card):
-            # equal values share a rank, and the next one skips it: 1, 2, 2, 4
-            tied = bool(rows) and card.scores[card.headline].value == rows[-1].score.value
-            reference = baseline if options.baseline else ordered[position - 1] if position else None
-            above = None if reference is None or reference is card else difference(card, reference)
-            changed = {"rank": rows[-1].rank if tied else position + 1, "rank_range": ranges[position], "above": above}
-            row = row.model_copy(update=changed)
-        rows.append(row)
+    metric = _category_metric(first)
+    rows = [
+        _row(card, metric, fusion).model_copy(
+            update={
+                "rank": rank,
+                "rank_range": rank_range,
+                "above": None if reference is None or reference is card else difference(card, reference),
+            }
+        )
+        for card, rank, rank_range, reference in zip(ranked, _ranks(ranked), ranges, references, strict=True)
+    ]
+    rows += [_row(card, metric, fusion) for card in unranked]
+    names = row_names([*ranked, *unranked])
     length = facts_of(first.suite).length_of(first.scores)
     return Table(
         joint_ranks=options.joint_ranks,
@@ -334,8 +335,30 @@ def _table(
         jury_rule=_jury_rule(first),
         category_metric=metric,
         length_unit="characters" if length is not None and length.unit == "characters" else "tokens",
-        rows=tuple(rows),
+        rows=tuple(row.model_copy(update={"model": name}) for row, name in zip(rows, names, strict=True)),
     )
+
+
+def _is_ranked(card: ScoreCard, better: bool | None, options: RankOptions) -> bool:
+    has_value = card.scores[card.headline].value is not None and better is not None
+    return card.complete and has_value and (options.rank_incomplete or card.is_mostly_text)
+
+
+def _headline_order(*, less_is_better: bool) -> Callable[[ScoreCard], tuple[float, str, str]]:
+    """Return a sort key for the headline, best first. Cards without a value come last."""
+
+    def key(card: ScoreCard) -> tuple[float, str, str]:
+        value = card.scores[card.headline].value
+        signed = math.inf if value is None else value if less_is_better else -value
+        return signed, card.model, run_id(card)
+
+    return key
+
+
+def _ranks(ordered: Sequence[ScoreCard]) -> list[int]:
+    """Return the rank of each card. Equal values share one, and the next rank skips theirs: 1, 2, 2, 4."""
+    values = [card.scores[card.headline].value for card in ordered]
+    return [values.index(value) + 1 for value in values]
 
 
 def _row(card: ScoreCard, metric: str, fusion: Mapping[str, Fusion]) -> BoardRow:
@@ -401,14 +424,8 @@ def _date(value: JsonValue) -> str | None:
     return match[0] if match else None
 
 
-def _worth(card: ScoreCard, sign: int) -> float:
-    """Return a sort key of the headline: `sign` 1 ascends, -1 descends; no value comes last."""
-    value = card.scores[card.headline].value
-    return math.inf if value is None else sign * value
-
-
 def _direction(cards: Sequence[ScoreCard]) -> bool | None:
-    """Return whether more of the headline is better, by the cards that state it; None if they contradict each other."""
+    """Return whether more of the headline is better by the cards that state it, or None if they disagree."""
     stated = {higher_is_better(card, card.headline) for card in cards} - {None}
     return stated.pop() if len(stated) == 1 else None
 
@@ -418,7 +435,7 @@ def run_id(card: ScoreCard) -> str:
 
 
 def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionSums]) -> HeadlineDifference | None:
-    """Return `card` minus `above` on the headline; None if a value or standard error is missing, or nothing varies.
+    """Return `card` minus `above` on the headline, or None if a value or standard error is missing, or nothing varies.
 
     `questions`: run id -> terms of the headline, or of the raw rate behind it.
     """
@@ -441,7 +458,7 @@ def against(card: ScoreCard, above: ScoreCard, questions: Mapping[str, QuestionS
 
 
 def _centred(estimate: ClusteredEstimate, difference: float, *, paired: bool) -> HeadlineDifference:
-    """Return the cards' own difference with its error; questions of only one card shift the shared ones' value."""
+    """Return the cards' own difference with the error of the shared questions, whose own value may be another."""
     centred = ClusteredEstimate(difference, estimate.se, estimate.df, estimate.n)
     low, high = centred.interval()
     return HeadlineDifference(difference=difference, ci_low=low, ci_high=high, p=centred.p_two_sided(), paired=paired)
@@ -488,7 +505,7 @@ def _draws(cards: Sequence[ScoreCard], sums: Sequence[QuestionSums] | None, erro
 
 
 def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
-    """Return a card's terms in the headline's unit; another metric's terms are scaled to the headline's error."""
+    """Return a card's terms in the headline's unit. Another metric's terms are scaled to the headline's error."""
     card_terms = terms(sums.above, sums.below)
     if sums.metric == card.headline:
         return sums.scale * card_terms
@@ -497,12 +514,12 @@ def _column(sums: QuestionSums, card: ScoreCard, se: float) -> FloatArray:
 
 
 def _shared(cards: Sequence[ScoreCard], questions: Mapping[str, QuestionSums]) -> list[QuestionSums] | None:
-    """Return the cards' terms over their shared questions; None if a card has no terms or they share too few."""
+    """Return the cards' terms over their shared questions, or None if a card has no terms or they share too few."""
     sums = [questions.get(str(card.provenance.get("run_id", ""))) for card in cards]
-    known = [card_sums for card_sums in sums if card_sums is not None]
-    if len(known) < len(cards):
+    complete = [card_sums for card_sums in sums if card_sums is not None]
+    if len(complete) < len(cards):
         return None
-    shared_sums = common(known)
+    shared_sums = common(complete)
     # a handful of shared questions would decide the ranks of all cards
-    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in known))
+    few = len(shared_sums[0].ids) < max(2, MIN_SHARED * max(len(card_sums.ids) for card_sums in complete))
     return None if few else shared_sums

@@ -1,4 +1,4 @@
-"""Two kinds of question about a difference: does it hold on other questions, or on these very ones? Pure.
+"""Tell whether a difference holds on other questions of the kind, or on these very ones. Pure.
 
 A comparison's intervals answer for *all* questions of the kind: questions are a sample, and what they contribute to the
 spread is most of it. `on_these` answers for *these* questions: only the answers (`--samples`) and verdicts
@@ -146,7 +146,7 @@ def _within(
 ) -> Difference | None:
     chosen = {name: category for name, category in categories.items() if row.category in (None, category)} or None
     whole = common([question_sums(rule, run.answers, run.judgments, categories=chosen) for run in runs])[0]
-    first, second = (_parts(rule, run, whole.ids) for run in runs)
+    first, second = (_terms_by_draw(rule, run, whole.ids) for run in runs)
     estimate = within_difference(second, first, scale=rule.scale)
     if estimate is None:
         return None
@@ -166,7 +166,7 @@ def _within(
     )
 
 
-def _parts(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
+def _terms_by_draw(rule: QuestionRule, run: RunRows, ids: Sequence[str]) -> Parts:
     """Return the run's terms by draw if it has several, else by repeat. The spread of draws includes the judge's.
 
     Of draws with the same answer one counts.

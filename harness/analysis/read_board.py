@@ -1,6 +1,14 @@
-"""The leaderboard of a results folder: which cards are on it, and every pair compared as `harness compare` does.
+"""Read the leaderboard of a results folder: choose its cards, and compare pairs of them as `harness compare` does.
 
-read_board(Path("results"), BoardOptions(suites=("mt_bench",))).tables[0].rows[0].model
+>>> from harness.records import Score
+>>> def card(run: str, value: float) -> ScoreCard:
+...     scores = {"s": Score(value=value, se=1.0, n=80, unscored=0)}
+...     return ScoreCard.model_construct(headline="s", scores=scores, provenance={"run_id": run})
+>>> PairedRuns({}).difference(card("b", 7.5), card("a", 7.0)).difference  # without rows: from the cards alone
+0.5
+
+The leaderboard and the viewer take their differences from `PairedRuns`, so that a pair has one number wherever it is
+shown. Rows are read when a pair is asked for, and only those of the last few runs stay in memory.
 """
 
 from __future__ import annotations
@@ -28,14 +36,7 @@ from .games import BoardGames, board_games
 from .leaderboard import HeadlineDifference, RankOptions, Table, against, rank, readable, run_id
 from .reported import ReportedTable, load_reported, reported_beside
 
-# ------------------------------------------------------------------------------------------------------ two stored runs
-# The difference of two stored runs as `harness compare` states it, for tables that show many pairs.
-#
-#     PairedRuns({"run-a": folder_a, "run-b": folder_b}).difference(card_b, card_a).p
-#
-# The leaderboard and the viewer take their differences from here, so that a pair has one number wherever it is shown.
-# Rows are read when a pair is asked for, and only the last few runs stay in memory; `all_pairs` of one table keeps
-# all.
+# ------------------------------------------------------------------------------------------------ pairs of stored runs
 
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ class PairedRuns:
         self._rows: OrderedDict[str, RunRows | None] = OrderedDict()
         self._suites: dict[tuple[str, str], Loaded] = {}
         self._sums: dict[tuple[str, QuestionRule], QuestionSums] = {}
-        self._known: dict[tuple[str, str, str], HeadlineDifference] = {}
+        self._stated: dict[tuple[str, str, str], HeadlineDifference] = {}
         self._questions: dict[tuple[str, str], QuestionSums | None] = {}
-        self._kept = KEPT
+        self._capacity = KEPT
 
     def difference(self, card: ScoreCard, above: ScoreCard) -> HeadlineDifference | None:
         """Return `card` minus `above`, from the cards alone if a run has no readable rows.
@@ -83,8 +84,8 @@ class PairedRuns:
         if card.headline != above.headline:
             return None
         key = run_id(card), run_id(above), card.headline
-        if key in self._known:
-            return self._known[key]
+        if key in self._stated:
+            return self._stated[key]
         first, second = self._read(above), self._read(card)
         if first is None or second is None:
             return against(card, above, {})
@@ -98,7 +99,7 @@ class PairedRuns:
 
         All rows stay in memory until the end, without the judges' replies. `difference` then knows these pairs.
         """
-        self._kept = max(KEPT, len(cards))
+        self._capacity = max(KEPT, len(cards))
         rows = {run_id(card): _without_replies(run) for card in cards if (run := self._read(card)) is not None}
         self._rows.clear()
         rows = {run_id(card): _ranked_by(rows[run_id(card)], card) for card in cards if run_id(card) in rows}
@@ -123,17 +124,17 @@ class PairedRuns:
             step = stated[runs] if runs in both else against(card, lower_card, {})
             if step is None:
                 continue
-            self._known[(*runs, card.headline)] = step
-            self._known[(*runs[::-1], card.headline)] = _reversed(step)
+            self._stated[(*runs, card.headline)] = step
+            self._stated[(*runs[::-1], card.headline)] = _reversed(step)
             pair = BoardPair(run=runs[0], other=runs[1], difference=step)
             scores = self._question_scores(*both[runs]) if runs in both else None
             pairs.append(pair if scores is None else pair.model_copy(update=_wins(*scores, card)))
         self._sums.clear()
-        self._kept = KEPT
+        self._capacity = KEPT
         return pairs
 
     def of_tables(self, tables: Sequence[Table], cards: Sequence[ScoreCard]) -> dict[str, tuple[BoardPair, ...]]:
-        """Return `Table.anchor` -> all pairs of its ranked rows; `cards` are those of the tables."""
+        """Return `Table.anchor` -> all pairs of its ranked rows. `cards` are those of the tables."""
         by_run = {run_id(card): card for card in cards}
         pairs = {}
         for table in tables:
@@ -153,8 +154,8 @@ class PairedRuns:
             if key not in self._questions:
                 run = self._read(card)
                 self._questions[key] = None if run is None else _sums_of_card(run)
-            if (known := self._questions[key]) is not None:
-                sums[run_id(card)] = known
+            if (run_terms := self._questions[key]) is not None:
+                sums[run_id(card)] = run_terms
         return sums
 
     def _sums_of(
@@ -200,7 +201,7 @@ class PairedRuns:
                 log.debug("%s: compared by the cards alone: %s", card.model, error)
                 self._rows[key] = None
         self._rows.move_to_end(key)
-        while len(self._rows) > self._kept:
+        while len(self._rows) > self._capacity:
             self._rows.popitem(last=False)
         return self._rows[key]
 
@@ -245,7 +246,7 @@ class _SharedRefits:
         return Refits(shared[0].metric, values, replicates, shared[0].n)
 
     def _shared(self, run: RunRows) -> Refits | None:
-        """Return the refits of the reference and this run; None if it has other questions or cannot be fitted."""
+        """Return the refits of the reference and this run, or None if it has other questions or cannot be fitted."""
         reference, key = self._reference, run_id(run.card)
         if reference is None or self._answered.get(key) != self._answered[run_id(reference.card)]:
             return None
@@ -255,7 +256,7 @@ class _SharedRefits:
 
 
 def _sums_of_card(run: RunRows, sums_of: SumsOf = run_sums) -> QuestionSums | None:
-    """Return the terms of the headline, or of the rate behind it; None unless they are the card's own number."""
+    """Return the terms of the headline, or of the rate behind it, or None unless they are the card's own number."""
     card = run.card
     if run.questions:  # None: not a mean over questions
         return own_question_sums(card, run.questions).get(card.headline)
@@ -284,7 +285,7 @@ def _reversed(step: HeadlineDifference) -> HeadlineDifference:
 
 
 def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[str, int]:
-    """Return on how many common questions the second run is better and worse; none if no direction is better."""
+    """Return on how many common questions the second run is better and worse, or none if no direction is better."""
     better = higher_is_better(card, first.metric)
     if better is None:
         return {"n": len(first.ids)}
@@ -293,6 +294,7 @@ def _wins(first: QuestionSums, second: QuestionSums, card: ScoreCard) -> dict[st
 
 
 def _without_replies(rows: RunRows) -> RunRows:
+    # replies are most of a judgment's size, and a whole table stays in memory
     judgments = tuple(row.model_copy(update={"reply": ""}) if row.reply else row for row in rows.judgments)
     return replace(rows, judgments=judgments)
 
@@ -322,6 +324,8 @@ class BoardOptions:
     """The model that each row is compared with; None: the row above."""
     rank_incomplete: bool = False
     joint_ranks: bool = False
+    compared: int | None = None
+    """Only the first rows of a table are compared; None: all."""
 
 
 DEFAULTS = BoardOptions()
@@ -355,19 +359,20 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     cards = [card for _, card in chosen]
     if readable_cards and not cards:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
-    rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
+    rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "", options.compared)
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
     fusion = read_fusion(results)
     pairs: dict[str, tuple[BoardPair, ...]] = {}
     if options.pairs:
+        # ranked without differences first, because all pairs of a table are computed together
         ranked = rank(cards, options=replace(rules, difference=lambda card, above: None))
         pairs = runs.of_tables(ranked, cards)
     questions = runs.question_sums(cards) if options.paired else {}
     tables = rank(cards, questions, fusion, replace(rules, difference=runs.difference if options.paired else None))
-    beside = reported_beside(cards, load_reported()) if options.reported else []
+    reported_tables = reported_beside(cards, load_reported()) if options.reported else []
     folders = {run_id(card): "/".join(path.parts[-4:-1]) for path, card in chosen}
     games = board_games(tables, readable_cards) if options.pairs and options.paired else {}
-    return Board(tuple(tables), tuple(beside), tuple(cards), tuple(broken), pairs, games, folders)
+    return Board(tuple(tables), tuple(reported_tables), tuple(cards), tuple(broken), pairs, games, folders)
 
 
 def _is_chosen(card: ScoreCard, options: BoardOptions) -> bool:

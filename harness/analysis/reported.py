@@ -1,4 +1,8 @@
-"""Figures that papers and boards reported, shown beside the measured ones, never ranked with them.
+"""Show figures that papers and boards reported beside the measured ones, never ranked with them.
+
+>>> figures = {"mt_bench": {"average": ReportedFigure(value=8.1)}}
+>>> ReportedModel(model="meta-llama/Llama-3-8B", aliases=("llama-3-8b",), scores=figures).is_named("Llama_3_8B@main")
+True
 
 The files are `results/reported/*.yaml` of a checkout; the wheel contains them as `harness/reported_data`. A complete
 card of the same model and protocol shows its difference from the reported figure.
@@ -40,7 +44,7 @@ class ReportedProtocol(Record):
     """Names of that judge in files of the original tools, such as AlpacaEval's annotator name."""
     baseline: str | None = None
     references: str | None = None
-    """MT-Bench's reference set; None: not stated."""
+    """The set of reference answers, of a suite with several; None: not stated."""
 
 
 class ReportedModel(Record):
@@ -57,7 +61,7 @@ class ReportedModel(Record):
         A revision after `@` does not count.
         """
         name = name.partition("@")[0]
-        letters = [re.sub(r"[^a-z0-9]+", "", known.lower()) for known in (name, self.model, *self.aliases)]
+        letters = [re.sub(r"[^a-z0-9]+", "", alias.lower()) for alias in (name, self.model, *self.aliases)]
         return letters[0] in letters[1:]
 
 
@@ -135,7 +139,7 @@ def reported_folder() -> Path:
 
 
 def load_reported(folder: Path | None = None) -> list[ReportedSource]:
-    """Return all sources by file name; none if the folder does not exist.
+    """Return all sources by file name, or none if the folder does not exist.
 
     Raise ConfigError for an invalid file, including unknown keys.
     """
@@ -146,12 +150,12 @@ def load_reported(folder: Path | None = None) -> list[ReportedSource]:
 def reported_beside(cards: Iterable[ScoreCard], sources: Iterable[ReportedSource]) -> list[ReportedTable]:
     """Return the tables of suites and editions on the board, ordered by suite, then by source."""
     measured = list(cards)
-    known = {(card.suite, card.suite_version) for card in measured}
+    editions = {(card.suite, card.suite_version) for card in measured}
     tables = [
         _reported_table(source, protocol, measured)
         for source in sources
         for protocol in source.protocols
-        if (protocol.suite, protocol.suite_version) in known
+        if (protocol.suite, protocol.suite_version) in editions
     ]
     return sorted(tables, key=lambda table: (table.suite, table.suite_version))
 
@@ -198,7 +202,7 @@ def _difference(
         value=score.value - figure.value,
         ci_low=None if score.ci_low is None else score.ci_low - figure.value,
         ci_high=None if score.ci_high is None else score.ci_high - figure.value,
-        # the reference set changes MT-Bench's scores, and few sources state theirs
+        # the set of reference answers changes scores, and few sources state theirs
         unstated=("references",) if "references" in card.protocol and protocol.references is None else (),
     )
 

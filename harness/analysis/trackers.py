@@ -1,6 +1,6 @@
-"""Log scores to experiment trackers: wandb, mlflow, trackio. Each is imported on demand and configured by its own
-environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys).
+"""Log scores to experiment trackers: wandb, mlflow, trackio.
 
+Each is imported on demand and configured by its own environment (WANDB_MODE, MLFLOW_TRACKING_URI, TRACKIO_DIR, keys).
 One tracker run is one model with one judge (and one --limit): logging again updates it. wandb and mlflow also get a
 table of the scores, the figures of differences, and the score cards.
 """
@@ -25,8 +25,8 @@ PROJECT = "fusion-harness"
 
 
 def tracker_names(option: str | None) -> tuple[str, ...]:
-    """Return the names in `wandb,mlflow`; raise ConfigError for one that is unknown or not installed."""
-    names = tuple(dict.fromkeys(part.strip() for part in (option or "").split(",") if part.strip()))
+    """Return the names in `wandb,mlflow`. Raise ConfigError for one that is unknown or not installed."""
+    names = tuple(dict.fromkeys(name.strip() for name in (option or "").split(",") if name.strip()))
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"--log-to {name!r} is not a known tracker; known: {', '.join(TRACKERS)}")
@@ -80,7 +80,7 @@ def log_scores(
     groups: dict[tuple[str, ...], list[ScoreCard]] = {}
     for card in cards:
         identity: tuple[str, ...] = (card.model, card.judge, str(card.protocol.get("limit")))
-        if any(known.suite == card.suite for known in groups.get(identity, ())):
+        if any(logged_card.suite == card.suite for logged_card in groups.get(identity, ())):
             # two protocols of one suite would overwrite each other's numbers
             identity = (*identity, card.protocol_sha)
         groups.setdefault(identity, []).append(card)
@@ -127,8 +127,8 @@ def numbers(cards: Iterable[ScoreCard]) -> dict[str, float]:
     for card in cards:
         for metric, score in card.scores.items():
             name = f"{card.suite}/{metric}"
-            parts = {name: score.value, f"{name}_ci_low": score.ci_low, f"{name}_ci_high": score.ci_high}
-            values |= {key: value for key, value in parts.items() if value is not None}
+            score_values = {name: score.value, f"{name}_ci_low": score.ci_low, f"{name}_ci_high": score.ci_high}
+            values |= {key: value for key, value in score_values.items() if value is not None}
         values[f"{card.suite}/unscored"] = float(card.scores[card.headline].unscored)
     return values
 
@@ -193,14 +193,14 @@ def _wandb(module: ModuleType, logged: TrackedRun) -> None:
 def _mlflow(module: ModuleType, logged: TrackedRun) -> None:
     experiment, files = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), logged.files
     module.set_experiment(experiment)
-    wanted = f"tags.harness = '{logged.key}'"
-    matches = module.search_runs(experiment_names=[experiment], filter_string=wanted, output_format="list")
+    query = f"tags.harness = '{logged.key}'"
+    matches = module.search_runs(experiment_names=[experiment], filter_string=query, output_format="list")
     run_id = matches[0].info.run_id if matches else None
-    known = matches[0].data.params if matches else {}
+    logged_params = matches[0].data.params if matches else {}
     config = {_mlflow_name(key): value for key, value in _config(logged).items()}
     # mlflow never changes a parameter; a tag it does
     with module.start_run(run_id=run_id, run_name=logged.name, tags={"harness": logged.key, **config}):
-        module.log_params({name: value for name, value in config.items() if name not in known})
+        module.log_params({name: value for name, value in config.items() if name not in logged_params})
         module.log_metrics({_mlflow_name(key): value for key, value in logged.scores.items()}, step=logged.step)
         if files.rows:
             module.log_text(files.table_csv(), "scores.csv")

@@ -1,4 +1,4 @@
-"""`harness watch`: which checkpoints of a training folder are complete, which were evaluated, and their scores.
+"""Find which checkpoints of a training folder are complete, which were evaluated, and their scores (`harness watch`).
 
 A checkpoint is ready if it passes `check_whole` (all shards of the index exist, every safetensors file has the length
 in its header) and none of its files changed for a while. Evaluated checkpoints are recorded in one JSON file beside the
@@ -59,13 +59,15 @@ class WatchState(Record):
     done: tuple[EvaluatedCheckpoint, ...] = ()
 
     def has(self, candidate: Candidate, settings_sha: str) -> bool:
-        wanted = (candidate.name, candidate.fingerprint, settings_sha)
-        return any((done.checkpoint, done.fingerprint, done.asked) == wanted for done in self.done)
+        key = (candidate.name, candidate.fingerprint, settings_sha)
+        return any((entry.checkpoint, entry.fingerprint, entry.asked) == key for entry in self.done)
 
-    def plus(self, done: EvaluatedCheckpoint) -> WatchState:
+    def plus(self, latest: EvaluatedCheckpoint) -> WatchState:
         """Return the state with one more checkpoint, which replaces an entry for the same checkpoint and settings."""
-        kept = [entry for entry in self.done if (entry.checkpoint, entry.asked) != (done.checkpoint, done.asked)]
-        return self.model_copy(update={"done": (*kept, done)})
+        remaining = [
+            entry for entry in self.done if (entry.checkpoint, entry.asked) != (latest.checkpoint, latest.asked)
+        ]
+        return self.model_copy(update={"done": (*remaining, latest)})
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,9 @@ def evaluated(candidate: Candidate, settings_sha: str, cards: Iterable[ScoreCard
 def trends(state: WatchState) -> dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]]:
     """Return (suite, metric, protocol) -> its points in the order of steps: only comparable numbers form one line."""
     points_by_metric: dict[tuple[str, str, str], list[tuple[EvaluatedCheckpoint, HeadlinePoint]]] = {}
-    for done in sorted(state.done, key=lambda done: (done.step is None, done.step or 0, done.checkpoint)):
-        for point in done.points:
-            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((done, point))
+    for entry in sorted(state.done, key=lambda entry: (entry.step is None, entry.step or 0, entry.checkpoint)):
+        for point in entry.points:
+            points_by_metric.setdefault((point.suite, point.metric, point.protocol), []).append((entry, point))
     return points_by_metric
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
+from ..client import CallLimits, ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Presented, Served, ServeOptions
@@ -78,15 +78,14 @@ class EndpointBackend(ChatBackend):
         limit = _length(await self._entry_until_up())
         options = self.options
         async with AsyncExitStack() as stack:
-            client = ChatClient(
-                self._url,
-                api_key=self._key,
+            limits = CallLimits(
                 concurrency=options.concurrency,
                 rpm=options.rpm,
                 tpm=options.tpm,
                 timeout=options.timeout,
                 patience=Patience.of(options.patience),
             )
+            client = ChatClient(self._url, limits, api_key=self._key)
             self._client = await stack.enter_async_context(client)
             dialogue = ChatCompletions(self._post, self.model.name, base="", switches=request_fields(options))
             # no seed unless the sampling has one: not every server takes it

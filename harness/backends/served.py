@@ -23,7 +23,7 @@ from typing import Any, Self
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import ChatClient, ChatReply, read_chat_reply
+from ..client import CallLimits, ChatClient, ChatReply, read_chat_reply
 from ..records import ModelRef
 from ..records.errors import CheckpointError, ConfigError, ReplyError, ServerError
 from ..records.protocols import Served, ServeOptions
@@ -304,9 +304,8 @@ class ServedBackend(ChatBackend, ABC):
                 raise CheckpointError(str(error)) from None
             concurrency, timeout = self.options.concurrency, self.options.timeout
             # `post` decides whether the server died, so the client gives up early and never learns limits
-            client = ChatClient(
-                self.server.root_url, concurrency=concurrency, timeout=timeout, attempts=2, patience=None
-            )
+            limits = CallLimits(concurrency=concurrency, timeout=timeout, attempts=2, patience=None)
+            client = ChatClient(self.server.root_url, limits)
             self._client = await stack.enter_async_context(client)
             dialogue = self.dialogue()
             context = await self.context_window(dialogue)

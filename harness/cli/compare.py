@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..analysis.best import BestOf, best_of_models
 from ..analysis.comparison import Comparison, Population, adjusted
-from ..analysis.finished_runs import StoredRun, compare_models, head_to_head_plan, matched, run_rows
+from ..analysis.finished_runs import PairOptions, StoredRun, compare_models, head_to_head_plan, matched, run_rows
 from ..analysis.games import games_comparison
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import (
@@ -63,6 +63,10 @@ class CompareFlags(ResultsFlags, MirrorFlags):
     def chosen_format(self) -> str:
         return "json" if self.as_json else self.file_format
 
+    @property
+    def pair_options(self) -> PairOptions:
+        return PairOptions(comma_list(self.suite), force=self.force, mirror=self.mirror, seed=self.seed)
+
 
 @command
 def compare(flags: CompareFlags) -> None:
@@ -88,16 +92,7 @@ def compare(flags: CompareFlags) -> None:
     if flags.head_to_head:
         show_games(play(flags), flags)
         return
-    comparisons = compare_models(
-        flags.runs,
-        flags.results,
-        suites=comma_list(flags.suite),
-        force=flags.force,
-        mirror=flags.mirror,
-        seed=flags.seed,
-        population=flags.population,
-    )
-    show(comparisons, flags)
+    show(compare_models(flags.runs, flags.results, flags.pair_options, population=flags.population), flags)
 
 
 def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
@@ -123,14 +118,7 @@ def show(comparisons: Sequence[Comparison], flags: CompareFlags) -> None:
 
 
 def best_of(flags: CompareFlags) -> list[BestOf]:
-    return best_of_models(
-        flags.runs,
-        flags.results,
-        suites=comma_list(flags.suite),
-        force=flags.force,
-        mirror=flags.mirror,
-        seed=flags.seed,
-    )
+    return best_of_models(flags.runs, flags.results, flags.pair_options)
 
 
 def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:

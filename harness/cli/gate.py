@@ -20,6 +20,7 @@ from ..analysis.gate.decision import FEWEST_MODELS, checks_of, refuse_unknown_me
 from ..analysis.gate.evidence import (
     DEFAULT,
     GateOptions,
+    PowerOptions,
     baseline_runs,
     baselines_file,
     gate_runs,
@@ -327,9 +328,7 @@ def power(flags: PowerFlags) -> None:
         flags.candidate or [],
         read_policy(flags.policy),
         flags.results,
-        trials=flags.trials,
-        questions=flags.questions,
-        seed=flags.seed,
+        PowerOptions(flags.trials, flags.questions, flags.seed),
     )
     if flags.as_json:
         print(dump_json({"power": [row.model_dump(mode="json") for row in rows]}), end="")

@@ -13,7 +13,7 @@ import typer
 
 from ..analysis.best import BestOf, NotRankedError, best_of_runs
 from ..analysis.comparison import Comparison
-from ..analysis.finished_runs import StoredRun, compare_models, find_runs, matched, shown_names
+from ..analysis.finished_runs import PairOptions, StoredRun, compare_models, find_runs, matched, shown_names
 from ..pages.report import (
     Entry,
     ModelsReport,
@@ -99,14 +99,14 @@ def read_report(flags: ReportFlags) -> ModelsReport:
     names = list(dict.fromkeys([*([flags.baseline] if flags.baseline else []), *flags.runs]))
     suites = comma_list(flags.suite)
     groups = matched(names, flags.results, suites)
-    options = {"suites": suites, "force": flags.force, "mirror": flags.mirror, "seed": flags.seed}
-    pairs = compare_models(names, flags.results, **options) if len(names) > 1 else []  # type: ignore[arg-type]
+    options = PairOptions(suites, force=flags.force, mirror=flags.mirror, seed=flags.seed)
+    pairs = compare_models(names, flags.results, options) if len(names) > 1 else []
     sections = []
     for number, runs in enumerate(groups):
         # the comparisons come suite by suite, and in each of them model by model
         compared = pairs[number * (len(names) - 1) : (number + 1) * (len(names) - 1)]
         first = runs[0].card
-        best, unranked = _best(runs, flags) if len(names) > 2 else (None, "")
+        best, unranked = _best(runs, options) if len(names) > 2 else (None, "")
         sections.append(
             ReportSection(
                 first.suite,
@@ -122,10 +122,10 @@ def read_report(flags: ReportFlags) -> ModelsReport:
     return ModelsReport(tuple(sections), str(flags.results), flags.viewer)
 
 
-def _best(runs: Sequence[StoredRun], flags: ReportFlags) -> tuple[BestOf | None, str]:
+def _best(runs: Sequence[StoredRun], options: PairOptions) -> tuple[BestOf | None, str]:
     """Return the best of a suite's runs; or why there is none, so that the other suites are reported."""
     try:
-        return best_of_runs(runs, force=flags.force, mirror=flags.mirror, seed=flags.seed), ""
+        return best_of_runs(runs, options), ""
     except NotRankedError as error:
         return None, str(error)
 

@@ -1,4 +1,8 @@
-"""The client: repeat a call until it is answered, rejected for good, or its endpoint is given up."""
+"""Repeat a call until it is answered, rejected for good, or its endpoint is given up.
+
+>>> key_headers("sk-1", BEARER), tokens_to_come({"max_tokens": 100}, usual=400.0)
+({'Authorization': 'Bearer sk-1'}, 100.0)
+"""
 
 from __future__ import annotations
 
@@ -19,12 +23,10 @@ from ..records.errors import ReplyError
 from .endpoint import (
     NO_OUTAGE,
     PROBE_SECONDS,
-    USUAL_PATIENCE,
     BodyTooLargeError,
+    CallLimits,
     Endpoint,
     Outage,
-    Patience,
-    Terms,
     join,
     leave,
     read_body,
@@ -59,6 +61,8 @@ MAX_WAIT = 60.0
 """Longest wait in seconds between two tries of one call, unless the server asks for more."""
 MAX_RETRY_AFTER = 900.0
 """Longest Retry-After in seconds that is waited for; a longer one stops the run."""
+MAX_CONNECT_SECONDS = 30.0
+"""Longest time for a connection: a host that drops packets is noticed long before the reply's own timeout."""
 TIMEOUTS = 2
 """Times one call may time out: each try may cost money."""
 REJECTIONS = 100
@@ -71,6 +75,7 @@ PASSING_REASONS = frozenset({"context", "content_filter"})
 """Rejections that concern one call, not the endpoint."""
 HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
 BEARER = Access()
+USUAL_LIMITS = CallLimits()
 
 
 def tokens_to_come(body: dict[str, JsonValue], usual: float) -> float:
@@ -100,46 +105,27 @@ class Tries:
 
 
 class ChatClient:
-    """POSTs to one base URL (ending in /v1).
+    """A client that POSTs to one base URL (ending in /v1).
 
     Transport errors, 408, 409, 425, 429 and 5xx are retried with exponential back-off and jitter, and Retry-After is
     honoured; a 429 is retried as long as the endpoint accepts other calls or announces when it will. Any other status
     raises ReplyError at once with the server's own sentence. Places, pace, limits and the circuit breaker belong to the
-    endpoint: all clients of the same URL and key share them.
+    endpoint, so all clients of the same URL and key share them.
     """
 
     def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        access: Access = BEARER,
-        concurrency: int = 64,
-        rpm: float | None = None,
-        tpm: float | None = None,
-        caller: str | None = None,
-        timeout: float = 300.0,
-        attempts: int = 6,
-        first_wait: float = 0.5,
-        patience: Patience | None = USUAL_PATIENCE,
+        self, base_url: str, limits: CallLimits = USUAL_LIMITS, *, api_key: str | None = None, access: Access = BEARER
     ) -> None:
-        """`timeout`: seconds one try may take, its whole reply included.
-
-        Clients of one endpoint with the same `caller` share their places, too; without, each brings its own.
-        `patience` None is for a server of our own: nothing is learned about it, and every call fails by itself after
-        `attempts`.
-        """
         import aiohttp  # deferred, so that a command's help does not wait for it
 
         self.base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._access = access
-        self._terms = Terms(concurrency, rpm, tpm, caller, patience)
-        self._places = asyncio.Semaphore(concurrency)
-        self._limit = aiohttp.ClientTimeout(total=timeout, sock_connect=min(30.0, timeout))
-        self._timeout = timeout
-        self._attempts = attempts
-        self._first_wait = first_wait
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._timeout = aiohttp.ClientTimeout(
+            total=limits.timeout, sock_connect=min(MAX_CONNECT_SECONDS, limits.timeout)
+        )
         self._jitter = random.Random(base_url)  # it only spreads retries; no score depends on it
         self._headers = {"Content-Type": "application/json", **key_headers(api_key, access)}
         self._urls: dict[str, URL] = {}
@@ -154,15 +140,16 @@ class ChatClient:
         return self._endpoint
 
     async def __aenter__(self) -> Self:
+        # a proxy of the environment cannot reach a server on this machine
         loopback = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._proxy = None if loopback else _proxy_for(self.base_url)
-        self._endpoint = join(self.base_url, self._api_key, self._terms)
+        self._endpoint = join(self.base_url, self._api_key, self._limits)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         if self._endpoint is not None:
             endpoint, self._endpoint = self._endpoint, None
-            await leave(endpoint, self._terms)
+            await leave(endpoint, self._limits)
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""
@@ -179,7 +166,7 @@ class ChatClient:
         tokens = len(payload) / 4 + tokens_to_come(body, self._joined.reply_tokens)
         tries = Tries()
         while True:
-            async with self._places:
+            async with self._slots:
                 launch = await self._joined.place(tokens, again=tries.failures + tries.rejections > 0)
                 outcome = await self._once(path, payload, launch)
             if isinstance(outcome, dict):
@@ -199,7 +186,7 @@ class ChatClient:
             self._joined.taken(launch, NOTHING, None)
             raise ReplyError(f"{self.base_url} sent a reply that {error}", reason="http", status=200) from None
         except TimeoutError as error:
-            message = f"no answer from {self.base_url} in {self._timeout:.0f} s"
+            message = f"no answer from {self.base_url} in {self._limits.timeout:.0f} s"
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             return self._failed(launch, "timeout", message)
@@ -222,7 +209,7 @@ class ChatClient:
             headers=self._headers,
             allow_redirects=False,
             proxy=self._proxy,
-            timeout=self._limit,
+            timeout=self._timeout,
         ) as reply:
             return RawReply(
                 reply.status, await read_body(reply, self._joined.large_bodies), read_headers(reply.headers)
@@ -286,7 +273,7 @@ class ChatClient:
 
     def _refuse(self, error: ReplyError, launch: Launch, hints: RateLimitHints) -> None:
         """Count a rejection. Raise EndpointDownError if every further call would be rejected too."""
-        if error.reason in PASSING_REASONS or self._terms.patience is None:
+        if error.reason in PASSING_REASONS or self._limits.patience is None:
             self._joined.taken(launch, hints, None)
             return
         self._refusals += 1
@@ -318,7 +305,7 @@ class ChatClient:
             tries.timeouts += error.reason == "timeout"
             tries.failures += failed.counts or error.reason == "timeout"
             tried = max(1, tries.failures)
-            if tries.failures >= self._attempts or tries.timeouts >= TIMEOUTS:
+            if tries.failures >= self._limits.attempts or tries.timeouts >= TIMEOUTS:
                 raise error
         if not failed.counts:
             tries.outages += 1
@@ -331,7 +318,7 @@ class ChatClient:
         return self._backoff(tried)
 
     def _backoff(self, tried: int) -> float:
-        return self._jitter.uniform(0.5, 1.0) * min(MAX_WAIT, self._first_wait * float(2 ** min(20, tried - 1)))
+        return self._jitter.uniform(0.5, 1.0) * min(MAX_WAIT, self._limits.first_wait * float(2 ** min(20, tried - 1)))
 
 
 @dataclass(frozen=True)
@@ -361,7 +348,7 @@ def _parsed(raw: bytes) -> Any:
 
 
 def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
-    """Return the request header that carries the key; empty without a key."""
+    """Return the request header that carries the key, or none without a key."""
     if not api_key:
         return {}
     bearer = access.key_header.lower() == "authorization"
@@ -369,8 +356,8 @@ def key_headers(api_key: str | None, access: Access) -> dict[str, str]:
 
 
 def _proxy_for(url: str) -> str | None:
-    """Return the proxy that the environment names for this URL; .netrc is ignored, as its logins are not for us."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
+    """Return the proxy that the environment names for this URL. .netrc is ignored, as its logins are not for us."""
+    address = urlsplit(url)
+    if proxy_bypass(address.netloc):
         return None
-    return getproxies().get(parts.scheme)
+    return getproxies().get(address.scheme)

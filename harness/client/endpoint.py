@@ -1,7 +1,14 @@
-"""One endpoint of this process (base URL and key): its connections, its queue and its circuit breaker.
+"""Share one endpoint (base URL and key) among the clients of this process: connections, queue, circuit breaker.
+
+>>> breaker = Breaker(Patience(down=60.0))
+>>> for second in range(TRIP):
+...     breaker.failed(float(second), NO_OUTAGE)
+>>> breaker.is_tripped, breaker.hold(now=16.0)  # down for 16 s, so the next probe is in 8 s
+(True, 8.0)
 
 All clients of the endpoint share it, so that limits, learned or configured, apply to them together. A call waits here
-for its turn and occupies a place only while it is in flight.
+for its turn and occupies a place only while it is in flight. `read_body` limits the size of a reply, so that no server
+can fill our memory.
 """
 
 from __future__ import annotations
@@ -24,10 +31,8 @@ if TYPE_CHECKING:
 
 
 # -------------------------------------------------------------------------------------------------- the body of a reply
-# Read the body of an HTTP reply up to a limit in size, so that no server can fill our memory.
-#
-# A small gzip file can unpack to gigabytes, and a server may send without end. aiohttp unpacks in small pieces, and
-# the request's timeout includes its body.
+# A small gzip file can unpack to gigabytes, and a server may send without end. aiohttp unpacks in small pieces, so the
+# size is known before memory is full.
 
 
 MOST_BYTES = 64 * 2**20
@@ -35,6 +40,7 @@ MOST_BYTES = 64 * 2**20
 SMALL = 2**20
 """Bytes of a body after which it waits for one of LARGE_AT_ONCE places."""
 LARGE_AT_ONCE = 2
+"""Large bodies in memory at a time: 128 MB at most, however many calls are in flight."""
 
 
 class BodyTooLargeError(Exception):
@@ -71,7 +77,8 @@ async def _fill(body: bytearray, reply: aiohttp.ClientResponse, most: int) -> bo
 
 
 TRIP = 8
-"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time."""
+"""Failures in a row, with no answer between them, after which the endpoint is only probed: one call at a time. A few
+broken connections among many calls in flight are usual; eight without a single answer are not."""
 PROBE_SECONDS = (0.5, 10.0)
 """Least and longest wait before a probe, which is half the time that the endpoint has been down."""
 REFUSED_PATIENCE = 900.0
@@ -100,7 +107,7 @@ class Patience:
 
     @classmethod
     def of(cls, seconds: float | None) -> Patience:
-        """Return the same patience for every case, from the first call on; the defaults for None."""
+        """Return the same patience for every case, from the first call on, or the defaults for None."""
         return USUAL_PATIENCE if seconds is None else cls(seconds, seconds, seconds)
 
     def longest(self, rival: Patience) -> Patience:
@@ -126,7 +133,7 @@ NO_OUTAGE = Outage()
 
 
 class Breaker:
-    """Counts failures since the last answer. `patience` None: the endpoint may stay down forever."""
+    """A count of failures since the last answer. With `patience` None the endpoint may stay down forever."""
 
     def __init__(self, patience: Patience | None) -> None:
         self.patience = patience
@@ -167,7 +174,7 @@ class Breaker:
             self._refused_since = now
 
     def hold(self, now: float) -> float:
-        """Return the seconds until the next probe; 0 while not tripped."""
+        """Return the seconds until the next probe, or 0 while not tripped."""
         least, most = PROBE_SECONDS
         return min(most, max(least, (now - self._since) / 2)) if self.is_tripped else 0.0
 
@@ -191,16 +198,27 @@ class Breaker:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How one client wants its endpoint to be asked."""
+class CallLimits:
+    """How many calls one client may send at once and per minute, and how long it tries each."""
 
-    concurrency: int
+    concurrency: int = 64
+    """Most calls in flight."""
     rpm: float | None = None
+    """Most calls per minute; None: as many as the server takes."""
     tpm: float | None = None
+    """Most tokens per minute, of prompts and replies; None: as many as the server takes."""
     caller: str | None = None
-    """Who asks: the terms of one caller that joins several times count once, as a judge of models side by side does."""
+    """Who asks. The limits of one caller that joins several times count once, as those of a judge that judges several
+    models side by side; clients without a caller each bring their own places."""
     patience: Patience | None = USUAL_PATIENCE
-    """None: a server of our own, which its backend watches, so no limits are learned and no call is given up here."""
+    """None: a server of our own, which its backend watches. Nothing is learned about it, and every call fails by itself
+    after `attempts`."""
+    timeout: float = 300.0
+    """Seconds that one try may take, its whole reply included."""
+    attempts: int = 6
+    """Failures of one call after which it ends with its error."""
+    first_wait: float = 0.5
+    """Seconds before the second try; doubled with each further one."""
 
 
 @dataclass
@@ -230,42 +248,42 @@ class Endpoint:
         self._waiting: deque[Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._down: str | None = None
-        self._terms: list[Terms] = []
+        self._clients: list[CallLimits] = []
 
-    def add(self, terms: Terms) -> None:
-        self._terms.append(terms)
+    def add(self, limits: CallLimits) -> None:
+        self._clients.append(limits)
         self._agree()
 
-    def remove(self, terms: Terms) -> bool:
+    def remove(self, limits: CallLimits) -> bool:
         """Remove a client and return whether it was the last."""
-        self._terms.remove(terms)
-        if self._terms:
+        self._clients.remove(limits)
+        if self._clients:
             self._agree()
-        return not self._terms
+        return not self._clients
 
     def _agree(self) -> None:
-        """Combine the clients' terms: the sum of the callers' places, the smallest limits, the longest patience."""
-        terms = self._terms
+        """Combine the clients' limits: the sum of the callers' places, the smallest rates, the longest patience."""
         places: dict[object, int] = {}
-        for number, client in enumerate(terms):
+        for number, client in enumerate(self._clients):
             caller = number if client.caller is None else client.caller
             places[caller] = max(client.concurrency, places.get(caller, 0))
-        patience = [client.patience for client in terms if client.patience is not None]
+        patience = [client.patience for client in self._clients if client.patience is not None]
         self.breaker.patience = reduce(Patience.longest, patience) if patience else None
         self.flow.agree(_open_files_for(sum(places.values())), adaptive=bool(patience))
-        rpm = min((client.rpm for client in terms if client.rpm is not None), default=None)
-        tpm = min((client.tpm for client in terms if client.tpm is not None), default=None)
+        rpm = min((client.rpm for client in self._clients if client.rpm is not None), default=None)
+        tpm = min((client.tpm for client in self._clients if client.tpm is not None), default=None)
         self.flow.requests = _bucket(self.flow.requests, rpm)
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
     async def place(self, tokens: float, *, again: bool) -> Launch:
-        """Wait for a turn; `again` goes first. Raise EndpointDownError once the endpoint is given up."""
+        """Wait for a turn, before all others if `again`. Raise EndpointDownError once the endpoint is given up."""
         if self._down is not None:
             raise EndpointDownError(self._down)
         if not self._waiting and self._delay(tokens) <= 0:
             return self.flow.launch(self._loop.time(), tokens)
         waiting = Waiting(self._loop.create_future(), tokens)
         if again:
+            # it has waited before, and must not wait behind every call that came meanwhile
             self._waiting.appendleft(waiting)
         else:
             self._waiting.append(waiting)
@@ -273,6 +291,7 @@ class Endpoint:
         try:
             return await waiting.future
         except asyncio.CancelledError:
+            # cancelled after its turn had come: the place must be given back
             if waiting.future.done() and not waiting.future.cancelled() and waiting.future.exception() is None:
                 self.dropped()
             raise
@@ -392,19 +411,19 @@ _endpoints: dict[tuple[asyncio.AbstractEventLoop, str, str | None], Endpoint] = 
 """Endpoints in use. The event loop is part of the key because connections cannot move to another one."""
 
 
-def join(url: str, key: str | None, terms: Terms) -> Endpoint:
-    """Return the endpoint of this URL and key; the first client creates it."""
+def join(url: str, key: str | None, limits: CallLimits) -> Endpoint:
+    """Return the endpoint of this URL and key. The first client creates it."""
     name = (asyncio.get_running_loop(), url, key)
     endpoint = _endpoints.get(name)
     if endpoint is None:
         endpoint = _endpoints[name] = Endpoint(url)
-    endpoint.add(terms)
+    endpoint.add(limits)
     return endpoint
 
 
-async def leave(endpoint: Endpoint, terms: Terms) -> None:
-    """Leave the endpoint; the last client closes its connections."""
-    if endpoint.remove(terms):
+async def leave(endpoint: Endpoint, limits: CallLimits) -> None:
+    """Leave the endpoint. The last client closes its connections."""
+    if endpoint.remove(limits):
         for name in [name for name, joined in _endpoints.items() if joined is endpoint]:
             del _endpoints[name]
         await endpoint.close()

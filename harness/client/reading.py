@@ -53,7 +53,7 @@ LARGEST_LOGPROB = 1e6
 
 @dataclass(frozen=True)
 class ChatReply:
-    """One completion. `text` may be empty; `finish` is "length" when the token limit cut it."""
+    """One completion. `text` may be empty, and `finish` is "length" if the token limit cut it."""
 
     text: str
     finish: Finish
@@ -92,7 +92,7 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
             raise ReplyError("the model called a function instead of answering", reason="other", status=200)
         text = text or _called_with(message)
     except (LookupError, TypeError, AttributeError):
-        raise ReplyError(f"not a chat completion: {_shown(body)}", reason="http", status=200) from None
+        raise ReplyError(f"not a chat completion: {_excerpt(body)}", reason="http", status=200) from None
     reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thoughts
     prompt_tokens, completion_tokens, reasoning_tokens = _usage(body.get("usage"))
     return ChatReply(
@@ -124,13 +124,13 @@ def _visible(content: object) -> tuple[str, str]:
     if not isinstance(content, list):
         raise TypeError("content is not text")
     texts, thoughts = [], []
-    for part in content:
-        kind = part.get("type")
+    for piece in content:
+        kind = piece.get("type")
         if kind in ("thinking", "reasoning"):  # Mistral's parts have parts of their own
-            inner = part.get("thinking") or part.get("text")
+            inner = piece.get("thinking") or piece.get("text")
             thoughts.append(_visible(inner)[0])
         elif kind != "redacted_thinking":
-            texts.append(_words(part["refusal"] if kind == "refusal" else part["text"]))
+            texts.append(_words(piece["refusal"] if kind == "refusal" else piece["text"]))
     return "".join(texts), "\n".join(thoughts)
 
 
@@ -154,7 +154,7 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shown(body: object) -> str:
+def _excerpt(body: object) -> str:
     try:
         return printable(json.dumps(body))[:200]
     except RecursionError:
@@ -177,14 +177,14 @@ def _usage(usage: object) -> tuple[int, int, int | None]:
 
 
 def read_count(value: object) -> int | None:
-    """Return a token count; None if it is not a number in 0..MOST_TOKENS."""
+    """Return a token count, or None if it is not a number in 0..MOST_TOKENS."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= MOST_TOKENS else None
 
 
 def tokens_used(body: dict[str, Any]) -> float | None:
-    """Return the tokens of prompt and reply by the server's count; None if it has no count."""
+    """Return the tokens of prompt and reply by the server's count, or None if it has no count."""
     usage = body.get("usage")
     return read_count(usage.get("total_tokens")) if isinstance(usage, dict) else None
 
@@ -226,8 +226,8 @@ def _first_visible(tokens: Sequence[str]) -> int:
         text += token
         if any(text.rstrip().endswith(closing) for _, closing in TAGS):
             start = position + 1
-    rest = (token.strip(BLANK_MARKS) for token in tokens[start:])
-    return next((start + later for later, token in enumerate(rest) if any(map(str.isalnum, token))), 0)
+    words = (token.strip(BLANK_MARKS) for token in tokens[start:])
+    return next((start + later for later, token in enumerate(words) if any(map(str.isalnum, token))), 0)
 
 
 BLANK_MARKS = " \t\r\n\u0120\u010a\u2581"
@@ -255,7 +255,7 @@ LOADING_WORDS = re.compile(r"loading|warming up|cold start", re.I)
 
 
 def error_inside(body: dict[str, Any]) -> tuple[int, str] | None:
-    """Return the status and the words of an error sent as HTTP 200, as gateways do; None if there is a reply.
+    """Return the status and the words of an error sent as HTTP 200, as gateways do, or None if there is a reply.
 
     Without a readable code it counts as 502: the server behind the gateway failed.
     """
@@ -298,7 +298,7 @@ def _parsed(raw: bytes) -> object:
 
 
 def words_of(content: object) -> str:
-    """Return the message in an error's content, at most 500 characters, on one line; all of it if it has none."""
+    """Return the message in an error's content, else all of the content, at most 500 characters, on one line."""
     for key in ("error", "message", "detail"):
         if isinstance(content, dict) and key in content:
             content = content[key]

@@ -1,1 +1,1 @@
-"""Everything around a judge's call: cache, budget, batches, juries, anchors, injection. The judges are in `judges`."""
+"""Surround a judge's call: cache, budget, batches, juries, anchors, injection. The judges are in `judges`."""

@@ -1,4 +1,4 @@
-"""Anchors: recorded answers with a judge's verdicts, judged again in later runs to see whether the judge moved.
+"""Judge recorded answers again in later runs, to see whether the judge moved since (anchors).
 
 An anchor check changes no score, so it is not part of a protocol: a card states the anchors' digest beside the results.
 """
@@ -6,7 +6,8 @@ An anchor check changes no score, so it is not part of a protocol: a card states
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -72,7 +73,9 @@ Choose = Callable[[Sequence[Prompt]], Sequence[Prompt]]
 def anchor_set(
     card: ScoreCard, suite: Suite, answers: Iterable[Answer], judgments: Iterable[Judgment], choose: Choose
 ) -> AnchorSet:
-    """Make anchors from a run: first draws on which every judge gave all its verdicts, for the prompts `choose` picks.
+    """Make anchors from a run's first draws on which every judge gave all its verdicts.
+
+    `choose` picks the prompts among these.
 
     Raise ConfigError if there is none, or if the card does not state its judges' settings.
     """
@@ -82,8 +85,9 @@ def anchor_set(
     rows: dict[tuple[str, str], list[Judgment]] = defaultdict(list)
     for row in judgments:
         if row.verdict is not None and row.index == 0:
-            kept = {"reply": None, "logprobs": (), "cost": None, "seconds": 0.0}
-            rows[row.prompt_id, row.answer_sha or ""].append(row.model_copy(update=kept))
+            # replies may quote the benchmark's questions, and an anchor file is shared
+            bare = row.model_copy(update={"reply": None, "logprobs": (), "cost": None, "seconds": 0.0})
+            rows[row.prompt_id, row.answer_sha or ""].append(bare)
     first = {answer.prompt_id: answer for answer in answers if answer.index == 0 and answer.error is None}
     whole = [
         prompt
@@ -119,17 +123,42 @@ def anchor_tasks(
     Raise ConfigError for a prompt that is not in the suite.
     """
     prompts = {prompt.id: prompt for prompt in suite.prompts()}
-    known = [judge for judge in judges if judge in anchors.judges]
+    recorded_judges = [judge for judge in judges if judge in anchors.judges]
     tasks = []
     for anchor in anchors.anchors:
         if anchor.answer.prompt_id not in prompts:
             raise ConfigError(f"the anchors contain prompt {anchor.answer.prompt_id!r}, which is not in {suite.name}")
         for task in suite.tasks(prompts[anchor.answer.prompt_id], anchor.answer):
-            tasks += [task.model_copy(update={"judge": judge, "anchor": True, "strict": strict}) for judge in known]
+            tasks += [
+                task.model_copy(update={"judge": judge, "anchor": True, "strict": strict}) for judge in recorded_judges
+            ]
     return tuple(tasks)
 
 
-def check(anchors: AnchorSet, judge: Identity, rows: Iterable[Judgment]) -> AnchorCheck:
+@dataclass(frozen=True)
+class _Rejudged:
+    """A judge's recorded verdicts on one task, and its verdict now."""
+
+    recorded: Sequence[Judgment]
+    now: Judgment
+
+    @property
+    def has_same_words(self) -> bool:
+        """Return whether the judge prompt is the same, so that a difference is the judge's own."""
+        return self.recorded[0].template_sha == self.now.template_sha
+
+    @property
+    def difference(self) -> float:
+        """Return now minus the mean of the recorded verdicts."""
+        return _value(self.now) - sum(_value(row) for row in self.recorded) / len(self.recorded)
+
+    @property
+    def has_other_outcome(self) -> bool:
+        """Return whether it is another win, draw, loss or rating than at first."""
+        return _outcome(self.now) != _outcome(self.recorded[0])
+
+
+def check_anchors(anchors: AnchorSet, judge: Identity, rows: Iterable[Judgment]) -> AnchorCheck:
     """Compare a judge's verdicts now with those recorded.
 
     `judge`: its part of the protocol; `rows`: its judgments now.
@@ -138,38 +167,52 @@ def check(anchors: AnchorSet, judge: Identity, rows: Iterable[Judgment]) -> Anch
 
     from ..stats.variance import ALPHA, shift
 
-    name = str(judge["name"])
-    recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
-    for anchor in anchors.anchors:
-        for row in anchor.judgments:
-            if row.judge == name:
-                recorded[_slot(row)].append(row)
-    now = {_slot(row): row for row in rows if row.judge == name and row.verdict is not None}
-    pairs = [(old, now[slot]) for slot, old in recorded.items() if slot in now]
-    alike = [(old, new) for old, new in pairs if old[0].template_sha == new.template_sha]
-    questions = [new.prompt_id for _, new in alike]
-    rating = any(isinstance(row.verdict, Rating) for old in recorded.values() for row in old)
-    scale = 1.0 if rating else 100.0
-    differences = np.array([scale * (_value(new) - float(np.mean([_value(row) for row in old]))) for old, new in alike])
-    moved = shift(differences, questions)
+    recorded = _recorded_verdicts(anchors, str(judge["name"]))
+    rejudged = _rejudged(recorded, [row for row in rows if row.judge == str(judge["name"])])
+    comparable = [pair for pair in rejudged if pair.has_same_words]
+    rated = any(isinstance(row.verdict, Rating) for verdicts in recorded.values() for row in verdicts)
+    scale = 1.0 if rated else 100.0  # preferences are shares of a point, reported in percent points
+    questions = [pair.now.prompt_id for pair in comparable]
+    moved = shift(np.array([scale * pair.difference for pair in comparable]), questions)
     judged, total = len(set(questions)), len({slot[0] for slot in recorded})
-    reason = _reason(anchors, judge, judged, total, changed_words=len(alike) < len(pairs))
+    reason = _reason(anchors, judge, judged, total, changed_words=len(comparable) < len(rejudged))
     p = None if moved is None else moved.p
     return AnchorCheck(
         anchors=anchors.sha,
         n=judged,
         unscored=total - judged,
-        unit="points" if rating else "percent",
+        unit="points" if rated else "percent",
         shift=_score(moved, judged, total),
         p=p,
-        changed=100 * float(np.mean([_outcome(new) != _outcome(old[0]) for old, new in alike])) if alike else None,
+        changed=_percent([pair.has_other_outcome for pair in comparable]),
         detectable=None if moved is None else moved.detectable,
         drifted=None if reason is not None or p is None else p < ALPHA,
         reason=reason,
     )
 
 
+def _recorded_verdicts(anchors: AnchorSet, judge: str) -> dict[tuple[str, ...], list[Judgment]]:
+    """Return the judge's recorded verdicts, several if it was asked repeatedly, by what was judged."""
+    recorded: dict[tuple[str, ...], list[Judgment]] = defaultdict(list)
+    for anchor in anchors.anchors:
+        for row in anchor.judgments:
+            if row.judge == judge:
+                recorded[_slot(row)].append(row)
+    return recorded
+
+
+def _rejudged(recorded: Mapping[tuple[str, ...], Sequence[Judgment]], rows: Iterable[Judgment]) -> list[_Rejudged]:
+    verdicts = {_slot(row): row for row in rows if row.verdict is not None}
+    return [_Rejudged(earlier, verdicts[slot]) for slot, earlier in recorded.items() if slot in verdicts]
+
+
+def _percent(flags: Sequence[bool]) -> float | None:
+    """Return the percentage of flags that are true, or None without flags."""
+    return 100 * (sum(flags) / len(flags)) if flags else None
+
+
 def _slot(row: Judgment) -> tuple[str, ...]:
+    """Return what was judged: the same for a recorded verdict and the verdict now."""
     return row.prompt_id, str(row.turn), str(row.order), row.answer_sha or ""
 
 
@@ -190,11 +233,12 @@ def _score(moved: PairedShift | None, judged: int, total: int) -> Score:
 
 
 def _reason(anchors: AnchorSet, judge: Identity, judged: int, total: int, *, changed_words: bool) -> str | None:
-    then = anchors.judges.get(str(judge["name"]))
-    if then is None:
+    """Return why the check says nothing about the judge, or None if it does."""
+    recorded = anchors.judges.get(str(judge["name"]))
+    if recorded is None:
         return f"the anchors contain verdicts of {', '.join(anchors.judges)} only"
-    if then != judge:
-        changed = sorted(key for key in then | judge if then.get(key) != judge.get(key))
+    if recorded != judge:
+        changed = sorted(key for key in recorded | judge if recorded.get(key) != judge.get(key))
         return f"the anchors were judged with another {', '.join(changed)}"
     if changed_words:
         return "the anchors were judged in other words (another judge prompt)"

@@ -87,7 +87,7 @@ class BatchFolder:
         return self.path / f"{name}.results.jsonl"
 
     def load(self, judge: str, endpoint: str) -> list[BatchRecord]:
-        """Return this judge's records, oldest first; an unreadable one is skipped and its requests are sent again."""
+        """Return this judge's records, oldest first. An unreadable one is skipped and its requests are sent again."""
         records = []
         for path in sorted(self.path.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
             try:
@@ -113,7 +113,7 @@ class BatchFolder:
 
 
 class AskAgainError(Exception):
-    """This request expired or met a passing error: another batch may answer it."""
+    """Internal: the request expired or met a passing error, so another batch may answer it."""
 
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
@@ -284,7 +284,7 @@ class BatchWire:
     price_share = PRICE_SHARE
 
     def __init__(self, spec: JudgeSpec, folder: Path, *, most: int = MAX_REQUESTS, most_bytes: int = MAX_BYTES) -> None:
-        """Keep the state of the batches in `folder`; `most` and `most_bytes` limit one batch.
+        """Keep the state of the batches in `folder`. `most` and `most_bytes` limit one batch.
 
         Raise ConfigError for a judge that no Batch API can serve.
         """
@@ -322,7 +322,7 @@ class BatchWire:
         return answer.result()
 
     def forget(self, call: Call) -> None:
-        """Drop a reply without a verdict: it is not handed out again from a batch's results."""
+        """Drop a reply without a verdict, so that a batch's results do not return it again."""
         name = call.key.hex()
         for record in self._records or ():
             if name in record.keys and name not in record.dropped:
@@ -344,7 +344,7 @@ class BatchWire:
                 return
 
     async def _take_up(self) -> list[BatchRecord]:
-        """Return the records of earlier sessions; steps that were not recorded are looked up at the server."""
+        """Return the records of earlier sessions. Steps that were not recorded are looked up at the server."""
         records = []
         for record in self._folder.load(self._judge, self._url):
             if record.file_id is None:

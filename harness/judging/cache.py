@@ -1,4 +1,4 @@
-"""A cache of judges' replies by request, shared by runs and processes, so that no question is paid for twice.
+"""Cache judges' replies by request, for all runs and processes, so that no question is paid for twice.
 
 >>> request_key("https://host/v1", {"model": "m"}, repeat=0) == request_key("https://host/v1", {"model": "m"}, repeat=1)
 False
@@ -60,7 +60,7 @@ CACHE_HINT = "move it away, or set HARNESS_REPLY_CACHE to another file, or use -
 
 
 def cache_path() -> Path:
-    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data; it may not exist yet."""
+    """Return `HARNESS_REPLY_CACHE`, or `replies.sqlite` beside the official data. It may not exist yet."""
     configured = os.environ.get("HARNESS_REPLY_CACHE")
     return Path(configured) if configured else cache_folder() / "replies.sqlite"
 
@@ -133,7 +133,7 @@ def _is_full(error: sqlite3.Error) -> bool:
 
 
 def _warn_unless_ours(error: ConfigError | StoreError) -> None:
-    """Warn that a run goes without its cache; re-raise if the file is sound, but another version of ours wrote it."""
+    """Warn that a run goes without its cache. Re-raise if the file is sound, but another version of ours wrote it."""
     if not isinstance(error.__cause__, sqlite3.Error | OSError):
         raise error
     log.warning("%s; this run continues without it", error)
@@ -152,7 +152,7 @@ class _Statement:
 
 
 class ReplyCache:
-    """The cache for the duration of an `async with`; `path` None: nothing is cached (`--no-cache`)."""
+    """The cache for the duration of an `async with`. Without a `path` nothing is cached (`--no-cache`)."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -200,7 +200,7 @@ class ReplyCache:
             await asyncio.wait([earlier])
         asking = self._asking[key] = self._loop.create_future()
         try:
-            chat_reply = await self._do(SELECT, (key,))
+            chat_reply = await self._execute(SELECT, (key,))
             if self._broken is not None and not self._is_off:
                 raise self._broken
             if chat_reply is None:
@@ -219,14 +219,14 @@ class ReplyCache:
         tops = json.dumps([[top.token, top.logprob] for top in reply.logprobs]) if reply.logprobs else ""
         usage = (reply.prompt_tokens, reply.completion_tokens)
         values = (reply.text, reply.finish, *usage, tops, reply.price_share, reply.reasoning, reply.reasoning_tokens)
-        await self._do(INSERT, (key, judge, time.time(), *values))
+        await self._execute(INSERT, (key, judge, time.time(), *values))
 
     async def forget(self, keys: Iterable[bytes]) -> None:
         """Drop replies without a verdict, so that the same question is asked again."""
         for key in keys:
-            await self._do(DELETE, (key,))
+            await self._execute(DELETE, (key,))
 
-    async def _do(self, sql: str, values: tuple[object, ...]) -> ChatReply | None:
+    async def _execute(self, sql: str, values: tuple[object, ...]) -> ChatReply | None:
         if self._thread is None:
             return None
         waiter: asyncio.Future[ChatReply | None] = self._loop.create_future()
@@ -247,13 +247,13 @@ class ReplyCache:
                 jobs.append(self._jobs.get())
             open_for_jobs = None not in jobs
             statements = [statement for job in jobs if job is not None for statement in job]
-            done = self._serve(database, statements)
+            results = self._serve(database, statements)
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_resolve, statements, done)
+                self._loop.call_soon_threadsafe(_resolve, statements, results)
         database.close()
 
     def _serve(self, database: sqlite3.Connection, jobs: list[_Statement]) -> list[ChatReply | None]:
-        """Run the jobs in one transaction and return their results; all None after a failure, which is noted."""
+        """Run the jobs in one transaction and return their results, or all None after a failure, which is noted."""
         if self._broken is not None:
             return [None] * len(jobs)
         # a transaction that begins by reading may fail as busy when it turns to writing, so it begins as a write
@@ -285,7 +285,7 @@ def _resolve(jobs: list[_Statement], replies: list[ChatReply | None]) -> None:
 
 
 def _run(database: sqlite3.Connection, job: _Statement) -> ChatReply | None:
-    """Run one statement and return the reply in its row. A row that cannot be read counts as absent: it is replaced."""
+    """Run one statement and return the reply in its row. A row that cannot be read counts as absent and is replaced."""
     rows = database.execute(job.sql, job.values)
     try:
         row = rows.fetchone()
@@ -335,7 +335,7 @@ class CacheShare:
 
 
 def shares(path: Path) -> list[CacheShare]:
-    """Return each judge's share, the largest first; empty if there is no cache."""
+    """Return each judge's share, the largest first, or none if there is no cache."""
     sums = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), SUM(LENGTH(text)), MIN(created), MAX(created)"
     rows = _one_statement(path, f"SELECT judge, {sums} FROM replies GROUP BY judge ORDER BY 2 DESC, 1", ())
     return [CacheShare(*row) for row in rows]
@@ -347,14 +347,14 @@ def prune(path: Path, *, older_than: float | None, judge: str | None) -> int:
     Return the number removed. Both None: remove all.
     """
     before = time.time() - older_than if older_than is not None else float("inf")
-    where = "WHERE created < ? AND INSTR(judge, ?) > 0"
-    removed = len(_one_statement(path, f"DELETE FROM replies {where} RETURNING 1", (before, judge or "")))
+    condition = "WHERE created < ? AND INSTR(judge, ?) > 0"
+    removed = len(_one_statement(path, f"DELETE FROM replies {condition} RETURNING 1", (before, judge or "")))
     if removed:
         _one_statement(path, "VACUUM", ())
     return removed
 
 
-def kept(path: Path, keys: Iterable[bytes]) -> set[bytes]:
+def cached_keys(path: Path, keys: Iterable[bytes]) -> set[bytes]:
     """Return the keys whose reply is cached, so that they need no call."""
     if not path.exists():
         return set()

@@ -96,8 +96,8 @@ def measured_agreement(results: Path) -> dict[str, str]:
         except ConfigError as error:
             log.warning("%s", error)
             continue
-        for part in calibration.suites.values():
-            score, name = part.scores.get("agreement_people"), str(calibration.judge["name"])
+        for suite_calibration in calibration.suites.values():
+            score, name = suite_calibration.scores.get("agreement_people"), str(calibration.judge["name"])
             if score is not None and score.value is not None and (name not in shares or score.n > shares[name].n):
                 shares[name] = score
     return {name: shown(score) for name, score in shares.items()}
@@ -130,19 +130,26 @@ def cite(results: Path, suite: str, judge: Mapping[str, JsonValue]) -> Citation 
 
 
 def sentence(calibration: Calibration, suite: str) -> str:
-    """Return `judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa 0.43),
-    …`"""
-    part = calibration.suites[suite]
-    kinds = [f"{n} recorded {kind}" for kind, n in part.items.items() if n and kind != "votes"]
-    parts = []
-    for name, peer in (("people", "people"), ("people_by_ratings", "people by its ratings"), ("retired", part.retired)):
-        score, kappa = part.scores.get(f"agreement_{name}"), part.scores.get(f"kappa_{name}")
+    """Return one sentence on a suite's part of a calibration.
+
+    For example: judge calibrated on 250 recorded comparisons: agrees with people 0.66 [0.61, 0.71] (n = 412, kappa
+    0.43), same verdict in both orders 0.81 [0.76, 0.86]
+    """
+    suite_calibration = calibration.suites[suite]
+    kinds = [f"{n} recorded {kind}" for kind, n in suite_calibration.items.items() if n and kind != "votes"]
+    clauses = []
+    for name, peer in (
+        ("people", "people"),
+        ("people_by_ratings", "people by its ratings"),
+        ("retired", suite_calibration.retired),
+    ):
+        score, kappa = suite_calibration.scores.get(f"agreement_{name}"), suite_calibration.scores.get(f"kappa_{name}")
         if score is not None and score.value is not None:
-            parts.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")
-    consistency = part.scores.get("position_consistency")
+            clauses.append(f"agrees with {peer} {shown(score)} (n = {score.n}{_kappa(kappa)})")
+    consistency = suite_calibration.scores.get("position_consistency")
     if consistency is not None and consistency.value is not None:
-        parts.append(f"same verdict in both orders {shown(consistency)}")
-    summary = ", ".join(parts) or "nothing scored"
+        clauses.append(f"same verdict in both orders {shown(consistency)}")
+    summary = ", ".join(clauses) or "nothing scored"
     return f"judge calibrated on {' and '.join(kinds)}: {summary}; calibration {calibration.sha}"
 
 

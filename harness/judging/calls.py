@@ -78,12 +78,12 @@ class CallOptions:
 
 @runtime_checkable
 class Calling(Protocol):
-    """A judge whose verdicts cost calls; the run hands it the options before it is entered."""
+    """A judge whose verdicts cost calls. The run hands it the options before it is entered."""
 
     def use(self, options: CallOptions) -> None: ...
 
     def first_call(self, task: JudgeTask) -> Call | None:
-        """Return the first request of a task, for estimates; None if the task needs no call."""
+        """Return the first request of a task, for estimates, or None if the task needs no call."""
         ...
 
 
@@ -91,8 +91,10 @@ class Calls:
     """One judge's calls to one endpoint."""
 
     def __init__(self, spec: JudgeSpec, endpoint: str, client: Chat, options: CallOptions) -> None:
-        """`endpoint` distinguishes one judge's replies from another's: its base URL, or, for a server whose address
-        changes with every run, a digest of the weights it serves."""
+        """Make one judge's calls to `endpoint`, which distinguishes its replies from another judge's.
+
+        It is a base URL, or a digest of the weights for a server whose address changes with every run.
+        """
         self.endpoint = endpoint
         self._spec = spec
         self._wire = options.wire(spec, client)

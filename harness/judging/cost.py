@@ -1,4 +1,4 @@
-"""What a judge's tokens cost, in US dollars: prices, token counts for estimates, and the limit `--max-cost`.
+"""Compute what a judge's tokens cost, in US dollars: prices, token counts for estimates, the limit `--max-cost`.
 
 >>> judge = JudgeSpec(name="gpt-4.1", kind="llm", price_in=2.0, price_out=8.0)  # per million tokens
 >>> price(judge, prompt_tokens=1000, completion_tokens=100)
@@ -47,14 +47,14 @@ def priced(spec: JudgeSpec) -> bool:
 
 
 def price(spec: JudgeSpec, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """Return the list price of this many tokens; None if the judge has no known price."""
+    """Return the list price of this many tokens, or None if the judge has no known price."""
     if spec.price_in is None or spec.price_out is None:
         return None
     return (prompt_tokens * spec.price_in + completion_tokens * spec.price_out) / 1e6
 
 
 def reply_price(spec: JudgeSpec, reply: ChatReply) -> float | None:
-    """Return what a reply cost when it was requested; None if the price or the token counts are unknown."""
+    """Return what a reply cost when it was requested, or None if the price or the token counts are unknown."""
     dollars = price(spec, reply.prompt_tokens, reply.completion_tokens) if reply.prompt_tokens else None
     return None if dollars is None else dollars * reply.price_share
 
@@ -81,7 +81,7 @@ def message_texts(body: dict[str, JsonValue]) -> list[str]:
 
 
 def token_limit(body: dict[str, JsonValue]) -> int | None:
-    """Return the most tokens of all replies to a request together; None if it sets no limit."""
+    """Return the most tokens of all replies to a request together, or None if it sets no limit."""
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     replies = body.get("n") or 1
     return limit * replies if isinstance(limit, int) and isinstance(replies, int) else None
@@ -164,13 +164,13 @@ class Charge:
 
 
 class Budget:
-    """The money of one run; without a limit it is not consulted.
+    """The money of one run. Without a limit it is not consulted.
 
     Calls that do not fit wait until others have ended below their reserved cost. The run stops if none is in flight.
     """
 
     def __init__(self, limit: float | None = None, *, waves: int | None = None) -> None:
-        """`waves`: how often all calls in flight may end while others still wait for room; None: no limit.
+        """`waves`: how often all calls in flight may end while others still wait for room. None means no limit.
 
         The rest of a batch fills a smaller batch, and so on, and each takes up to a day.
         """
@@ -189,7 +189,7 @@ class Budget:
 
     @asynccontextmanager
     async def charge(self, most: float) -> AsyncIterator[Charge]:
-        """Reserve `most` for the duration of one call; the caller writes the true cost into the charge."""
+        """Reserve `most` for the duration of one call. The caller writes the true cost into the charge."""
         await self._wait_for(most)
         self._in_flight += 1
         self._set_aside += most

@@ -338,7 +338,7 @@ def _decoded(text: str) -> Iterable[str]:
 
 
 def is_suspect(answer: Answer, turn: int | None = None) -> bool:
-    """Return whether the answer has a hit in any turn up to `turn` (1-based; None: all)."""
+    """Return whether the answer has a hit in any turn up to `turn`, counted from 1, or in any at all if it is None."""
     return any(kinds_in(text) for text in answer.turns[:turn])
 
 

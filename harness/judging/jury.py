@@ -1,4 +1,4 @@
-"""Who judged: a judge's part of the protocol, how a jury's verdicts become one, how stored protocols are read. Pure.
+"""State who judged: a judge's part of the protocol, a jury's verdicts as one, and reading stored protocols. Pure.
 
 >>> jury = Jury(("gpt-4.1", "qwen"), "majority")
 >>> jury.label
@@ -44,7 +44,7 @@ class Jury:
 
     @classmethod
     def of(cls, judges: Sequence[JudgeSpec], rule: JuryRule) -> Self | None:
-        """Return the jury of these judges; None if there are fewer than two."""
+        """Return the jury of these judges, or None if there are fewer than two."""
         return cls(tuple(judge.name for judge in judges), rule) if len(judges) > 1 else None
 
     @property
@@ -74,7 +74,7 @@ def _identity(judge: Judge) -> Identity:
 
 
 def judge_protocol(identities: Mapping[str, Identity], rule: JuryRule) -> dict[str, JsonValue]:
-    """Return the protocol's `judge`: one judge's identity; for a jury, its members' and the rule that combines them."""
+    """Return the protocol's `judge`: one judge's identity, or a jury's members and the rule that combines them."""
     members: list[JsonValue] = [*identities.values()]
     if len(identities) == 1:
         return next(iter(identities.values()))
@@ -97,32 +97,32 @@ class CardProtocol:
     auditor: str | None
     """The judge of some questions, on whose scale the scores are; None: there was no audit."""
     references: str | None
-    """MT-Bench's reference answers: official, pr3158 or file; None for other suites."""
+    """Which reference answers were used, of a suite with several sets; None for the others."""
     limit: tuple[int, int] | None
     """Number of prompts drawn, and the seed of the draw; None: all prompts."""
 
     @classmethod
     def read(cls, protocol: Mapping[str, JsonValue]) -> Self:
-        """Return what a card's or a manifest's protocol states; unknown keys and forms are ignored."""
+        """Return what a card's or a manifest's protocol states. Unknown keys and forms are ignored."""
         references = protocol.get("references")
         limit: tuple[int, int] | None = None
         match protocol.get("limit"):
             case {"n": int(n), "seed": int(seed)}:
                 limit = n, seed
         jury: Jury | None = None
-        parts: list[JsonValue] = [protocol.get("judge")]
+        members: list[JsonValue] = [protocol.get("judge")]
         match protocol.get("judge"):
-            case {"kind": "jury", "rule": "mean" | "majority" | "median" | "cyclic" as rule, "members": [*parts]}:
-                jury = Jury(tuple(str(part["name"]) for part in parts if isinstance(part, dict)), rule)
+            case {"kind": "jury", "rule": "mean" | "majority" | "median" | "cyclic" as rule, "members": [*members]}:
+                jury = Jury(tuple(str(identity["name"]) for identity in members if isinstance(identity, dict)), rule)
         auditor: str | None = None
         match protocol.get("audit"):
             case {"judge": {"name": str(auditor)}}:
                 pass
-        identities = [part for part in parts if isinstance(part, dict)]
-        if not all(isinstance(part.get("params"), dict) for part in identities):
+        identities = [identity for identity in members if isinstance(identity, dict)]
+        if not all(isinstance(identity.get("params"), dict) for identity in identities):
             identities = []  # an imported run, whose files do not state how the judge was asked
         return cls(
-            judges={str(part["name"]): part for part in identities},
+            judges={str(identity["name"]): identity for identity in identities},
             jury=jury,
             auditor=auditor,
             references=references if isinstance(references, str) else None,
@@ -151,15 +151,15 @@ def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) ->
     differences = []
     identity = _identity(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
-        shown = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
-        differences.append(f"judge {shown} instead of the official {' or '.join(official)}")
+        label = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
+        differences.append(f"judge {label} instead of the official {' or '.join(official)}")
     # a judge without log-probabilities is refused by the suites that read them, and for the others nothing is different
     params = {name: value for name, value in spec.params.items() if value is not None or "logprobs" not in name}
     if params:
         changed = (f"{name} left out" if value is None else f"{name} = {value!r}" for name, value in params.items())
         differences.append(f"judge {spec.name}: {', '.join(changed)}, instead of the official request parameters")
-    known = templates.values() if isinstance(templates, dict) else ()
-    if "template" in identity and identity["template"] not in known:
+    stated_templates = templates.values() if isinstance(templates, dict) else ()
+    if "template" in identity and identity["template"] not in stated_templates:
         differences.append(
             f"judge {spec.name}: words, parser and parameters of evaluator {spec.evaluator}, not the official"
         )
@@ -223,24 +223,24 @@ def by_question(judgments: Sequence[Judgment]) -> dict[Question, list[Judgment]]
 
 def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
     """Combine the members' judgments (one per member and question, of the current answers) into the jury's."""
-    kept: list[Judgment] = []
+    scored_rows: list[Judgment] = []
     sizes: Counter[str] = Counter()
     for rows in by_question(judgments).values():
         verdicts = [row.verdict for row in rows if row.verdict is not None]
         if jury.rule == "cyclic":
             sizes["full" if verdicts else "short"] += 1
-            kept += rows
+            scored_rows += rows
             continue
         if 2 * len(verdicts) <= len(jury.members):
             sizes["short"] += 1
-            kept.append(_failed(rows[0], len(verdicts), jury))
+            scored_rows.append(_failed(rows[0], len(verdicts), jury))
             continue
         sizes["full" if len(verdicts) == len(jury.members) else "part"] += 1
         if jury.rule == "mean":
-            kept += [row for row in rows if row.verdict is not None]
+            scored_rows += [row for row in rows if row.verdict is not None]
             continue
         sizes["undecided"] += jury.rule == "majority" and majority(verdicts) is None
-        kept.append(_as_jury(rows[0], jury, verdict=agreed(verdicts, jury.rule)))
+        scored_rows.append(_as_jury(rows[0], jury, verdict=agreed(verdicts, jury.rule)))
     counts = JuryCounts(
         questions=sizes["full"] + sizes["part"] + sizes["short"],
         full=sizes["full"],
@@ -248,11 +248,11 @@ def combine(judgments: Sequence[Judgment], jury: Jury) -> Combined:
         short=sizes["short"],
         undecided=sizes["undecided"],
     )
-    return Combined(jury, tuple(kept), counts)
+    return Combined(jury, tuple(scored_rows), counts)
 
 
 def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...]:
-    """Return a stored run's judgments as its scorer was given them; `protocol` is its card's.
+    """Return a stored run's judgments as its scorer was given them. `protocol` is its card's.
 
     Those of an audit are left out: `audit_rows` has them.
     """
@@ -262,7 +262,7 @@ def scored(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> 
 
 
 def audit_rows(judgments: Sequence[Judgment], protocol: Mapping[str, JsonValue]) -> tuple[Judgment, ...] | None:
-    """Return the judgments of a stored run's audit; None if it had none."""
+    """Return the judgments of a stored run's audit, or None if it had none."""
     auditor = CardProtocol.read(protocol).auditor
     return None if auditor is None else tuple(row for row in judgments if row.judge == auditor)
 
@@ -279,7 +279,7 @@ def agreed(verdicts: Sequence[Verdict], rule: JuryRule) -> Verdict:
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Return the verdict that more than half give; None if there is none."""
+    """Return the verdict that more than half give, or None if there is none."""
     outcome, times = Counter(outcome_of(verdict) for verdict in verdicts).most_common(1)[0]
     if 2 * times <= len(verdicts):
         return None

@@ -13,7 +13,7 @@ from ..analysis.comparison import AnswerShift, Comparison
 from ..analysis.differences import Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
-from .text import FittedTable, escape_markdown, interval, markdown_list, markdown_table, number, rich_table
+from .text import FittedTable, escape_markdown, interval, listed, markdown_list, markdown_table, number, rich_table
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
 ORDER = ("metric", "category", "difference [95 %]", "p", "first", "other", "detectable")
@@ -246,7 +246,7 @@ def best_sentence(best: BestOf) -> str:
         others = "the other is" if worse == 1 else "the others are"
         return f"{best.suite}: {best.tied[0]} is the best of {len(best.models)} {by}; {others} shown to be worse"
     rest = f"; {worse} of {len(best.models)} {'is' if worse == 1 else 'are'} shown to be worse" if worse else ""
-    return f"{best.suite}: {' and '.join(best.tied)} are tied for the best {by}{rest}"
+    return f"{best.suite}: {listed(best.tied)} are tied for the best {by}{rest}"
 
 
 def best_lines(best: BestOf) -> list[str]:

@@ -17,7 +17,7 @@ from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, Sequent
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
 from .comparison_text import best_sentence, difference_span, p_cell
-from .text import FittedTable, escape_markdown, markdown_list, markdown_table, plain, rich_table
+from .text import FittedTable, escape_markdown, listed, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
 GATE_ORDER = ("check", "result", "difference [95 %]", "margin", "lower bound", "baseline", "candidate")
@@ -59,15 +59,6 @@ def shipping_line(report: CandidatesReport) -> str:
             f"{head}; ship {report.shippable[0]}: the others are shown to be worse than the best on some suite"
         )
     return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, such as the cheapest")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def candidates_markdown(report: CandidatesReport) -> str:

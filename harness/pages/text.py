@@ -127,6 +127,15 @@ def marked(text: str | Markup, words: str) -> Markup:
     return Markup(pattern.sub(lambda match: f"<mark>{match[0]}</mark>" if match["words"] else match[0], str(html)))
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 # ------------------------------------------------------------------------------------------------ tables for a terminal
 # A table that is too wide loses columns by priority. Then names shorten in the middle, where variants of one model
 # differ least; numbers never break.

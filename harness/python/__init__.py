@@ -1,1 +1,1 @@
-"""The commands as functions that return objects, and a callback for trainers."""
+"""Call the commands as functions that return objects, or from a trainer's callback."""

@@ -1,8 +1,9 @@
 """Evaluate, read, compare, rank and gate from Python, as the commands of the same names do.
 
-import harness
-cards = harness.run("./ckpt", "mt_bench", judge="gpt-4.1")     # resumes, like the command
-harness.compare("base", "new").to_pandas()
+>>> import harness
+>>> harness.run("./ckpt", "mt_bench", judge="gpt-4.1", limits=20)
+Traceback (most recent call last):
+harness.records.errors.ConfigError: run() has no setting 'limits'; settings are the keys of harness.yaml
 
 Nothing is printed; a notebook shows the results as tables. Errors are `harness.HarnessError`s, never an exit.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..analysis.comparison import Comparison, Population
-from ..analysis.finished_runs import compare_models, find_runs, run_rows
+from ..analysis.finished_runs import PairOptions, compare_models, find_runs, run_rows
 from ..analysis.gate.evidence import GateOptions, gate_runs, read_policy
 from ..analysis.gate.policy import CheckResult, GatePolicy, GateReport
 from ..analysis.leaderboard import Table
@@ -193,7 +194,7 @@ def run(
     on_progress: ProgressCallback | None = None,
     **settings: Any,
 ) -> Cards:
-    """Serve a model, ask, judge and score, as `harness run`; called again, it resumes. Return the cards.
+    """Serve a model, ask, judge and score, as `harness run`, and return the cards. Called again, it resumes.
 
     `settings` are keys of harness.yaml, e.g. `judge="gpt-4.1"`, `limit=20`, `serve={"tensor_parallel": 2}`; a
     harness.yaml is read only if `config` names it. `on_progress` is called per row; None shows bars on a terminal.
@@ -221,6 +222,7 @@ async def run_async(
     flags = {"model": str(model), "suite": suite, "results": str(results)}
     spec = resolve(overlaid(file, settings | flags))
     run_plan = plan(spec)
+    # a baseline's answers are part of the protocol, so they must exist before the plan is final
     for job in run_plan.baselines_to_ask:
         await ask(job)
     if run_plan.baselines_to_ask:
@@ -253,7 +255,7 @@ def compare(
     names = [str(first), *map(str, others)]
     if not others:
         raise ConfigError(f"compare needs two runs or more, got {names[0]!r} alone")
-    pairs = compare_models(names, Path(results), suites=list(suites), population=population, force=force)
+    pairs = compare_models(names, Path(results), PairOptions(list(suites), force=force), population=population)
     return Comparisons(tuple(pairs))
 
 
@@ -287,6 +289,7 @@ def leaderboard(results: str | Path = "results", *, joint_ranks: bool = False) -
 
 def _finished(job: Coroutine[Any, Any, T]) -> T:
     """Run the job to its end, also from a notebook, whose event loop runs already."""
+    # a notebook has a running loop, in which asyncio.run is not allowed: a thread has none
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,8 +1,7 @@
 """Evaluate checkpoints during training with transformers or TRL: the scores become metrics of the trainer.
 
-trainer.add_callback(HarnessCallback(trainer, "mt_bench", limit=20, judge="gpt-4.1", serve={"devices": "7"}))
-
-It evaluates each checkpoint when it is saved, and training waits for it: give the server GPUs that training does not
+`trainer.add_callback(HarnessCallback(trainer, "mt_bench", limit=20, serve={"devices": "7"}))` is all it takes.
+Each checkpoint is evaluated when it is saved, and training waits for it: give the server GPUs that training does not
 use. On several ranks the others wait at their next collective operation, so an evaluation must end within the process
 group's timeout; `harness watch` evaluates beside the training instead.
 """

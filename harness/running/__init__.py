@@ -1,1 +1,1 @@
-"""One run: planned, estimated, answered and judged in a pipeline, and summed up on score cards."""
+"""Plan one run, estimate it, answer and judge in a pipeline, and sum it up on score cards."""

@@ -99,52 +99,98 @@ class BaselineJob:
         return {answer.prompt_id: answer for answer in answers if answer.error is None}
 
     def missing(self) -> list[Prompt]:
-        known = self.stored()
-        return [prompt for prompt in self.prompts if prompt.id not in known]
+        stored = self.stored()
+        return [prompt for prompt in self.prompts if prompt.id not in stored]
 
 
 def with_baseline(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt]) -> tuple[Suite, BaselinePlan | None]:
-    """Return the suite against the baseline that the command or its own file names; None: its own.
+    """Return the suite against the baseline that the command or its own file names, or itself and None.
 
-    `prompts`: those of this run. Ask nothing. Raise ConfigError if the suite compares with no baseline, or if one is
-    needed and none is named.
+    `prompts`: those of this run. Nothing is asked. Raise ConfigError if the suite compares with no baseline, or if one
+    is needed and none is named.
     """
+    choice = _choice(spec, suite)
+    if choice is None:
+        _refuse_without(suite)
+        return suite, None
+    if not isinstance(suite, TakesBaseline) or (isinstance(suite, WantsBaseline) and not suite.takes_baseline):
+        if choice.is_for_all_suites and len(spec.suites) > 1:
+            return suite, None  # --baseline is for the other suites; `check_used` refuses it if none takes it
+        raise ConfigError(f"--baseline {choice.text!r}: {suite.name} does not compare with a baseline")
+    source = _source(spec, suite, prompts, choice)
+    _check_coverage(source.answers, suite, prompts, choice.text)
+    against: Suite = suite.against(source.answers)
+    if against is suite:
+        return suite, None  # the benchmark's own baseline, by another way
+    official = _listed(suite.protocol().get("baseline"))
+    return against, BaselinePlan(choice.text, source.answers, official, source.job, source.key)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The baseline that somebody named."""
+
+    text: str
+    by_flag: bool
+    """By `--baseline`; otherwise by the suite's own file, whose author may be a stranger."""
+    is_for_all_suites: bool = False
+    """By a `--baseline` that names no suite."""
+
+
+def _choice(spec: RunSpec, suite: Suite) -> _Choice | None:
+    """Return the baseline that the command names for the suite, else its own file, or None if neither does."""
     name = judged_as(suite.name)
     flag = spec.baseline.get(name, spec.baseline.get(name.partition(":")[0], spec.baseline.get("*")))
-    text = flag or (suite.baseline_choice if isinstance(suite, NamesBaseline) else None)
-    if text is None:
-        if isinstance(suite, WantsBaseline) and suite.needs_baseline:
-            raise ConfigError(
-                f"{suite.name} compares with a baseline and has none of its own: give --baseline RUN, FILE or MODEL"
-            )
-        return suite, None
-    takes = suite.takes_baseline if isinstance(suite, WantsBaseline) else isinstance(suite, TakesBaseline)
-    if not takes or not isinstance(suite, TakesBaseline):
-        if flag is not None and "*" in spec.baseline and len(spec.suites) > 1:
-            return suite, None  # --baseline is for the other suites; `check_used` refuses it if none takes it
-        raise ConfigError(f"--baseline {text!r}: {suite.name} does not compare with a baseline")
+    if flag:
+        return _Choice(flag, by_flag=True, is_for_all_suites="*" in spec.baseline)
+    text = suite.baseline_choice if isinstance(suite, NamesBaseline) else None
+    return None if text is None else _Choice(text, by_flag=False)
+
+
+def _refuse_without(suite: Suite) -> None:
+    """Raise ConfigError if nothing of the suite can be judged without a baseline."""
+    if isinstance(suite, WantsBaseline) and suite.needs_baseline:
+        raise ConfigError(
+            f"{suite.name} compares with a baseline and has none of its own: give --baseline RUN, FILE or MODEL"
+        )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a baseline's answers come from. The fields are those of `BaselinePlan`."""
+
+    answers: Mapping[str, Answer]
     job: BaselineJob | None = None
     key: str | None = None
-    answers = _recorded(text, suite, spec.results)
-    if answers is None:
-        job = _job(spec, suite, prompts, text, is_trusted=flag is not None)
-        key, stored = job.folder.name, job.stored()
-        answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
-        job = job if job.missing() else None
-    card = Path(text).parent / "card.json"
-    if Path(text).name == BASELINE_ROWS and card.is_file():  # a run's copy, named there as when a model was asked
-        stated = read_card(card).protocol.get("baseline_answers")
-        key = stated if isinstance(stated, str) else None
+
+
+def _source(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], choice: _Choice) -> _Source:
+    """Return the answers that exist, or stand-ins with the job of asking for them."""
+    recorded = _recorded(choice.text, suite, spec.results)
+    if recorded is not None:
+        return _Source(recorded, key=_stated_key(Path(choice.text)))
+    job = _job(spec, suite, prompts, choice.text, is_trusted=choice.by_flag)
+    stored = job.stored()
+    answers = {prompt.id: stored.get(prompt.id) or _placeholder(prompt, job.model.label) for prompt in prompts}
+    return _Source(answers, job if job.missing() else None, job.folder.name)
+
+
+def _stated_key(path: Path) -> str | None:
+    """Return the key that a run states of its copy of the answers, or None. Both runs then have one protocol."""
+    card = path.parent / "card.json"
+    if path.name != BASELINE_ROWS or not card.is_file():
+        return None
+    stated = read_card(card).protocol.get("baseline_answers")
+    return stated if isinstance(stated, str) else None
+
+
+def _check_coverage(answers: Mapping[str, Answer], suite: Suite, prompts: Sequence[Prompt], text: str) -> None:
+    """Raise ConfigError if no prompt has an answer, and warn if some have none."""
     missing = [prompt.id for prompt in prompts if prompt.id not in answers]
     if len(missing) == len(prompts):
         raise ConfigError(f"--baseline {text!r} has no answer to any question of {suite.name}")
     if missing:
         log.warning("baseline %r has no answer to %d of %d questions", text, len(missing), len(prompts))
-    official = suite.protocol().get("baseline")
-    against: Suite = suite.against(answers)
-    if against is suite:
-        return suite, None  # the benchmark's own baseline, by another way
-    return against, BaselinePlan(text, answers, _listed(official), job, key)
 
 
 def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
@@ -154,7 +200,7 @@ def check_used(spec: RunSpec, plans: Iterable[BaselinePlan | None]) -> None:
 
 
 def placeholders(suite: Suite) -> Suite:
-    """Return the suite against stand-in answers, to show what it would ask; itself if it has a baseline or needs none.
+    """Return the suite against stand-in answers, to show what it would ask. Return itself if it needs none.
 
     A baseline that the suite's file names as a file is read.
     """
@@ -181,14 +227,14 @@ def _listed(official: JsonValue) -> str | None:
 
 
 def _placeholder(prompt: Prompt, model: str, words: int = 300) -> Answer:
-    """Return a stand-in; by default it has about 1,500 characters per turn, for plans."""
+    """Return a stand-in. By default it has about 1,500 characters per turn, for plans."""
     numbers = range(1, 1 + len(prompt.turns))
     turns = tuple(f"(the baseline's answer {number})" + " word" * words for number in numbers)
     return Answer(prompt_id=prompt.id, model=model, turns=turns, finish=tuple("stop" for _ in turns))
 
 
 def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | None:
-    """Return the first draw of a run or file, by prompt id; None if the text names a model that is to be asked.
+    """Return the first draw of a run or file, by prompt id, or None if the text names a model that is to be asked.
 
     `run:NAME` is a run, even if there is a file or folder of that name.
     """
@@ -216,9 +262,11 @@ def _recorded(text: str, suite: Suite, results: Path) -> dict[str, Answer] | Non
 
 def _job(spec: RunSpec, suite: Suite, prompts: Sequence[Prompt], text: str, *, is_trusted: bool) -> BaselineJob:
     model = ModelRef.parse(text)
+    # a candidate behind an endpoint says nothing about how to serve a folder, so that is vLLM's
     name = "endpoint" if model.scheme == "endpoint" else "vllm" if spec.backend == "endpoint" else spec.backend
     serve = spec.serve.model_dump() | ({} if is_trusted else UNSAFE)
     backend: Backend = load_plugin("backends", name)(model, ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **serve))
+    # of all the suite's prompts, so that runs with another limit find the same answers
     shas = {digest(suite.sampling(prompt).model_dump(mode="json"))[:12] for prompt in suite.prompts()}
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,
@@ -251,6 +299,7 @@ async def ask(job: BaselineJob) -> None:
                     answer = await server.answer(prompt, job.suite.sampling(prompt).model_copy(update={"n": 1}))
                     store.answers.append(answer.model_copy(update={"model": job.model.label}))
 
+            # one iterator for all workers: each takes the next prompt when it is free
             async with asyncio.TaskGroup() as group:
                 for _ in range(job.concurrency):
                     group.create_task(work())

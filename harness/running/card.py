@@ -1,4 +1,9 @@
-"""The score card of what is in a run's store now: the suite's scores, failures by reason, trust, provenance, usage."""
+"""Make the score card of what is in a run's store now: scores, failures by reason, trust, provenance, usage.
+
+An audited run, whose expensive judge saw some questions, has scores on that judge's scale; the estimate is that of
+`harness.stats.combined`. Only metrics that are sums over questions have one. What is fitted to all verdicts, such as a
+length-controlled rate, stays the cheap judge's and is listed as such, apart from the scores.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from ..judging.anchors import check
+from ..judging.anchors import check_anchors
 from ..judging.calibrated import Citation, cite
 from ..judging.injection import count_injections
 from ..judging.jury import Combined, combine
@@ -50,10 +55,6 @@ from .plan import AuditPlan, Plan, SuitePlan
 from .trust import judging, trust_notes
 
 # ------------------------------------------------------------------------------------------------------- audited scores
-# The scores of an audited run, whose expensive judge saw some questions: they are on its scale.
-#
-# The estimate is `harness.stats.combined`'s. Only metrics that are sums over questions have one; what is fitted to all
-# verdicts, such as a length-controlled rate, stays the cheap judge's and is listed as such, apart from the scores.
 
 
 NOT_VERDICTS = frozenset({"characters", "tokens"})
@@ -87,7 +88,8 @@ def audited_scores(
     facts = facts_of(suite.name)
     estimates = {first.metric: audited_sums(first, second) for first, second in sums}
     scores = {metric: _score(estimate, cheap.scores[metric], ends) for metric, estimate in estimates.items()}
-    kept = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
+    # lengths are of the answers, so the audit changes nothing about them
+    lengths = {name: score for name, score in cheap.scores.items() if facts.metric(name).unit in NOT_VERDICTS}
     headline = audited_headline(suite.headline, list(scores))
     audit = Audit(
         judge=plan.name,
@@ -95,11 +97,11 @@ def audited_scores(
         judged=len(set().union(*(set(first.ids) & set(second.ids) for first, second in sums))),
         of=len(set().union(*(first.ids for first, _ in sums))),
         gains={metric: _gain(estimate) for metric, estimate in estimates.items() if estimate is not None},
-        cheap={name: score for name, score in cheap.scores.items() if name not in kept},
+        cheap={name: score for name, score in cheap.scores.items() if name not in lengths},
         spending={},
     )
     whole = audit.judged >= MIN_SCORED * audit.drawn and scores[headline].value is not None
-    results = SuiteScores(scores=scores | kept, notes=(*cheap.notes, *_notes(audit, suite.headline, headline)))
+    results = SuiteScores(scores=scores | lengths, notes=(*cheap.notes, *_notes(audit, suite.headline, headline)))
     return AuditedScores(results, headline, audit, whole)
 
 
@@ -138,8 +140,8 @@ def spending_by_judge(store: RunStore, names: Iterable[str]) -> dict[str, JudgeS
     """Return what the verdicts of each of these judges took."""
     spent = {name: store.spending(name) for name in names}
     return {
-        name: JudgeSpending(calls=part.calls, paid=round(sum(part.paid), 6) if part.paid else None)
-        for name, part in spent.items()
+        name: JudgeSpending(calls=spending.calls, paid=round(sum(spending.paid), 6) if spending.paid else None)
+        for name, spending in spent.items()
     }
 
 
@@ -161,14 +163,14 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     rows = current_judgments(answers, run.store.judgments.all())
     judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not change a score's last digit
     anchor_rows = sorted(run.store.anchors.all(), key=lambda row: row.key)
-    auditor = None if suite_plan.audit is None else suite_plan.audit.name
+    auditor = suite_plan.audit and suite_plan.audit.name
     main_rows = [row for row in judgments if row.judge != auditor]
     combined = None if suite_plan.jury is None else combine(main_rows, suite_plan.jury)
-    scored = main_rows if combined is None else combined.judgments
+    scored = main_rows if combined is None else combined.judgments  # the suite sees one verdict per task
     results = suite.score(suite_plan.prompts, answers, scored)
     _check_headline(results, suite.headline, suite.name)
-    trust = _trust(suite_plan, answers, main_rows, combined)
-    trust = trust.model_copy(update={"anchors": _anchor_checks(suite_plan, anchor_rows)})
+    anchors = _anchor_checks(suite_plan, anchor_rows)
+    trust = _trust(suite_plan, answers, main_rows, combined).model_copy(update={"anchors": anchors})
     headline, complete = suite.headline, is_complete_card(suite.name, suite.headline, results.scores)
     if suite_plan.audit is not None:
         audited = _audited(suite_plan, results, answers, scored, [row for row in judgments if row.judge == auditor])
@@ -176,12 +178,12 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         complete = is_complete_card(suite.name, headline, results.scores) and audited.is_complete
         spending = spending_by_judge(run.store, [judge.spec.name for judge in suite_plan.judges])
         trust = trust.model_copy(update={"audit": audited.audit.model_copy(update={"spending": spending})})
+    # a calibration is on the benchmark's own questions, and says nothing of the pocket edition's
     citation = cite(spec.results, suite.name, suite_plan.scale) if spec.edition == "official" else None
-    judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = (
         *suite_plan.differences(),
         *results.notes,
-        *judge_notes,
+        *dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note),
         *injection_notes(answers),
         *slot_notes(suite_plan, answers),
         *_thinking_notes(plan.identity),
@@ -226,6 +228,7 @@ def _audited(
     sides = (judgments, audit_judgments)
     sums = [tuple(question_sums(rule, answers, side, categories=categories) for side in sides) for rule in rules]
     verdict = next((row.verdict for row in audit_judgments if row.verdict is not None), None)
+    # the interval ends where the scale does; a preference is a share of a point
     ends = (verdict.low, verdict.high) if isinstance(verdict, Rating) else (0.0, 1.0)
     return audited_scores(plan.audit, plan.suite, results, [(first, second) for first, second in sums], ends)
 
@@ -255,8 +258,8 @@ def numbers_card(model: str, numbers: Numbers, run_id: str, identity: dict[str, 
 
 def _check_headline(results: SuiteScores, metric: str, suite: str) -> None:
     if metric not in results.scores:
-        known = ", ".join(results.scores) or "none"
-        raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {known}")
+        names = ", ".join(results.scores) or "none"
+        raise ConfigError(f"suite {suite!r} has no score named {metric!r}, its headline; its scores: {names}")
 
 
 def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[str, JsonValue]:
@@ -266,17 +269,17 @@ def _provenance(plan: Plan, run: SuiteRun, citation: Citation | None) -> dict[st
         "run_id": run.store.folder.name,
         "config": _config_digest(spec),
         "seed": spec.seed,
-        **_parts(plan),
+        **_weights_apart(plan),
         **({} if anchors is None else {"anchors": anchors.sha}),  # not in the protocol: they change no score
         **({} if citation is None else {"calibration": citation.provenance}),
         **({} if plan.fusion is None else {"fusion": plan.fusion.model_dump(mode="json")}),
     }
 
 
-def _parts(plan: Plan) -> dict[str, JsonValue]:
-    """Return the digests of an adapter and of its base; the identity has that of both together."""
-    parts = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
-    return {"weights": parts} if parts else {}
+def _weights_apart(plan: Plan) -> dict[str, JsonValue]:
+    """Return the digests of an adapter and of its base. The identity has that of both together."""
+    digests = plan.backend.parts() if isinstance(plan.backend, InParts) else {}
+    return {"weights": digests} if digests else {}
 
 
 def _config_digest(spec: RunSpec) -> str:
@@ -366,10 +369,10 @@ def _trust(
 
 
 def _anchor_checks(plan: SuitePlan, rows: Sequence[Judgment]) -> dict[str, AnchorCheck]:
-    """Return judge -> check of this plan's anchors; rows of other anchors in this folder are ignored."""
+    """Return judge -> check of this plan's anchors. Rows of other anchors in this folder are ignored."""
     if plan.anchors is None:
         return {}
-    return {name: check(plan.anchors, identity, rows) for name, identity in plan.identities.items()}
+    return {name: check_anchors(plan.anchors, identity, rows) for name, identity in plan.identities.items()}
 
 
 def _settings(plan: SuitePlan) -> dict[str, JsonValue]:
@@ -409,7 +412,7 @@ def _reasoning_counts(answers: Sequence[Answer]) -> dict[str, JsonValue]:
 
 
 def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgment]) -> dict[str, JsonValue]:
-    """Return tokens and dollars of the rows; seconds and tokens per second of the sessions that ended normally.
+    """Return tokens and dollars of the rows, and seconds and tokens per second of the sessions that ended normally.
 
     `judgment_cost` is what these verdicts cost when they were first requested. `judgment_paid` and `judgment_calls` are
     what this run spent: rows that were retried count too, replies from the cache do not.
@@ -420,7 +423,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
     total: Counter[str] = Counter()
     for session in sessions:
         total.update({key: value for key, value in session.items() if isinstance(value, int | float)})
-    seconds = total["answer_seconds"]
+    seconds = total["answer_seconds"]  # without the start of the server, which would make short runs look slow
     return {
         "answer_prompt_tokens": sum(sum(answer.prompt_tokens) for answer in answers),
         "answer_completion_tokens": sum(sum(answer.completion_tokens) for answer in answers),
@@ -442,7 +445,7 @@ def _usage(store: RunStore, answers: Sequence[Answer], judgments: Sequence[Judgm
 
 
 def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
-    """Return what each member of an ensemble did for these answers; empty if one model answered.
+    """Return what each member of an ensemble did for these answers, or nothing if one model answered.
 
     Dollars and parameter tokens are left out where they are unknown.
     """
@@ -457,7 +460,7 @@ def member_usage(answers: Iterable[Answer]) -> dict[str, JsonValue]:
 
 
 def _reasoning_tokens(answers: Sequence[Answer]) -> dict[str, JsonValue]:
-    """Return the part of the answers' tokens spent on reasoning, if any; None if no count can tell the two apart."""
+    """Return the part of the answers' tokens spent on reasoning, if any, or None if no count can tell the two apart."""
     if any(any(answer.reasoning) and answer.visible_tokens is None for answer in answers):
         return {"answer_reasoning_tokens": None}
     tokens = sum(sum(answer.reasoning_tokens) for answer in answers)

@@ -1,4 +1,4 @@
-"""What a run will ask and cost: calls, those already done or cached, dollars.
+"""Estimate what a run will ask and cost: calls, those already done or cached, dollars.
 
 It reads the suites' data, the run's own rows and the reply cache. It asks nothing and writes nothing. A run that
 begins has its stores open already, so that their rows are read once.
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 from pydantic import JsonValue
 
-from ..judging.cache import kept
+from ..judging.cache import cached_keys
 from ..judging.calls import Call, Calling
 from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
 from ..records import Answer, JudgeSpec, JudgeTask, Prompt
@@ -124,7 +124,7 @@ class _Totals:
     """Calls that are not done -> dollars."""
 
     def add(self, task: JudgeTask, asked: Iterable[tuple[Judge, int]], rows: JudgmentRows) -> None:
-        """Count the calls of one task, per judge and repeat; the repeats of a call cost the same.
+        """Count the calls of one task, per judge and repeat. The repeats of a call cost the same.
 
         `rows`: where its verdicts are.
         """
@@ -149,7 +149,7 @@ class _Totals:
                 self.keys[call.key] = dollars_by_judge[name]
 
     def _dollars(self, judge: Judge, task: JudgeTask, call: Call | None) -> float:
-        """Return a task's cost at list price; 0 if there is no price, or if the judge needs no call.
+        """Return a task's cost at list price, or 0 if there is no price, or if the judge needs no call.
 
         If a judge does not state its request, assume that it sends the template.
         """
@@ -172,8 +172,8 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     specs = [judge.spec for judge in suite_plan.judges]
     meters = {spec.name: meter(spec.model, exact=exact) for spec in specs}
     totals = _totals(plan, run, meters)
-    cached = kept(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
-    known = all(map(priced, specs))
+    cached = cached_keys(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
+    has_prices = all(map(priced, specs))
     shares = {
         spec.name: JudgeShare(totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if priced(spec) else None)
         for spec in specs
@@ -187,8 +187,8 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
         judge_calls=totals.calls,
         judge_calls_done=totals.done,
         judge_calls_cached=len(cached),
-        judge_cost=totals.cost if known else None,
-        judge_cost_open=totals.cost_open - sum(totals.keys[key] for key in cached) if known else None,
+        judge_cost=totals.cost if has_prices else None,
+        judge_cost_open=totals.cost_open - sum(totals.keys[key] for key in cached) if has_prices else None,
         tokens_by=", ".join(dict.fromkeys(token_meter.name for token_meter in meters.values())),
         by_judge=shares,
     )

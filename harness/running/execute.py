@@ -1,4 +1,4 @@
-"""One `harness run`, from a plan to score cards, and several side by side, each on devices of its own.
+"""Execute one `harness run`, from a plan to score cards, or several side by side, each on devices of its own.
 
 >>> async def job(devices: str | None) -> str:
 ...     return f"on {devices}"
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
-    """Open and lock every suite's store, and create the folder for logs; close all stores afterwards.
+    """Open and lock every suite's store, create the folder for logs, and close all stores afterwards.
 
     `fresh` archives earlier runs. Raise ConfigError if another process uses one of the folders, or if a budget cannot
     be kept.
@@ -63,9 +63,11 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
             stores.append(run.store)
             suite, baseline = run.plan.suite, run.plan.baseline
             definition = suite.definition() if isinstance(suite, Definable) else None
+            # a user's suite file or baseline may change later, and the rows must still be readable then
             keep_beside(run.store.folder, definition, () if baseline is None else baseline.answers.values())
             if run.plan.anchor_tasks:
                 run.store.anchors.open()
+        # what earlier sessions paid counts: --max-cost is for the run, not for one session
         plan.calls.budget.spent = sum(sum(run.store.spending().paid) for run in runs)
         make_folder(plan.spec.log_dir)
         yield runs
@@ -77,18 +79,18 @@ def opened(plan: Plan, *, fresh: bool) -> Iterator[list[SuiteRun]]:
 async def execute(
     plan: Plan, runs: Sequence[SuiteRun], *, fresh: bool = False, on_progress: ProgressCallback = lambda _: None
 ) -> list[ScoreCard]:
-    """Answer, judge and score; write and return one card per suite. Sessions are recorded even if interrupted.
+    """Answer, judge and score, and return the written cards, one per suite. Interrupted sessions are recorded, too.
 
     `fresh` is for suites that run by themselves; the others' stores are already open.
     """
     started = time.monotonic()
     async with AsyncExitStack() as stack:
-        kept = KeptServer(plan.backend, stack)
+        server = KeptServer(plan.backend, stack)
 
         def serve() -> AbstractAsyncContextManager[Backend]:
             # if the server were kept, a judge that waits for the candidate's devices would wait forever
             keeping = plan.own_runners and not any(waits(judge) for run in runs for judge in run.plan.judges)
-            return kept if keeping else plan.backend
+            return server if keeping else plan.backend
 
         presented = await check_same_model(plan.backend, runs, assume_same=plan.spec.same_model)
         try:
@@ -101,9 +103,9 @@ async def execute(
                     answers_first=plan.spec.transport == "batch",
                     on_progress=on_progress,
                 )
-        finally:
+        finally:  # also after an error or Ctrl-C: what was paid until then must be counted
             end_sessions(runs, time.monotonic() - started)
-        own_cards = [await own_card(plan, suite, kept, presented, fresh=fresh) for suite in plan.own_runners]
+        own_cards = [await own_card(plan, suite, server, presented, fresh=fresh) for suite in plan.own_runners]
     environment = await asyncio.to_thread(provenance)
     cards = []
     for run in runs:
@@ -159,7 +161,7 @@ class KeptServer:
 
 
 def own_manifest(plan: Plan, suite: OwnRunner) -> dict[str, JsonValue]:
-    """Return the fields that must be equal to reuse a result; their digest is the run's id."""
+    """Return the fields that must be equal to reuse a result. Their digest is the run's id."""
     spec = plan.spec
     return {
         "schema_version": 1,
@@ -198,7 +200,7 @@ async def own_card(
             log.info("%s: running; its log and raw output: %s", suite.name, work_dir)
             numbers = await run_own(suite, plan.backend, job)
         card = numbers_card(spec.model.label, numbers, folder.name, plan.identity)
-        store.write_questions(numbers.questions)
+        store.write_questions(numbers.questions)  # before the card, whose existence means that all is written
         store.write_card(card)
     finally:
         store.close()
@@ -220,7 +222,6 @@ async def run_own(suite: OwnRunner, backend: Serving, job: OwnRun) -> Numbers:
 
 
 # ------------------------------------------------------------------------------------------------------- several models
-# Several models at once, each on devices that no other one has.
 
 
 T = TypeVar("T")
@@ -229,7 +230,7 @@ T = TypeVar("T")
 async def side_by_side(
     jobs: Sequence[Callable[[str | None], Coroutine[Any, Any, T]]], slots: Sequence[str | None]
 ) -> list[T | Exception]:
-    """Run each job on the first free slot; return their results, or the errors that ended them, in their order.
+    """Run each job on the first free slot. Return their results, or the errors that ended them, in their order.
 
     An error of one job does not stop the others.
     """
@@ -252,7 +253,7 @@ async def side_by_side(
 
 
 def slots_for(plans: Sequence[Plan], count: int) -> list[str | None]:
-    """Return the GPUs of each of `count` models that run at a time; None for models that are not served here.
+    """Return the GPUs of each of `count` models that run at a time, or None for models that are not served here.
 
     Raise ConfigError if there are too few GPUs, or if a model or a judge would be loaded without a choice of GPUs.
     """

@@ -38,13 +38,13 @@ class Origin:
     """As on the command line: files or folders."""
 
     def digests(self) -> list[JsonValue]:
-        """Return name and sha256 of every file, with folders expanded; names only, never paths of this machine."""
+        """Return name and sha256 of every file, with folders expanded. A name is never a path of this machine."""
         files = [file for path in self.files for file in (visible_files(path) if path.is_dir() else [path])]
         return [{"name": file.name, "sha256": file_sha256(file)} for file in files]
 
 
 def write_script(results: Path, model: str, suite: str, imported: Imported, origin: Origin) -> Path:
-    """Write the answers as a file for `--backend scripted --model FILE`; missing answers stay unanswered.
+    """Write the answers as a file for `--backend scripted --model FILE`. Missing answers stay unanswered.
 
     The file is named after the model, because a card takes the model's name from the file. Each row is marked as
     imported, so that the card does not claim the benchmark's answer settings.
@@ -70,7 +70,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         "suite_version": suite.version,
         "imported": origin.file_format,
         "judge": {"name": judge, "kind": UNKNOWN, "model": UNKNOWN, "params": UNKNOWN},
-        **dict.fromkeys(suite.protocol(), UNKNOWN),
+        **dict.fromkeys(suite.protocol(), UNKNOWN),  # every field, so that no run of ours has the same protocol
     }
     if "data" in suite.protocol():
         protocol["data"] = suite.protocol()["data"]  # the rows were matched with these questions
@@ -87,7 +87,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
     if imported.scores is not None:
         scores = _with_absent(imported.scores, scores)
     note = f"imported from {origin.file_format} files: judge prompts and settings are as the files' makers had them"
-    notes = [*scores.notes, *notes, *imported.notes, note, *_shown_reasoning(answers), *empty_notes(answers)]
+    notes = [*scores.notes, *notes, *imported.notes, note, *_reasoning_notes(answers), *empty_notes(answers)]
     numbers = Numbers(
         suite=suite.name,
         suite_version=suite.version,
@@ -97,7 +97,7 @@ def judgments_card(results: Path, model: str, suite: Suite, imported: Imported, 
         protocol=protocol,
         counts=count(prompts, answers, judgments),
         judging=judging(
-            sorted(judgments, key=lambda row: row.key),
+            sorted(judgments, key=lambda row: row.key),  # the order of the files must not change a last digit
             None,
             repeats=1 + max(row.repeat for row in judgments),
             rule=rules_of(suite.name, suite.headline, judgments)[0],
@@ -115,9 +115,9 @@ def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
     `expected` is of all the suite's questions; the tools that wrote the files count only what they find there.
     """
     absent = {
-        name: (known.n + known.unscored) - (score.n + score.unscored)
+        name: (expected_score.n + expected_score.unscored) - (score.n + score.unscored)
         for name, score in scores.scores.items()
-        if (known := expected.scores.get(name)) is not None
+        if (expected_score := expected.scores.get(name)) is not None
     }
     counted = {
         name: score.model_copy(update={"unscored": score.unscored + max(0, absent.get(name, 0))})
@@ -128,12 +128,16 @@ def _with_absent(scores: SuiteScores, expected: SuiteScores) -> SuiteScores:
     return scores.model_copy(update={"scores": counted, "notes": (*scores.notes, *notes)})
 
 
-def _shown_reasoning(answers: Sequence[Answer]) -> list[str]:
+def _reasoning_notes(answers: Sequence[Answer]) -> list[str]:
     """Return one sentence if answers contain reasoning. It stays, because these verdicts are about the whole text."""
     turns = [turn for answer in answers for turn in answer.turns]
-    shown = sum(split_reasoning(turn).visible != turn for turn in turns)
-    text = f"{shown} of {len(turns)} answers contain reasoning, which their judge saw and which counts as their length"
-    return [text] * (shown > 0)
+    turns_with_reasoning = sum(split_reasoning(turn).visible != turn for turn in turns)
+    if not turns_with_reasoning:
+        return []
+    return [
+        f"{turns_with_reasoning} of {len(turns)} answers contain reasoning, which their judge saw and which counts as "
+        "their length"
+    ]
 
 
 def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tuple[str, Numbers]]:
@@ -142,26 +146,26 @@ def numbers_of_models(numbers: Sequence[Numbers], model: str | None) -> list[tup
     Without it, every result has its file's own name. Raise ConfigError if the files have several models, none of that
     name, or if a name is missing.
     """
-    names = sorted({part.model or "" for part in numbers})
+    names = sorted({table.model or "" for table in numbers})
     if model is None:
         if "" in names:
             raise ConfigError("these files do not state the model's name: pass --model NAME")
-        return [(part.model or "", part) for part in numbers]
+        return [(table.model or "", table) for table in numbers]
     if model in names:
-        return [(model, part) for part in numbers if part.model == model]
+        return [(model, table) for table in numbers if table.model == model]
     if len(names) > 1:
         listed = ", ".join(name or "one without a name" for name in names)
         raise ConfigError(
             f"the files contain {len(names)} models, none named {model!r}: {listed}; pass one of these as --model, or "
             "leave --model out to import each under its own name"
         )
-    return [(model, part) for part in numbers]
+    return [(model, table) for table in numbers]
 
 
 def write_numbers(
     results: Path, model: str, numbers: Numbers, origin: Origin, *, rows: Imported | None = None
 ) -> ScoreCard:
-    """Write a run's folder with manifest, rows and card; the same files always give the same folder."""
+    """Write a run's folder with manifest, rows and card. The same files always give the same folder."""
     files = origin.digests()
     manifest: dict[str, JsonValue] = {
         "schema_version": 1,

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 OBJECTS_PER_COLLECTION = 50_000
 """About 10 MB. Python's default is 700."""
 DONE_FAILURES = frozenset({"context"})
-"""Failures that a retry cannot fix."""
+"""Failures that a retry cannot fix: the prompt stays longer than the model's context."""
 
 
 @dataclass
@@ -97,14 +97,14 @@ class SuiteRun:
         return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
     def put_to(self, task: JudgeTask, judge: Judge, repeat: int) -> JudgeTask:
-        """Return a task of the suite as a judge is asked it."""
+        """Return a task of the suite as it is put to one judge."""
         return task.model_copy(update={"judge": judge.spec.name, "repeat": repeat, "strict": self.plan.strict})
 
     def open_tasks(self, prompt: Prompt, answer: Answer) -> list[JudgeTask]:
         """Return the judge tasks of this answer without a verdict: of the suite's tasks, per judge and repeat."""
         tasks = []
         for task in self.plan.suite.tasks(prompt, answer):
-            sha = task.answer.sha
+            sha = task.answer.sha  # a digest of the text: once per task, not once per judge and repeat
             for judge, repeat in self.plan.asked(prompt):
                 if not self.store.judgments.succeeded(task.key_for(judge.spec.name, repeat, sha)):
                     tasks.append(self.put_to(task, judge, repeat))
@@ -172,7 +172,7 @@ async def evaluate(
     answers_first: bool = False,
     on_progress: ProgressCallback = lambda _: None,
 ) -> None:
-    """Complete every run's store; compute no scores.
+    """Complete every run's store, without computing scores.
 
     `answers_first`: judge only after all answers exist and the server has stopped, then everything at once. `backend`
     is entered only if an answer is missing. Raise the first HarnessError of any stage after cancelling everything in
@@ -186,6 +186,7 @@ async def evaluate(
     try:
         async with AsyncExitStack() as stack:
             stack.enter_context(rare_collections())
+            # first, so that a judge that cannot start ends the run before the model is loaded
             for judge in at_once:
                 await stack.enter_async_context(judge)
             async with asyncio.TaskGroup() as group:
@@ -194,11 +195,13 @@ async def evaluate(
                     group.create_task(_judge_worker(queue, on_progress))
 
                 queues.start(start_worker)
+                # two groups: workers end when the producers have, and an error in either group cancels both
                 async with asyncio.TaskGroup() as producers:
                     producers.create_task(_judge_existing(runs, queues))
                     producers.create_task(_ask_missing(missing, backend, queues, concurrency, on_progress))
                 await queues.end(start_worker)
         for judge in judges:
+            # one after the other, because each of them takes the devices for itself
             if waits(judge):
                 await _judge_afterwards(judge, runs, on_progress)
     except* HarnessError as errors:
@@ -207,11 +210,11 @@ async def evaluate(
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let Python look for garbage in cycles seldom, and not among the objects that exist already.
+    """Make Python collect cyclic garbage rarely, and never among the objects that exist already.
 
-    Every look visits all calls in flight and all rows read. With 1,000 calls that took a sixth of the processor time,
-    and two thirds of the time of reading 100,000 rows; no cycle was found in 8,050 calls. Without cycles, memory is
-    freed at once as ever.
+    Each collection visits all calls in flight and all rows read. With 1,000 calls that took a sixth of the processor
+    time, and two thirds of the time of reading 100,000 rows; no cycle was found in 8,050 calls. Without cycles, memory
+    is freed at once as ever.
     """
     thresholds = gc.get_threshold()
     gc.freeze()
@@ -344,13 +347,13 @@ class JudgeQueues(Generic[Item]):
         self._queues: dict[int, JudgeQueue[Item]] = {id(judge): JudgeQueue(judge, batch=batch) for judge in judges}
 
     async def put(self, judge: Judge, item: Item) -> None:
-        """Put an item into a judge's queue once there is room; ignore judges that are asked after the answers."""
+        """Put an item into a judge's queue once there is room. Judges that are asked after the answers are ignored."""
         queue = self._queues.get(id(judge))
         if queue is not None:
             await queue.items.put(item)
 
     def start(self, start_worker: Callable[[asyncio.Queue[Item | None]], object]) -> None:
-        """Start the workers that take tasks as they arrive; none for a batch."""
+        """Start the workers that take tasks as they arrive, or none for a batch."""
         for queue in self._queues.values():
             for _ in range(queue.workers):
                 start_worker(queue.items)
@@ -377,12 +380,12 @@ def in_prefix_order(tasks: Iterable[tuple[Item, JudgeTask]]) -> list[tuple[Item,
     def key(item: tuple[Item, JudgeTask]) -> tuple[str, ...]:
         template, fields = item[1].template, item[1].fields
         if id(template) not in slots:
-            slots[id(template)] = _shown(template, fields)
+            slots[id(template)] = _fields_in(template, fields)
         return (template.system or "", template.user, *(fields[slot] for slot in slots[id(template)]), item[1].key)
 
     return sorted(tasks, key=key)
 
 
-def _shown(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
+def _fields_in(template: JudgeTemplate, fields: Iterable[str]) -> tuple[str, ...]:
     positions = {slot: template.user.find("{" + slot + "}") for slot in fields}
     return tuple(sorted((slot for slot, position in positions.items() if position >= 0), key=positions.__getitem__))

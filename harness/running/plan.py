@@ -1,4 +1,4 @@
-"""What a run will be, before anything is asked or written: each suite's judges, prompts, protocol and folder.
+"""Plan a run before anything is asked or written: each suite's judges, prompts, protocol and folder.
 
 >>> prompts = [Prompt(id=f"q{number}", turns=("hi",), category="math") for number in range(9)]
 >>> len(limited(prompts, 3, seed=0))
@@ -9,6 +9,7 @@ A run's id is a digest of its manifest: the protocol (everything that makes two 
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ from ..judging.jury import (
 )
 from ..records import JudgeSpec, JudgeTask, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.asking import slug_of
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, MissingKeyError
 from ..records.facts import facts_of, load_function
 from ..records.judge_choice import judged_as
 from ..records.protocols import (
@@ -54,6 +55,8 @@ from ..store import run_dir
 from ..store.checkpoint import Fusion, read_checkpoint_fusion
 from ..store.runs import read_baseline, read_definition
 from .baselines import BaselineJob, BaselinePlan, check_used, with_baseline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class SuitePlan:
         return judge_protocol({name: self.identities[name] for name in names}, rule)
 
     def asked(self, prompt: Prompt) -> list[tuple[Judge, int]]:
-        """Return whom each task about this prompt is put to: judges and numbers of repeats."""
+        """Return the judges of each task about this prompt, with the numbers of their repeats."""
         member = self.turns.get(prompt.id)
         judges = [judge for judge in self.main_judges if member in (None, judge.spec.name)]
         if self.audit is not None and prompt.id in self.audit.prompt_ids:
@@ -156,23 +159,25 @@ class Plan:
 
     @property
     def baselines_to_ask(self) -> list[BaselineJob]:
-        """Return the models that must answer before this plan can run; afterwards it is made again."""
+        """Return the models that must answer before this plan can run. Afterwards it is made again."""
         return [suite.baseline.job for suite in self.suites if suite.baseline is not None and suite.baseline.job]
 
 
-def plan(spec: RunSpec) -> Plan:
-    """Load data, judges and the backend (which checks the checkpoint); start and write nothing.
+def plan(spec: RunSpec, *, needs_keys: bool = True) -> Plan:
+    """Load data, judges and the backend, which checks the checkpoint. Nothing is started or written.
 
-    Raise ConfigError if the settings do not fit together, DataError if a suite's files are missing.
+    `needs_keys` False: a judge is planned even if its API key is not set, with a warning. Raise ConfigError if the
+    settings do not fit together, DataError if a suite's files are missing.
     """
     options = ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **spec.serve.model_dump())
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
     identity = backend.identity()
     loaded, own_runners = _load_suites(spec, identity)
+    # before the judges: the baseline belongs to the suite that they are checked against
     suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
     check_used(spec, (baseline for _, baseline in suites))
     _check_backend(spec, backend, identity, own_runners)
-    pool = JudgePool(spec)
+    pool = JudgePool(spec, needs_keys=needs_keys)
     anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
     planned = Plan(
         spec,
@@ -182,8 +187,7 @@ def plan(spec: RunSpec) -> Plan:
                 suite,
                 pool.judges(asked_in(spec, suite.name)),
                 identity,
-                anchors=_anchors_of(suite, anchor_files),
-                baseline=baseline,
+                SuiteInputs(anchors=_anchors_of(suite, anchor_files), baseline=baseline),
             )
             for suite, baseline in suites
         ),
@@ -220,33 +224,43 @@ def _check_backend(
         )
 
 
+@dataclass(frozen=True)
+class SuiteInputs:
+    """Prompts, anchors and baseline of one suite of a run, if they are not the suite's own."""
+
+    prompts: Sequence[Prompt] | None = None
+    """None: those that `RunSpec.limit` draws."""
+    anchors: AnchorSet | None = None
+    baseline: BaselinePlan | None = None
+
+
 def suite_plan(
     spec: RunSpec,
     suite: Suite,
     judges: tuple[Judge, ...],
     identity: dict[str, JsonValue],
-    *,
-    prompts: Sequence[Prompt] | None = None,
-    anchors: AnchorSet | None = None,
-    baseline: BaselinePlan | None = None,
+    inputs: SuiteInputs | None = None,
 ) -> SuitePlan:
-    """Return the plan of one suite. `identity` is the backend's; `prompts` default to those that `spec.limit` draws.
+    """Return the plan of one suite, judged by `judges` (those of `asked_in`). `identity` is the backend's.
 
-    `judges`: those of `asked_in`.
     Raise ConfigError if a judge cannot handle the suite's tasks, or if the anchors' prompts are not the suite's.
     """
     check_judges(suite, judges)
-    chosen = limited(suite.prompts(), spec.limit, spec.seed) if prompts is None else tuple(prompts)
+    inputs = inputs or SuiteInputs()
+    anchors, baseline = inputs.anchors, inputs.baseline
+    chosen = limited(suite.prompts(), spec.limit, spec.seed) if inputs.prompts is None else tuple(inputs.prompts)
     identities = judge_identities(judges)
     audit, main = None, judges
     auditor = spec.audit.get(judged_as(suite.name))
     if auditor is not None:
+        # the auditor is last in `judges`; all others judge every question
         audit, main = audit_plan(suite.name, chosen, judges[-1], auditor.questions, spec.seed), judges[:-1]
     names = [judge.spec.name for judge in main]
     jury = Jury.of([judge.spec for judge in main], spec.jury)
     judge = judge_protocol({name: identities[name] for name in names}, spec.jury)
     protocol = _protocol(spec, suite, judge, chosen, identity)
     if audit is not None:
+        # which questions were drawn is part of what makes two numbers comparable
         draw = digest(sorted(audit.prompt_ids))[:12]
         protocol["audit"] = {"judge": identities[audit.name], "n": len(audit.prompt_ids), "questions": draw}
     if baseline is not None:
@@ -320,7 +334,7 @@ def _manifest(
 
 
 def run_folder(results: Path, model: ModelRef, suite: str, version: str, manifest: Mapping[str, JsonValue]) -> Path:
-    """Return the folder of a run; its last part is the run's id, a digest of the manifest."""
+    """Return the folder of a run. Its last part is the run's id, a digest of the manifest."""
     return run_dir(
         results,
         model=model.slug,
@@ -418,7 +432,7 @@ def load_suite(name: str, options: SuiteOptions, folder: Path | None = None) -> 
 
 
 def suite_for_rows(name: str, options: SuiteOptions) -> Suite:
-    """Return the suite that scores finished rows; it may have no judge tasks (`Facts.build_for_rows`)."""
+    """Return the suite that scores finished rows. It may have no judge tasks (`Facts.build_for_rows`)."""
     build = facts_of(name).build_for_rows
     suite: Suite = load_function(build)(options) if build else load_plugin("suites", name)(options)
     return suite
@@ -461,7 +475,8 @@ def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: st
 class JudgePool:
     """The judges of one run: one object per configuration, so suites with the same judge share its rate limits."""
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, *, needs_keys: bool = True) -> None:
+        self._needs_keys = needs_keys
         budget = Budget(spec.max_cost, waves=3 if spec.transport == "batch" else None)
         self.calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
         self._log_dir = spec.log_dir
@@ -474,13 +489,21 @@ class JudgePool:
     def _judge(self, spec: JudgeSpec) -> Judge:
         key = spec.model_dump_json()
         if key not in self._loaded:
-            self._loaded[key] = load_judge(spec)
+            self._loaded[key] = load_judge(spec, needs_key=self._needs_keys)
             connect_judges([self._loaded[key]], self.calls, self._log_dir)
         return self._loaded[key]
 
 
-def load_judge(spec: JudgeSpec) -> Judge:
-    judge: Judge = load_plugin("judges", spec.kind)(spec)
+def load_judge(spec: JudgeSpec, *, needs_key: bool = True) -> Judge:
+    """Return the judge of a configuration. `needs_key` False: it will not be asked, so its API key may be missing."""
+    kind = load_plugin("judges", spec.kind)
+    try:
+        judge: Judge = kind(spec)
+    except MissingKeyError as error:
+        if needs_key:
+            raise
+        log.warning("%s for the run; a dry run needs none", error)
+        judge = kind(spec.model_copy(update={"key_env": ""}))
     return judge
 
 
@@ -509,7 +532,7 @@ def _use_batches(planned: Plan) -> None:
 
 
 def _anchors_of(suite: Suite, files: Iterable[tuple[Path, AnchorSet]]) -> AnchorSet | None:
-    """Return the suite's anchor set; None without one. Raise ConfigError for another version, or a second set."""
+    """Return the suite's anchor set, or None without one. Raise ConfigError for another version, or a second set."""
     chosen: AnchorSet | None = None
     for path, anchors in files:
         if anchors.suite != suite.name:

@@ -39,6 +39,7 @@ def overlaid(file: FileSpec, flags: Mapping[str, Any]) -> FileSpec:
     changed = _without_none(flags)
     for name, kind in GROUPS.items():
         base = getattr(file, name).model_dump()
+        # merged key by key: `--tensor-parallel 2` must not drop the other `serve:` settings of the file
         changed[name] = checked(kind, base | _without_none(changed.get(name, {})), f"{name} flags")
     values = {name: getattr(file, name) for name in FileSpec.model_fields}
     return checked(FileSpec, values | changed, "command line")
@@ -62,12 +63,12 @@ def models_in(text: str) -> tuple[str, ...]:
             raise ConfigError(f"--model {text!r} names no model; write one per line, as --model takes them")
     else:
         models = []
-        for part in text.split(","):
+        for name in text.split(","):
             # the name of a served model may contain a comma: `endpoint:` is complete with its URL
             if models and models[-1].startswith("endpoint:") and "@http" not in models[-1]:
-                models[-1] += f",{part}"
+                models[-1] += f",{name}"
             else:
-                models.append(part.strip() if "," in text else part)
+                models.append(name.strip() if "," in text else name)
         if len(models) > 1 and "" in models:
             raise ConfigError(f"--model {text!r} has an empty name between its commas")
     twice = sorted({model for model in models if models.count(model) > 1})
@@ -111,6 +112,7 @@ def resolve(settings: FileSpec) -> RunSpec:
     suites = suite_names(settings.suite or "all")
     judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
     audits = choose_audits(judges, settings.audit, settings.judges)
+    # devices and patience are given to judges and auditors alike, so they are joined here and split again below
     asked = {suite: specs + _auditors(audits, suite) for suite, specs in judges.items()}
     if settings.judge_devices is not None:
         asked = with_devices(asked, settings.judge_devices, settings.serve)
@@ -121,6 +123,7 @@ def resolve(settings: FileSpec) -> RunSpec:
         raise ConfigError("--jury cyclic needs several judges that take turns, e.g. --judge A+B+C")
     shared = RunSpec.model_fields.keys() & FileSpec.model_fields.keys()
     values = _without_none({name: getattr(settings, name) for name in shared})
+    # the form of the model implies its backend, unless the user names one
     if model.scheme == "endpoint" or model.is_ensemble:
         values.setdefault("backend", model.scheme)
     elif settings.backend is None and names_gguf(model):

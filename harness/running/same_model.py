@@ -1,4 +1,4 @@
-"""Whether the model behind a foreign server is still the one whose answers a run has.
+"""Tell whether the model behind a foreign server is still the one whose answers a run has.
 
 >>> differences({"root": "ckpt-1"}, {"root": "ckpt-2", "max_model_len": 4096})
 ["root 'ckpt-1', now 'ckpt-2'"]
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 async def ask_foreign(backend: Backend, *, needed: bool) -> Presented | None:
-    """Return what a foreign server shows of its model now; None for a server of ours.
+    """Return what a foreign server shows of its model now, or None for a server of ours.
 
     Raise ServerError or ConfigError if it is gone or lacks the model and answers are `needed`; otherwise that is only
     reported, since stored answers can be judged and scored without it.
@@ -58,6 +58,7 @@ async def check_same_model(backend: Backend, runs: Sequence[SuiteRun], *, assume
     """
     presented = await ask_foreign(backend, needed=any(run.answers_open for run in runs))
     if presented is not None:
+        # two loops: nothing may be recorded for one suite if another one's check fails
         for run in runs:
             if run.store.answers.count_succeeded:
                 check_served(run.store.folder, presented, assume_same=assume_same)
@@ -92,20 +93,23 @@ def check_served(folder: Path, presented: Presented, *, assume_same: bool = Fals
         )
 
 
-def differences(before: object, now: Mapping[str, JsonValue]) -> list[str]:
+def differences(before: object, current: Mapping[str, JsonValue]) -> list[str]:
     """Return what a server states otherwise than before, for what it states at both times. Pure."""
     if not isinstance(before, dict):
         return []
-    return [f"{key} {before[key]!r}, now {value!r}" for key, value in now.items() if before.get(key, value) != value]
+    return [
+        f"{key} {before[key]!r}, now {value!r}" for key, value in current.items() if before.get(key, value) != value
+    ]
 
 
-def canary_differs(before: object, now: Mapping[str, JsonValue] | None) -> bool:
+def canary_differs(before: object, current: Mapping[str, JsonValue] | None) -> bool:
     """Return whether two canary answers differ in words, or by more than NOISE in a log-probability. Pure."""
-    if not isinstance(before, dict) or now is None:
+    if not isinstance(before, dict) or current is None:
         return False
-    if any(before.get(key) != now.get(key) for key in ("text", "reasoning")):
+    if any(before.get(key) != current.get(key) for key in ("text", "reasoning")):
         return True
-    pairs = zip(_logprobs(before), _logprobs(now), strict=False)
+    # servers may state different numbers of log-probabilities; the common ones are enough
+    pairs = zip(_logprobs(before), _logprobs(current), strict=False)
     return any(abs(earlier - later) > NOISE for earlier, later in pairs)
 
 
@@ -116,7 +120,7 @@ def _logprobs(canary: Mapping[str, Any]) -> list[float]:
 
 
 def last_session(folder: Path) -> dict[str, Any] | None:
-    """Return the last whole line of `served.jsonl`; None without one. Raise StoreError if it cannot be read."""
+    """Return the last whole line of `served.jsonl`, or None without one. Raise StoreError if it cannot be read."""
     path = folder / FILE
     try:
         lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
@@ -134,12 +138,12 @@ def last_session(folder: Path) -> dict[str, Any] | None:
 
 def record_served(folder: Path, presented: Presented) -> None:
     """Append what the server shows now. Raise StoreError if it cannot be written."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     make_folder(folder)
     path = folder / FILE
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"at": now, **asdict(presented)}, sort_keys=True) + "\n")
+            file.write(json.dumps({"at": stamp, **asdict(presented)}, sort_keys=True) + "\n")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 

@@ -108,7 +108,7 @@ def _values(rows: Iterable[Judgment]) -> list[float]:
 
 
 def percent(measure: Measure, *, flipped: bool = False) -> Score:
-    """Return a share (0..1) as a score in percent, its interval cut to 0..100; `flipped`: of the opposite."""
+    """Return a share (0..1) as a score in percent, its interval cut to 0..100, or that of the opposite if `flipped`."""
     score = score_of(measure, scale=100.0)
     if score.value is None:
         return score
@@ -131,13 +131,14 @@ def order_flips(rows: Sequence[Judgment]) -> tuple[Score | None, Score | None]:
     both = {key: pair for key, pair in games.items() if len(pair) == 2}
     if not both:
         return None, None
+    # "ab" shows the baseline first, so there the candidate is second
     second, first = (np.array([pair[order] for pair in both.values()]) for order in ("ab", "ba"))
     consistency = position_consistency(second, first, [key[0] for key in both])
     return percent(consistency.consistent, flipped=True), percent(consistency.first_shown)
 
 
 def repeat_flips(rows: Sequence[Judgment]) -> Score | None:
-    """Return the chance in percent that two repeats of one question differ; None without repeats.
+    """Return the chance in percent that two repeats of one question differ, or None without repeats.
 
     `n` counts the repeated questions.
     """
@@ -177,7 +178,7 @@ def _several(decided: Sequence[Judgment]) -> dict[tuple[str, object], list[Judgm
 
 
 def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceParts | None:
-    """Return the headline's error by its source; None if only the questions differ, so that there is nothing to split.
+    """Return the headline's error by its source, or None if only the questions differ.
 
     A verdict's value is linearised for the headline's ratio, u = r + w (v - r) / mean(w), so that Arena-Hard's strong
     verdicts keep their weight. The turns of one answer count as one value, after subtracting each turn's mean.
@@ -186,6 +187,7 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
     if not decided:
         return None
     values = linearised([row.verdict for row in decided if row.verdict is not None], rule.scale)
+    # second turns are harder: without this, that would look like noise between verdicts on one answer
     values = centred(values, _labels([row.turn or 0 for row in decided]))
     facets = [(row.judge, row.order if rule.ordered else None) for row in decided]
     keys = [(row.prompt_id, row.index, facet, row.repeat) for row, facet in zip(decided, facets, strict=True)]
@@ -194,11 +196,11 @@ def variance_parts(decided: Sequence[Judgment], rule: QuestionRule) -> VarianceP
     split, names = _split(list(dict.fromkeys(keys)), means)
     if split is None:
         return None
-    return _parts(split, names, "points" if rule.scale == 1.0 else "percent")
+    return _variance_parts(split, names, "points" if rule.scale == 1.0 else "percent")
 
 
 def linearised(verdicts: Sequence[Verdict], scale: float) -> FloatArray:
-    """Return each verdict's share in the weighted mean, in the headline's unit; shape (verdicts,)."""
+    """Return each verdict's share in the weighted mean, in the headline's unit, shape (verdicts,)."""
     weights = np.array([verdict_weight(verdict) for verdict in verdicts])
     values = np.array([verdict.value for verdict in verdicts])
     ratio = weights @ values / weights.sum()
@@ -210,17 +212,20 @@ def _split(keys: Sequence[tuple[object, ...]], values: FloatArray) -> tuple[Spli
     nested = [_labels([key[0] for key in keys])]
     for depth in range(1, len(LEVELS)):
         nested.append(_labels(zip(nested[-1].tolist(), [key[depth] for key in keys], strict=True)))
-    kept, names = [nested[0]], [LEVELS[0]]
+    levels, names = [nested[0]], [LEVELS[0]]
     for name, labels in zip(LEVELS[1:], nested[1:], strict=True):
-        if labels.max() > kept[-1].max():
-            kept.append(labels)
+        # a level with one member per cell of the level above (one draw, one judge) has no variance of its own
+        if labels.max() > levels[-1].max():
+            levels.append(labels)
             names.append(name)
-    removed = [0] * len(kept)
+    removed = [0] * len(levels)
     if "judge" in names:
+        # judges and orders are the same for all questions: their mean differences move every score alike, so they are
+        # taken out and cost their degrees of freedom
         facets = _labels([key[2] for key in keys])
         values = centred(values, facets)
         removed[names.index("judge")] = int(facets.max())
-    return (variance_split(values, kept, removed=removed) if len(kept) > 1 else None), tuple(names)
+    return (variance_split(values, levels, removed=removed) if len(levels) > 1 else None), tuple(names)
 
 
 def _labels(keys: Iterable[object]) -> IntArray:
@@ -228,10 +233,10 @@ def _labels(keys: Iterable[object]) -> IntArray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def _parts(split: Split, names: Sequence[Level], unit: str) -> VarianceParts:
-    parts = dict(zip(names, split.parts, strict=True))
-    total = sum(parts.values())
-    judges = parts.get("judge", 0.0) + parts.get("repeat", 0.0)
+def _variance_parts(split: Split, names: Sequence[Level], unit: str) -> VarianceParts:
+    variances = dict(zip(names, split.parts, strict=True))
+    total = sum(variances.values())
+    judges = variances.get("judge", 0.0) + variances.get("repeat", 0.0)
     return VarianceParts.model_validate(
         {
             "unit": unit,

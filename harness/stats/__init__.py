@@ -1,1 +1,1 @@
-"""Statistics as pure functions of arrays: no files, no clock, no global random state."""
+"""Compute statistics by pure functions of arrays: no files, no clock, no global random state."""

@@ -34,7 +34,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Measure:
-    """An estimate with its interval; `value` is None if the rows do not define it."""
+    """An estimate with its interval. `value` is None if the rows do not define it."""
 
     value: float | None
     interval: Interval | None
@@ -55,7 +55,7 @@ class Agreement:
 def agreement(
     first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequence[Hashable] | None = None
 ) -> Agreement:
-    """Return raw agreement and Cohen's kappa of paired verdicts; without `clusters`, every row is its own cluster."""
+    """Return raw agreement and Cohen's kappa of paired verdicts. Without `clusters`, every row is its own cluster."""
     units = range(len(first)) if clusters is None else clusters
     same = np.array([left == right for left, right in zip(first, second, strict=True)], dtype=np.float64)
     return Agreement(raw=share_measure(same, units), kappa=_kappa(first, second, units))
@@ -110,7 +110,7 @@ def _kappa(first: Sequence[Hashable], second: Sequence[Hashable], clusters: Sequ
         [*first, *(left for left, _ in pseudo)], [*second, *(right for _, right in pseudo)]
     )
     return Measure(
-        value, _containing(value, clustered_interval(middle, influence, [*clusters, *_own(pseudo)]), -1.0), n
+        value, _containing(value, clustered_interval(middle, influence, [*clusters, *_singletons(pseudo)]), -1.0), n
     )
 
 
@@ -133,7 +133,7 @@ def _kappa_terms(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple
     return (observed - expected) / (1 - expected), (slope - slope.mean()) / n
 
 
-def _own(rows: Sequence[object]) -> list[Hashable]:
+def _singletons(rows: Sequence[object]) -> list[Hashable]:
     """Return a cluster of its own for each pseudo-row."""
     return [object() for _ in rows]
 
@@ -146,7 +146,7 @@ def _containing(value: float, interval: Interval | None, lowest: float, highest:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], *, interval_metric: bool = False) -> float | None:
-    """Return Krippendorff's alpha = 1 - Do/De of any number of raters; a unit lists its verdicts, without missing ones.
+    """Return Krippendorff's alpha = 1 - Do/De of any number of raters. A unit lists its verdicts, without missing ones.
 
     Nominal metric, or squared differences of numbers (`interval_metric`). Units with one verdict are ignored.
     None if fewer than two verdicts can be paired or all are the same. Krippendorff 2011, Computing Krippendorff's
@@ -183,7 +183,7 @@ class Consistency:
 def position_consistency(
     candidate_second: FloatArray, candidate_first: FloatArray, clusters: Sequence[Hashable]
 ) -> Consistency:
-    """Compare the candidate's preference (0..1) when shown second and when shown first; both of shape (pairs,).
+    """Compare the candidate's preference (0..1) when shown second and when shown first, both of shape (pairs,).
 
     Verdicts are the same if they are on the same side of 0.5 (or both at 0.5), so that probabilities compare too.
     """
@@ -199,10 +199,10 @@ def flip_rate(repeats: Sequence[Sequence[Hashable]], clusters: Sequence[Hashable
     `n` counts the others.
     """
     units = list(range(len(repeats)) if clusters is None else clusters)
-    kept = [
+    repeated = [
         (_unequal_share(verdicts), unit) for verdicts, unit in zip(repeats, units, strict=True) if len(verdicts) > 1
     ]
-    return share_measure(np.array([share for share, _ in kept], dtype=np.float64), [unit for _, unit in kept])
+    return share_measure(np.array([share for share, _ in repeated], dtype=np.float64), [unit for _, unit in repeated])
 
 
 def _unequal_share(verdicts: Sequence[Hashable]) -> float:
@@ -213,7 +213,7 @@ def _unequal_share(verdicts: Sequence[Hashable]) -> float:
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """Both coefficients; their values are None with fewer than three models, or if a side ranks all models equal."""
+    """Both coefficients. Their values are None with fewer than three models, or if a side ranks all models equal."""
 
     spearman: Measure
     kendall: Measure
@@ -254,7 +254,7 @@ def _measure(point: FloatArray, resampled: FloatArray, models: int) -> Measure:
 
 
 def _spearman(scores: FloatArray, board: FloatArray) -> FloatArray:
-    """Return Pearson's correlation of the ranks (mean ranks for ties) for each row; NaN for a row of ties only."""
+    """Return Pearson's correlation of the ranks (mean ranks for ties) for each row, or NaN for a row of ties only."""
     ranks, board_ranks = _ranks(scores), _ranks(board[None, :])[0]
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     board_ranks = board_ranks - board_ranks.mean()
@@ -296,7 +296,7 @@ class Corrected:
 
 @dataclass(frozen=True)
 class JudgedSample:
-    """Rows judged by a judge and partly by people; all arrays of shape (rows,)."""
+    """Rows judged by a judge and partly by people. All arrays have shape (rows,)."""
 
     judge: FloatArray
     """The judge's values, e.g. preferences 0..1."""
@@ -350,7 +350,9 @@ def _lang_reiczigel(wins: FloatArray, masks: tuple[BoolArray, ...], clusters: Se
         influence += np.where(mask, slope * (wins - share), 0.0)
         pseudo += [float(slope * np.sqrt(extra) * (outcome - share)) for outcome in (1, 0)]
     shift = 2 * z2 * (theta * q1 * (1 - q1) / n1 - (1 - theta) * q0 * (1 - q0) / n0)
-    return clustered_interval(float(theta + shift), np.append(influence, pseudo) / power, [*clusters, *_own(pseudo)])
+    return clustered_interval(
+        float(theta + shift), np.append(influence, pseudo) / power, [*clusters, *_singletons(pseudo)]
+    )
 
 
 def prediction_powered(
@@ -376,7 +378,7 @@ def prediction_powered(
     influence = weight * (rows.judge - rows.judge.mean()) / total
     influence[both] += (corrected - middle) / count
     influence = np.append(influence, (pseudo - middle) / count)
-    interval = clustered_interval(middle, influence, [*rows.clusters, *_own(pseudo.tolist())])
+    interval = clustered_interval(middle, influence, [*rows.clusters, *_singletons(pseudo.tolist())])
     return Corrected(value, _containing(value, interval, *(bounds or (-math.inf, math.inf))))
 
 

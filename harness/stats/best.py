@@ -82,7 +82,7 @@ def compare_with_best(
 
 
 def _spreads(covariance: FloatArray) -> FloatArray:
-    """Return the standard error of each difference, shape (models, models); infinite if it is 0 but for rounding."""
+    """Return the standard error of each difference, shape (models, models), or infinite if it is 0 but for rounding."""
     variances = np.diag(covariance)
     both = variances[:, None] + variances
     squares = both - 2 * covariance
@@ -100,9 +100,9 @@ def _bars(covariance: FloatArray, spreads: FloatArray, df: float, level: float, 
     # a model without an error against any other keeps the quantile of a single comparison
     bars = np.full(len(covariance), t_quantile(level, df))
     for row, spread in enumerate(spreads):
-        known = np.isfinite(spread)
-        if known.any():
-            apart = (errors[known] - errors[row]) / spread[known, None]
+        is_finite = np.isfinite(spread)
+        if is_finite.any():
+            apart = (errors[is_finite] - errors[row]) / spread[is_finite, None]
             bars[row] = np.quantile(apart.max(axis=0), level)
     return bars
 

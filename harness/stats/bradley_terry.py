@@ -1,4 +1,4 @@
-"""Bradley-Terry strengths of models from battles: the converged fit, its closed form, and the reference's bootstrap.
+"""Fit Bradley-Terry strengths of models to battles: converged, in closed form, and by the reference's bootstrap.
 
 >>> import numpy as np
 >>> won = Battles(("baseline", "model"), first=np.zeros(4, int), second=np.ones(4, int), result=np.array([0, 0, 0, 2]))
@@ -38,7 +38,7 @@ LONGEST_STEP = 5.0
 
 @dataclass(frozen=True)
 class Battles:
-    """Battles in the file's order; arrays of shape (battles,)."""
+    """Battles in the file's order. All arrays have shape (battles,)."""
 
     names: tuple[str, ...]
     first: IntArray
@@ -53,7 +53,7 @@ class Battles:
 
 
 def counted(battles: Battles, weights: FloatArray | None = None) -> FloatArray:
-    """Return the points [i, j] that i took from j, half each for a tie; shape (models, models), diagonal 0."""
+    """Return the points [i, j] that i took from j, half each for a tie, shape (models, models), diagonal 0."""
     models = len(battles.names)
     points = battles.result / 2.0
     weight = np.ones(len(battles)) if weights is None else weights
@@ -92,7 +92,7 @@ def fit_strengths(points: FloatArray, anchor: int = 0) -> FloatArray:
 
 
 def _tied_to(points: FloatArray, anchor: int) -> NDArray[np.bool_]:
-    """Return which models take points from the anchor and lose points to it, over chains of others; shape (models,)."""
+    """Return which models take points from the anchor and lose points to it, over chains of others, shape (models,)."""
     reach = (points > 0) | np.eye(len(points), dtype=np.bool_)
     for _ in range(len(points).bit_length()):
         reach = (reach.astype(np.float64) @ reach) > 0
@@ -114,7 +114,7 @@ def star_strengths(points: FloatArray, centre: int) -> FloatArray:
 
 
 def hub(battles: Battles) -> int | None:
-    """Return the one model that takes part in every battle between two; None if there is no such model."""
+    """Return the one model that takes part in every battle between two, or None if there is no such model."""
     apart = battles.first != battles.second
     first, second = battles.first[apart], battles.second[apart]
     if not len(first):
@@ -128,7 +128,7 @@ def hub(battles: Battles) -> int | None:
 def reference_rounds(
     battles: Battles, *, rounds: int = ROUNDS, seed: int = SEED, baseline: str | None = None
 ) -> FloatArray:
-    """Return the Elo of each model in each of the reference's bootstrap rounds; shape (rounds, models).
+    """Return the Elo of each model in each of the reference's bootstrap rounds, shape (rounds, models).
 
     A round draws as many rows as there are, of all models together, exactly as `numpy.random.seed(seed)` and pandas'
     `sample(frac=1, replace=True)` do. `baseline` None: rounds have mean 1000 instead of a model at 1000, as the
@@ -177,7 +177,7 @@ def _two_models(battles: Battles, rounds: int, seed: int, centre: int) -> FloatA
 
 
 def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
-    """Return the sum of `len(values)` values drawn with replacement, once per round; shape (rounds,). Values 0..127.
+    """Return the sum of `len(values)` values (0..127) drawn with replacement, once per round, shape (rounds,).
 
     The draws are those of `RandomState(seed).randint(0, n, n)` in a third of its time: 32-bit words cut to the bits of
     n - 1, words of n and above left out (numpy's legacy masked rejection).
@@ -188,8 +188,8 @@ def drawn_sums(values: IntArray, rounds: int, seed: int) -> FloatArray:
         missing = int((rounds * n - len(drawn)) * (1 << bits) / n * 1.02) + 64
         words = np.frombuffer(rng.bytes(4 * missing), dtype="<u4") & np.uint32((1 << bits) - 1)
         drawn = np.concatenate((drawn, words[np.flatnonzero(words < n)]))  # a third of the time of words[words < n]
-    taken = values.astype(np.int8).take(drawn[: rounds * n])
-    sums: FloatArray = taken.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
+    drawn_values = values.astype(np.int8).take(drawn[: rounds * n])
+    sums: FloatArray = drawn_values.reshape(rounds, n).sum(axis=1, dtype=np.int32).astype(np.float64)
     return sums
 
 
@@ -209,7 +209,7 @@ def reference_interval(rounds: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class RowInterval(Interval):
-    """An interval in percent; v2.0 prints `middle` as the score."""
+    """An interval in percent. v2.0 prints `middle` as the score."""
 
     middle: float
     """Mean of the resamples."""
@@ -220,7 +220,7 @@ def _rows(values: Sequence[float], weights: Sequence[float]) -> FloatArray:
 
 
 def row_interval(values: Sequence[float], weights: Sequence[float]) -> Interval | None:
-    """Return v0.1's interval, in percent, of one model alone against its baseline; None without rows."""
+    """Return v0.1's interval, in percent, of one model alone against its baseline, or None without rows."""
     rows = _rows(values, weights)
     if not len(rows):
         return None

@@ -1,4 +1,4 @@
-"""Sharper estimates: pooled over benchmarks, adjusted for questions that were not judged, or audited by a better judge.
+"""Sharpen estimates: pool benchmarks, adjust for questions that were not judged, or let a better judge audit some.
 
 >>> from harness.stats.paired import ClusteredEstimate
 >>> one, two = ClusteredEstimate(-2.0, 2.0, 0, 805), ClusteredEstimate(-1.8, 3.6, 0, 500)
@@ -100,7 +100,7 @@ class AdjustedDifference:
 
 def adjusted_difference(
     judged: FloatArray,
-    at: Sequence[int] | NDArray[np.int64],
+    positions: Sequence[int] | NDArray[np.int64],
     reference: FloatArray,
     models: FloatArray | None = None,
     *,
@@ -109,21 +109,21 @@ def adjusted_difference(
 ) -> AdjustedDifference | None:
     """Return judged model minus reference, adjusted for the questions that were not judged.
 
-    judged (n,): the model's scores of the questions number `at` (n,) of N; reference (N,); models (N, k): scores of
+    judged (n,): the model's scores of the questions at `positions` (n,) of N; reference (N,); models (N, k): scores of
     other models, whose mean is the second predictor. `widest`: the range of a score, which bounds the error from below
     (`_least_variance`); 0: unknown. None with fewer than `FEWEST_JUDGED` questions.
     """
-    count, total = len(at), len(reference)
+    count, total = len(positions), len(reference)
     if count < FEWEST_JUDGED or count >= total:
         return None
-    index = np.asarray(at)
+    index = np.asarray(positions)
     columns = [reference] if models is None or not models.shape[1] else [reference, models.mean(axis=1)]
     folds = np.random.default_rng(seed).permutation(count) % FOLDS
-    known = _predicted(judged, index, _standardised(np.column_stack(columns)), folds, widest)
-    se_set = math.sqrt(known.variance * (1 / count - 1 / total))
+    prediction = _predicted(judged, index, _standardised(np.column_stack(columns)), folds, widest)
+    se_set = math.sqrt(prediction.variance * (1 / count - 1 / total))
     spread = max(float((judged - reference[index]).var(ddof=1)), _least_variance(count, widest))
     return AdjustedDifference(
-        value=known.mean - float(reference.mean()),
+        value=prediction.mean - float(reference.mean()),
         reference=float(reference.mean()),
         se_set=se_set,
         se=math.sqrt(se_set**2 + spread / total),
@@ -135,10 +135,10 @@ def adjusted_difference(
 
 @dataclass(frozen=True)
 class JudgedPart:
-    """A model's scores (n,) of the questions number `at` (n,) of N, which were drawn at random."""
+    """A model's scores (n,) of the questions at `positions` (n,) of N, which were drawn at random."""
 
     scores: FloatArray
-    at: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
 
 def difference_of_parts(
@@ -151,16 +151,17 @@ def difference_of_parts(
     than `FEWEST_JUDGED` common questions do not show c; it is then taken as 0, because m is close to n n' / N.
     `widest` is as in `adjusted_difference`. None if a part has fewer than `FEWEST_JUDGED` questions.
     """
-    total, counts = len(models), (len(judged.at), len(reference.at))
+    total, counts = len(models), (len(judged.positions), len(reference.positions))
     if min(counts) < FEWEST_JUDGED or min(counts) >= total:
         return None
     predictors = _standardised(models.mean(axis=1)[:, None])
     # a question is in the same fold for both models, so that equal parts are adjusted as their difference would be
     folds = np.random.default_rng(seed).permutation(total) % FOLDS
     first, second = (
-        _predicted(part.scores, part.at, predictors, folds[part.at], widest) for part in (reference, judged)
+        _predicted(sample.scores, sample.positions, predictors, folds[sample.positions], widest)
+        for sample in (reference, judged)
     )
-    common, at_first, at_second = np.intersect1d(reference.at, judged.at, return_indices=True)
+    common, at_first, at_second = np.intersect1d(reference.positions, judged.positions, return_indices=True)
     variances = first.variance + second.variance
     covariance = 0.0
     spread = float((second.predictions - first.predictions).var()) + variances
@@ -197,18 +198,20 @@ class _Predicted:
 
 
 def _predicted(
-    scores: FloatArray, at: NDArray[np.int64], predictors: FloatArray, folds: NDArray[np.int64], widest: float
+    scores: FloatArray, positions: NDArray[np.int64], predictors: FloatArray, folds: NDArray[np.int64], widest: float
 ) -> _Predicted:
-    residuals, predictions = np.empty(len(at)), np.zeros(len(predictors))
+    residuals, predictions = np.empty(len(positions)), np.zeros(len(predictors))
     for number in range(FOLDS):
         held_out = folds == number
-        weights = _ridge(predictors[at[~held_out]], scores[~held_out])
-        residuals[held_out] = scores[held_out] - predictors[at[held_out]] @ weights
+        weights = _ridge(predictors[positions[~held_out]], scores[~held_out])
+        residuals[held_out] = scores[held_out] - predictors[positions[held_out]] @ weights
         predictions += held_out.mean() * (predictors @ weights)
     mean = float(predictions.mean() + residuals.mean())
     variance, spread = float(residuals.var(ddof=predictors.shape[1])), float(scores.var(ddof=1))
     unexplained = min(1.0, variance / spread) if spread > 0 else 1.0
-    return _Predicted(mean, predictions, residuals, max(variance, unexplained * _least_variance(len(at), widest)))
+    return _Predicted(
+        mean, predictions, residuals, max(variance, unexplained * _least_variance(len(positions), widest))
+    )
 
 
 def _least_variance(questions: int, widest: float) -> float:
@@ -222,7 +225,7 @@ def _least_variance(questions: int, widest: float) -> float:
 
 
 def _standardised(columns: FloatArray) -> FloatArray:
-    """Return a column of ones and the columns with mean 0 and spread 1; one without spread becomes 0."""
+    """Return a column of ones and the columns with mean 0 and spread 1. A column without spread becomes 0."""
     spread = columns.std(axis=0)
     scaled: FloatArray = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     return np.column_stack([np.ones(len(columns)), scaled])
@@ -287,7 +290,7 @@ class AuditedRatio:
     """Of the audited questions, shape (audited,)."""
     predicted: FloatArray
     """The cheap judge's part of each question, b * v; shape (questions,)."""
-    at: NDArray[np.int64]
+    positions: NDArray[np.int64]
     """Positions of the audited questions."""
     effective: float
     """Questions that the expensive judge alone would need for the same standard error, at most all there are."""
@@ -300,11 +303,11 @@ class AuditedRatio:
         judge is taken to explain as much of these two as of the others: sqrt(1 - correlation^2) of their distance is
         left.
         """
-        value, count = float(self.terms.mean()), len(self.at) + 2
+        value, count = float(self.terms.mean()), len(self.positions) + 2
         ends = (np.array([lowest, highest]) - value) * np.sqrt(max(0.0, 1 - self.correlation**2))
         shift = float(ends.sum()) / count
         parts = self.predicted / len(self.terms)
-        parts[self.at] += (self.residuals - shift) / count
+        parts[self.positions] += (self.residuals - shift) / count
         squares = float(parts @ parts) + float(np.sum(((ends - shift) / count) ** 2))
         se = float(np.sqrt(squares * count / (count - 1)))
         half = t_quantile(0.5 + CONFIDENCE / 2, count - 1) * se
@@ -312,16 +315,16 @@ class AuditedRatio:
         return Interval(low=min(low, value), high=max(high, value), se=se)
 
 
-def audited_ratio(cheap: Ratio, expensive: Ratio, at: NDArray[np.int64]) -> AuditedRatio | None:
-    """Return the expensive judge's ratio over questions like these; None with fewer than three audited questions.
+def audited_ratio(cheap: Ratio, expensive: Ratio, positions: NDArray[np.int64]) -> AuditedRatio | None:
+    """Return the expensive judge's ratio over questions like these, or None with fewer than three audited questions.
 
-    `cheap`: over all questions; `expensive`: over the audited ones, whose positions among all are `at`.
+    `cheap`: over all questions; `expensive`: over the audited ones, whose positions among all are `positions`.
     """
-    audited, questions = len(at), len(cheap[0])
+    audited, questions = len(positions), len(cheap[0])
     if audited < 3:
         return None
     v = terms(*cheap)
-    u, seen = terms(*expensive), v[at] - v[at].mean()
+    u, seen = terms(*expensive), v[positions] - v[positions].mean()
     squares = float(seen @ seen)
     slope = float(u @ seen) / squares if squares > 0 else 0.0
     residuals = u - slope * seen
@@ -331,9 +334,9 @@ def audited_ratio(cheap: Ratio, expensive: Ratio, at: NDArray[np.int64]) -> Audi
     alone = residuals / np.maximum(1 - leverage, 1 / audited)
     # whoever compares terms counts N - 1 degrees of freedom, while most of the error is the audit's
     alone *= t_quantile(0.5 + CONFIDENCE / 2, audited - 2) / t_quantile(0.5 + CONFIDENCE / 2, questions - 1)
-    value = float(expensive[0].sum() / expensive[1].sum()) - slope * float(v[at].mean())
+    value = float(expensive[0].sum() / expensive[1].sum()) - slope * float(v[positions].mean())
     parts = value + slope * v
-    parts[at] += questions / audited * (alone - alone.mean())
+    parts[positions] += questions / audited * (alone - alone.mean())
     estimate = ratio_estimate(parts, np.ones(questions))
     assert estimate is not None, "there are three questions at least"
     spread = float(u.std(ddof=1))
@@ -342,7 +345,7 @@ def audited_ratio(cheap: Ratio, expensive: Ratio, at: NDArray[np.int64]) -> Audi
         terms=parts,
         residuals=residuals,
         predicted=slope * v,
-        at=at,
+        positions=positions,
         slope=slope,
         correlation=float(u @ seen) / both if both > 0 else 0.0,
         effective=min(float(questions), (spread / estimate.se) ** 2) if estimate.se > 0 else float(questions),

@@ -42,6 +42,7 @@ FEWEST_MODELS = 4
 """Models with votes and verdicts below which no other model is placed: two numbers (slope, offset) and their error
 must come from them."""
 ROUNDS = 500
+"""Bootstrap rounds: the ends of a 95 % interval then vary by about 3 % of its width."""
 FOLDS = 10
 STEPS = 100
 TOLERANCE = 1e-10
@@ -55,7 +56,7 @@ BINS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class Contests:
-    """Votes, or verdicts: one row per comparison of two models; arrays of shape (rows,)."""
+    """Votes or verdicts, one row per comparison of two models. All arrays have shape (rows,)."""
 
     names: tuple[str, ...]
     first: IntArray
@@ -80,7 +81,7 @@ class Contests:
         )
 
     def among(self, models: BoolArray) -> Contests:
-        """Return the rows between two of these models; `models` has shape (names,)."""
+        """Return the rows between two of these models. `models` has shape (names,)."""
         return self.of(models[self.first] & models[self.second])
 
     def games(self) -> IntArray:
@@ -89,7 +90,7 @@ class Contests:
         return np.bincount(both, minlength=len(self.names)).astype(np.int64)
 
     def table(self, weights: FloatArray | None = None) -> FloatArray:
-        """Return the points [i, j] that i took from j, as `bradley_terry.counted`; shape (names, names)."""
+        """Return the points [i, j] that i took from j, as `bradley_terry.counted`, shape (names, names)."""
         weight = np.ones(len(self)) if weights is None else weights
         won = Battles(self.names, self.first, self.second, np.full(len(self), 2))
         return counted(won, weight * self.points) + counted(replace(won, result=0 * won.result), weight * self.lost)
@@ -101,23 +102,24 @@ class Contests:
 
 def enough(contests: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
     """Return which models have enough rows against others with enough, shape (names,)."""
-    kept = np.ones(len(contests.names), dtype=np.bool_)
+    candidates = np.ones(len(contests.names), dtype=np.bool_)
+    # leaving out one model takes rows from its opponents, so this may need several rounds
     while True:
-        still = kept & (contests.among(kept).games() >= fewest)
-        if np.array_equal(still, kept):
-            return kept
-        kept = still
+        remaining = candidates & (contests.among(candidates).games() >= fewest)
+        if np.array_equal(remaining, candidates):
+            return candidates
+        candidates = remaining
 
 
 def rateable(votes: Contests, fewest: int = FEWEST_ROWS) -> BoolArray:
-    """Return which models have enough votes and are connected by won and lost ones; none if they are fewer than two."""
+    """Return which models have enough votes and are connected by won and lost ones, at least two or none."""
     voted = enough(votes, fewest)
     voted &= np.isfinite(strengths_of(votes.among(voted).table()))
     return voted if voted.sum() > 1 else np.zeros(len(voted), dtype=np.bool_)
 
 
 def strengths_of(table: FloatArray) -> FloatArray:
-    """Return Bradley-Terry strengths in logits, 0 for the model with the most points at stake; shape (models,).
+    """Return Bradley-Terry strengths in logits, shape (models,), 0 for the model with the most points at stake.
 
     NaN for models that no chain of won and lost points connects with it.
     """
@@ -126,7 +128,7 @@ def strengths_of(table: FloatArray) -> FloatArray:
 
 
 def fit_slope(x: FloatArray, points: FloatArray, weights: FloatArray | None = None) -> float:
-    """Return the s that makes 1 / (1 + exp(-s x)) the likeliest probabilities of `points` (0..1); shapes (rows,).
+    """Return the s that makes 1 / (1 + exp(-s x)) the likeliest probabilities of `points` (0..1), shapes (rows,).
 
     NaN if every point is on the side of x (or against it), because then no s is the best, or if no x differs from 0.
     """
@@ -159,7 +161,7 @@ def _logistic(x: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Strengths:
-    """One fit; arrays of shape (models,), in logits."""
+    """One fit. All arrays have shape (models,), in logits."""
 
     people: FloatArray
     """By the votes, mean 0 over the voted models; NaN for the others."""
@@ -173,12 +175,12 @@ class Strengths:
     @property
     def both(self) -> BoolArray:
         """Which models have votes and verdicts."""
-        known: BoolArray = np.isfinite(self.people) & np.isfinite(self.judge)
-        return known
+        is_known: BoolArray = np.isfinite(self.people) & np.isfinite(self.judge)
+        return is_known
 
 
 def fit_scale(votes: FloatArray, verdicts: FloatArray, voted: BoolArray) -> Strengths:
-    """Return the fit to tables of points [i, j], shape (models, models); `voted`: the models to place by votes."""
+    """Return the fit to tables of points [i, j], shape (models, models). `voted`: the models to place by votes."""
     people = strengths_of(np.where(np.outer(voted, voted), votes, 0.0))
     people = np.where(voted, people, np.nan)
     people = people - people[voted].mean()  # NaN for all if one of them is not connected: no common zero
@@ -228,7 +230,7 @@ def human_scale(
     rounds: int = ROUNDS,
     seed: int = 0,
 ) -> HumanScale:
-    """Return the Elo of all models with at least `fewest` votes, or else verdicts; two of them must be `rateable`.
+    """Return the Elo of all models with at least `fewest` votes, or else verdicts. Two of them must be `rateable`.
 
     anchor: a voted model and its Elo; None: the voted models' mean is 1000. Both contests have the same names.
     """
@@ -301,13 +303,13 @@ def _resampled(votes: Contests, verdicts: Contests, voted: BoolArray, rounds: in
 
 
 def _measure(value: float, rounds: FloatArray, n: int) -> Measure:
-    """Return the estimate with its percentiles; without an interval if too many rounds lack it."""
+    """Return the estimate with its percentiles, or without an interval if too many rounds lack it."""
     if not np.isfinite(value):
         return Measure(None, None, n)
-    known = rounds[np.isfinite(rounds)]
-    if len(known) < (1.0 - MOST_LOST) * len(rounds):
+    finite = rounds[np.isfinite(rounds)]
+    if len(finite) < (1.0 - MOST_LOST) * len(rounds):
         return Measure(float(value), None, n)
-    return Measure(float(value), percentile_interval(known), n)
+    return Measure(float(value), percentile_interval(finite), n)
 
 
 def _misplaced(residuals: FloatArray, rounds: FloatArray, both: BoolArray) -> float:
@@ -324,7 +326,7 @@ def _leverage(judge: float, seen: FloatArray) -> float:
 
 
 def _with_taste(value: float, rounds: FloatArray, taste: float, freedom: int, n: int) -> Measure:
-    """Return the estimate +- t * SE of both errors; t has the degrees of freedom of the judge's error, the larger."""
+    """Return the estimate +- t * SE of both errors. t has the degrees of freedom of the judge's error, the larger."""
     sampled = _measure(value, rounds, n)
     if sampled.value is None or sampled.interval is None:
         return sampled
@@ -335,9 +337,9 @@ def _with_taste(value: float, rounds: FloatArray, taste: float, freedom: int, n:
 
 def _without_votes_of(model: int, votes: Contests, point: Strengths) -> FloatArray:
     """Return where the judge places all models if one model's votes do not count for slope and offset."""
-    known = np.isfinite(point.people)
-    known[model] = False
-    return _placed(np.where(known, point.people, np.nan), point.judge, votes.table())[1]
+    has_elo = np.isfinite(point.people)
+    has_elo[model] = False
+    return _placed(np.where(has_elo, point.people, np.nan), point.judge, votes.table())[1]
 
 
 # ----------------------------------------------------------------------------------------------------- held-out votes
@@ -402,25 +404,26 @@ def predictions(
 def _folds(clusters: IntArray, seed: int) -> IntArray:
     """Return each row's part, 0 to FOLDS - 1: whole questions, drawn by seed."""
     units, row_unit = np.unique(clusters, return_inverse=True)
-    parts = np.random.default_rng(seed).permutation(len(units)) % FOLDS
-    return parts[row_unit].astype(np.int64)
+    fold_of_unit = np.random.default_rng(seed).permutation(len(units)) % FOLDS
+    # whole questions: votes on one answer pair would tell the fit about each other
+    return fold_of_unit[row_unit].astype(np.int64)
 
 
 def _people_signal(votes: Contests, fold: IntArray) -> FloatArray:
     signal = np.full(len(votes), np.nan)
-    for part in range(FOLDS):
-        strengths = strengths_of(votes.of(fold != part).table())
-        held = fold == part
+    for number in range(FOLDS):
+        strengths = strengths_of(votes.of(fold != number).table())
+        held = fold == number
         signal[held] = strengths[votes.first[held]] - strengths[votes.second[held]]
     return signal
 
 
 def _held_out(signal: FloatArray, points: FloatArray, fold: IntArray) -> FloatArray:
-    """Return each row's log-odds with the slope that the rows of other parts have; NaN without signal or slope."""
+    """Return each row's log-odds with the slope that the rows of other parts have, or NaN without signal or slope."""
     odds = np.full(len(signal), np.nan)
-    known = np.isfinite(signal)
-    for part in range(FOLDS):
-        fitted, held = known & (fold != part), known & (fold == part)
+    has_signal = np.isfinite(signal)
+    for number in range(FOLDS):
+        fitted, held = has_signal & (fold != number), has_signal & (fold == number)
         odds[held] = fit_slope(signal[fitted], points[fitted]) * signal[held]
     return odds
 
@@ -432,23 +435,29 @@ def _prediction(votes: Contests, odds: FloatArray) -> Prediction:
     right = np.where(odds == 0.0, 0.5, _side(odds, points))[decided]
     slope = fit_slope(odds, points)
     bins = _bins(np.abs(odds), _side(odds, points), odds != 0.0)
-    counts = sum(part.n for part in bins)
+    counts = sum(row.n for row in bins)
     return Prediction(
         accuracy=share_measure(right, votes.clusters[decided].tolist()),
         log_loss=mean_measure(loss, clusters),
         slope=None if np.isnan(slope) else slope,
-        error=sum(part.n * abs(part.predicted - part.observed) for part in bins) / counts if counts else None,
+        error=sum(row.n * abs(row.predicted - row.observed) for row in bins) / counts if counts else None,
         bins=bins,
     )
 
 
 def _bins(odds: FloatArray, points: FloatArray, favoured: BoolArray) -> tuple[Bin, ...]:
-    """Return the filled bins; `points` are the favourite's, and rows without a favourite are left out."""
+    """Return the filled bins. `points` are the favourite's, and rows without a favourite are left out."""
     probability = _logistic(odds)[favoured]
     observed = points[favoured]
-    where = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)
+    bin_numbers = np.clip(np.searchsorted(BINS, probability, side="right") - 1, 0, len(BINS) - 2)
     return tuple(
-        Bin(BINS[k], BINS[k + 1], float(probability[where == k].mean()), float(observed[where == k].mean()), int(count))
-        for k, count in enumerate(np.bincount(where, minlength=len(BINS) - 1))
+        Bin(
+            BINS[k],
+            BINS[k + 1],
+            float(probability[bin_numbers == k].mean()),
+            float(observed[bin_numbers == k].mean()),
+            int(count),
+        )
+        for k, count in enumerate(np.bincount(bin_numbers, minlength=len(BINS) - 1))
         if count
     )

@@ -1,4 +1,4 @@
-"""Intervals, and the percentile bootstrap over questions: all rows of one question are resampled together.
+"""Compute intervals by the percentile bootstrap over questions: all rows of one question are resampled together.
 
 >>> import numpy as np
 >>> interval = percentile_interval(np.array([1.0, 2.0, 3.0]))
@@ -46,7 +46,7 @@ def resampling_weights(questions: int, resamples: int, rng: np.random.Generator)
 
 
 def percentile_interval(estimates: FloatArray) -> Interval | None:
-    """Return the 2.5 % and 97.5 % percentiles and standard deviation of bootstrap estimates; None for one or none."""
+    """Return the 2.5 % and 97.5 % percentiles and standard deviation of two or more bootstrap estimates, else None."""
     if len(estimates) < 2:
         return None
     low, high = np.percentile(estimates, [2.5, 97.5])

@@ -1,4 +1,4 @@
-"""AlpacaEval's length-controlled win rate: what the win rate would be if both answers were equally long.
+"""Compute AlpacaEval's length-controlled win rate: what it would be if both answers were equally long.
 
 >>> import numpy as np
 >>> assign_folds(7, order="stable").tolist()
@@ -37,7 +37,7 @@ SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are i
 STRENGTHS = np.logspace(-4, 4, 10)  # scikit-learn LogisticRegressionCV, Cs=10
 GAMED_WEIGHT = 0.1  # glm_winrate.py: regularize_to_baseline_lambda 0.2, halved for two gamed baselines
 SEED = 123  # glm_winrate.py: random_state
-FOLDS = 5
+FOLDS = 5  # glm_winrate.py: n_splits
 CLIP = 1e-15  # glm_winrate.py, logloss
 REFITS = 400  # an interval's ends then move by about 0.1 standard errors
 STEPS = 30
@@ -133,7 +133,7 @@ def fit_replicates(
 
 @dataclass(frozen=True)
 class _ReplicateRows:
-    """The rows of all replicates; `target` has shape (rows, 1), `strength` is C."""
+    """The rows of all replicates. `target` has shape (rows, 1), and `strength` is C."""
 
     varying: FloatArray
     shared: FloatArray
@@ -168,13 +168,13 @@ class _ReplicateRows:
         return gradient, hessian
 
 
-def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) -> FloatArray:
-    """Return each replicate's b that minimises g.(b - at) + (b - at)' H (b - at) / 2 + |b|_1, by coordinate descent."""
-    solution = at.copy()
+def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, start: FloatArray) -> FloatArray:
+    """Return each replicate's b that minimises g.d + d' H d / 2 + |b|_1, d = b - start, by coordinate descent."""
+    solution = start.copy()
     for _ in range(SWEEPS):
         before = solution.copy()
         for k in range(3):
-            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - at)
+            slope = gradient[k] + np.einsum("ij,ij->j", hessian[k], solution - start)
             bend = np.maximum(hessian[k, k], SMALLEST_CURVATURE)
             free = solution[k] - slope / bend
             solution[k] = np.sign(free) * np.maximum(np.abs(free) - 1.0 / bend, 0.0)
@@ -185,7 +185,7 @@ def _solve_quadratic(gradient: FloatArray, hessian: FloatArray, at: FloatArray) 
 
 @dataclass(frozen=True)
 class LengthRows:
-    """One model's rows in the baseline's order; all arrays of shape (rows,)."""
+    """One model's rows in the baseline's order. All arrays have shape (rows,)."""
 
     preference: FloatArray
     """Probability that the model wins, 0..1; NaN if there is no verdict. `control_length` also accepts values
@@ -213,7 +213,8 @@ class LengthControl:
 def control_length(
     rows: LengthRows, gamed: Sequence[tuple[float, float, float]], *, order: FoldOrder = "published"
 ) -> LengthControl | None:
-    """Return the length-controlled win rate; None if it cannot be fitted (under ten verdicts, or no spread of lengths).
+    """Return the length-controlled win rate, or None if it cannot be fitted (under ten verdicts, or no spread of
+    lengths).
 
     `gamed` lists (preference, standardised length difference, difficulty).
     """
@@ -256,7 +257,7 @@ def control_length_replicates(
     refits: int = REFITS,
     seed: int = 0,
 ) -> FloatArray | None:
-    """Return the win rates of the refits, in percent, shape (refits,); None with fewer than two rows.
+    """Return the win rates of the refits, in percent, shape (refits,), or None with fewer than two rows.
 
     The same number of rows and the same seed draw the same instructions, so that two models' replicates are paired.
     """
@@ -264,7 +265,7 @@ def control_length_replicates(
         return None
     rng = np.random.default_rng(seed)
     drawn = np.concatenate(list(resampling_weights(len(rows.preference), refits, rng)))
-    estimates = [weighted_win_rates(rows, gamed, fit, part) for part in np.array_split(drawn, max(1, refits // 100))]
+    estimates = [weighted_win_rates(rows, gamed, fit, batch) for batch in np.array_split(drawn, max(1, refits // 100))]
     return np.concatenate(estimates)
 
 
@@ -299,18 +300,18 @@ def _soft(features: FloatArray, preference: FloatArray, weight: FloatArray) -> S
 
 
 def _choose_strength(features: FloatArray, preference: FloatArray, weight: FloatArray, order: FoldOrder) -> float:
-    """Return the C with the best mean log-likelihood over folds; the first one if several are equal."""
+    """Return the C with the best mean log-likelihood over folds, or the first one if several are equal."""
     fold = assign_folds(len(preference), FOLDS, order)
     scores = np.empty((FOLDS, len(STRENGTHS)))
     for number in range(FOLDS):
         held_out = fold == number
-        kept, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
+        training, true = _soft(features[~held_out], preference[~held_out], weight[~held_out]), preference[held_out]
         fits = Fits(SEED)  # one stream for all Cs of a fold: it changes published digits
-        for at, strength in enumerate(STRENGTHS):
-            coefficients = fits.fit(replace(kept, weight=kept.weight * strength))
+        for column, strength in enumerate(STRENGTHS):
+            coefficients = fits.fit(replace(training, weight=training.weight * strength))
             fitted = np.clip(sigmoid(features[held_out] @ coefficients), CLIP, 1 - CLIP)
             likelihood = weight[held_out] * (true * np.log(fitted) + (1 - true) * np.log(1 - fitted))
-            scores[number, at] = np.mean(likelihood)
+            scores[number, column] = np.mean(likelihood)
     return float(STRENGTHS[int(np.argmax(np.mean(scores, axis=0)))])
 
 

@@ -1,4 +1,4 @@
-"""L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and random order.
+"""Fit an L1-penalised logistic regression along liblinear's own path, with its tolerances, shrinking and order.
 
 >>> import numpy as np
 >>> rows = SoftRows(np.eye(2), target=np.array([0.9, 0.5]), weight=np.array([10.0, 10.0]))
@@ -49,7 +49,7 @@ class SoftRows:
 
     @property
     def wins(self) -> int:
-        """Return the number of rows with a share of a win; liblinear ignores rows of weight 0."""
+        """Return the number of rows with a share of a win. liblinear ignores rows of weight 0."""
         return int(np.count_nonzero(self.weight * self.target))
 
     @property
@@ -78,9 +78,9 @@ class Draws:
 
     def shuffle(self, order: list[int], size: int) -> None:
         """Shuffle the first `size` entries in place."""
-        for at in range(size):
-            partner = at + self.below(size - at)
-            order[at], order[partner] = order[partner], order[at]
+        for position in range(size):
+            partner = position + self.below(size - position)
+            order[position], order[partner] = order[partner], order[position]
 
 
 class Fits:
@@ -104,7 +104,7 @@ class _Path:
         self._lost_sum = self._columns @ self._lost
         self._count = rows.wins + rows.losses
         self._tolerance = TOLERANCE * max(min(rows.wins, rows.losses), 1) / max(self._count, 1)
-        self._now = [0.0] * self._size
+        self._current = [0.0] * self._size
         self._next = [0.0] * self._size
         self._order = list(range(self._size))
         self._inner_tolerance = 1.0
@@ -127,40 +127,40 @@ class _Path:
             odds = self._search(odds, gradient, moved)
             if sweeps == 1:
                 self._inner_tolerance *= 0.25
-        return self._now
+        return self._current
 
     def _shrink(self, gradient: list[float], margin: float) -> tuple[int, float, float]:
-        """Move surely-zero coordinates to the end; return the number left, and sum and maximum of their violations."""
-        active, total, largest, at = self._size, 0.0, 0.0, 0
-        while at < active:
-            coordinate = self._order[at]
-            violation = _violation(self._now[coordinate], gradient[coordinate], margin)
+        """Move surely-zero coordinates to the end. Return the number left, and sum and maximum of their violations."""
+        active, total, largest, position = self._size, 0.0, 0.0, 0
+        while position < active:
+            coordinate = self._order[position]
+            violation = _violation(self._current[coordinate], gradient[coordinate], margin)
             if violation is None:
                 active -= 1
-                self._order[at], self._order[active] = self._order[active], self._order[at]
+                self._order[position], self._order[active] = self._order[active], self._order[position]
                 continue
-            largest, total, at = max(largest, violation), total + violation, at + 1
+            largest, total, position = max(largest, violation), total + violation, position + 1
         return active, total, largest
 
     def _solve(
         self, gradient: list[float], curvature: list[list[float]], active: int, first: float
     ) -> tuple[list[float], int]:
-        """Sweep over the coordinates of the quadratic model; return each coordinate's move and the number of sweeps."""
+        """Sweep over the coordinates of the quadratic model. Return each coordinate's move and the number of sweeps."""
         moved = [0.0] * self._size
         left, largest = active, float("inf")
         for sweep in range(1, SWEEPS + 1):
             self._draws.shuffle(self._order, left)
-            margin, largest, total, at = largest / max(self._count, 1), 0.0, 0.0, 0
-            while at < left:
-                coordinate = self._order[at]
-                slope = gradient[coordinate] + (self._next[coordinate] - self._now[coordinate]) * RIDGE
+            margin, largest, total, position = largest / max(self._count, 1), 0.0, 0.0, 0
+            while position < left:
+                coordinate = self._order[position]
+                slope = gradient[coordinate] + (self._next[coordinate] - self._current[coordinate]) * RIDGE
                 slope += sum(map(mul, curvature[coordinate], moved))
                 violation = _violation(self._next[coordinate], slope, margin)
                 if violation is None:
                     left -= 1
-                    self._order[at], self._order[left] = self._order[left], self._order[at]
+                    self._order[position], self._order[left] = self._order[left], self._order[position]
                     continue
-                at += 1
+                position += 1
                 change = _minimum(self._next[coordinate], slope, curvature[coordinate][coordinate] + RIDGE)
                 if abs(change) < SMALLEST_STEP:
                     continue
@@ -176,11 +176,13 @@ class _Path:
         return moved, SWEEPS
 
     def _search(self, odds: FloatArray, gradient: list[float], moved: list[float]) -> FloatArray:
-        """Halve the step until the objective falls enough; return the new odds exp(x . b), or the old ones if never."""
+        """Halve the step until the objective falls enough. Return the odds exp(x . b), or the old ones."""
         weight = self._rows.weight
-        norm = sum(map(abs, self._now))
+        norm = sum(map(abs, self._current))
         norm_next = sum(map(abs, self._next))
-        ways = [(after - before) * slope for after, before, slope in zip(self._next, self._now, gradient, strict=True)]
+        ways = [
+            (after - before) * slope for after, before, slope in zip(self._next, self._current, gradient, strict=True)
+        ]
         decrease = sum(ways) + norm_next - norm
         along = np.array(moved) @ self._columns
         lost = float(self._lost @ along)
@@ -189,16 +191,16 @@ class _Path:
             grown: FloatArray = odds * growth
             gain = float(weight @ np.log((1.0 + grown) / (growth + grown)))
             if norm_next - norm + lost - SUFFICIENT * decrease + gain <= 0:
-                self._now = list(self._next)
+                self._current = list(self._next)
                 return grown
-            self._next = [(now + after) * 0.5 for now, after in zip(self._now, self._next, strict=True)]
+            self._next = [(current + after) * 0.5 for current, after in zip(self._current, self._next, strict=True)]
             norm_next = sum(map(abs, self._next))
             decrease, lost, along = decrease * 0.5, lost * 0.5, along * 0.5
         return odds
 
 
 def _violation(value: float, slope: float, margin: float) -> float | None:
-    """Return how far a coordinate is from its optimality condition; None if it is zero and surely stays so."""
+    """Return how far a coordinate is from its optimality condition, or None if it is zero and surely stays so."""
     if value > 0:
         return abs(slope + 1)
     if value < 0:

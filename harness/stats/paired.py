@@ -74,7 +74,7 @@ class ClusteredEstimate:
 
     @property
     def varies(self) -> bool:
-        """Return whether the questions differ at all; if not, the error is unknown rather than 0."""
+        """Return whether the questions differ at all. If not, the error is unknown rather than 0."""
         return self.se > SMALLEST * max(1.0, abs(self.value))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -112,28 +112,28 @@ class ClusteredEstimate:
 
 
 def normal_quantile(level: float) -> float:
-    """Return the quantile of the standard normal distribution; `level` in 0..1."""
+    """Return the quantile of the standard normal distribution at `level`, in 0..1."""
     from scipy import special
 
     return float(special.ndtri(level))
 
 
 def t_quantile(level: float, df: float) -> float:
-    """Return the quantile of Student's t; `df` of 0 or less means infinitely many (normal)."""
+    """Return the quantile of Student's t. `df` of 0 or less means infinitely many (normal)."""
     from scipy import special
 
     return float(special.ndtri(level) if df <= 0 else special.stdtrit(df, level))
 
 
 def t_cdf(value: float, df: float) -> float:
-    """Return the share of Student's t below `value`, 0..1; `df` of 0 or less means infinitely many (normal)."""
+    """Return the share of Student's t below `value`, 0..1. `df` of 0 or less means infinitely many (normal)."""
     from scipy import special
 
     return float(special.ndtr(value) if df <= 0 else special.stdtr(df, value))
 
 
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Return the linearised terms of sum(above) / sum(below), shape (questions,); their sum is zero."""
+    """Return the linearised terms of sum(above) / sum(below), shape (questions,). Their sum is zero."""
     ratio = above.sum() / below.sum()
     linearised: FloatArray = (above - ratio * below) / below.mean()
     return linearised
@@ -154,15 +154,15 @@ def clustered_se(centred: FloatArray, clusters: Sequence[Hashable] | None = None
 def cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
     """Return the sum of the values of each cluster, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
-    at = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
-    sums: FloatArray = np.bincount(at, values, len(numbers)).astype(np.float64)
+    cluster_numbers = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    sums: FloatArray = np.bincount(cluster_numbers, values, len(numbers)).astype(np.float64)
     return sums
 
 
 def ratio_estimate(
     above: FloatArray, below: FloatArray, *, clusters: Sequence[Hashable] | None = None, scale: float = 1.0
 ) -> ClusteredEstimate | None:
-    """Return scale * sum(above) / sum(below) with its clustered error; None for under two questions or clusters."""
+    """Return scale * sum(above) / sum(below) with its clustered error, or None for under two questions or clusters."""
     if _too_few(len(above), clusters):
         return None
     se, df = clustered_se(terms(above, below), clusters)
@@ -170,7 +170,7 @@ def ratio_estimate(
 
 
 def ratio_interval(above: FloatArray, below: FloatArray, bounds: Bounds | None = None) -> Interval | None:
-    """Return the 95 % interval of sum(above) / sum(below), and its error; both of shape (questions,).
+    """Return the 95 % interval of sum(above) / sum(below), both of shape (questions,), and its error.
 
     With `bounds`: the t interval after adding two pseudo-questions of average weight, one at the lowest and one at the
     highest score, limited to the bounds: Agresti and Coull's interval of a share (1998, The American Statistician
@@ -254,7 +254,7 @@ def _too_few(questions: int, clusters: Sequence[Hashable] | None) -> bool:
 
 
 def correlation(first: FloatArray, second: FloatArray) -> float | None:
-    """Return Pearson's correlation of two models' question scores; None if one has no spread.
+    """Return Pearson's correlation of two models' question scores, or None if one has no spread.
 
     The higher it is, the more pairing reduces var(a - b).
     """
@@ -316,7 +316,7 @@ def rank_intervals(
 
 
 def _spreads_of_differences(errors: FloatArray) -> FloatArray:
-    """Return the standard deviation of each difference of two columns, shape (models, models); infinite if it is 0.
+    """Return the standard deviation of each difference of two columns, shape (models, models), or infinite if it is 0.
 
     Models that answer all alike are thus never distinguished.
     """
@@ -346,13 +346,13 @@ def _largest_differences(errors: FloatArray, rates: FloatArray) -> NDArray[np.fl
     largest = np.zeros((count, resamples), dtype=np.float32)
     single, single_rates = errors.astype(np.float32), rates.astype(np.float32)
     for start in range(0, resamples, PIECE_RESAMPLES):
-        part = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
-        best = np.zeros_like(part)
+        piece = np.ascontiguousarray(single[start : start + PIECE_RESAMPLES].T)
+        best = np.zeros_like(piece)
         for first in range(0, count, PIECE_MODELS):
             end = min(count, first + PIECE_MODELS)
             for model in range(end - 1):
                 rivals = slice(max(first, model + 1), end)
-                apart = part[rivals] - part[model]
+                apart = piece[rivals] - piece[model]
                 apart *= single_rates[model, rivals, None]
                 np.abs(apart, out=apart)
                 np.maximum(best[rivals], apart, out=best[rivals])
@@ -385,12 +385,12 @@ def swap_tests(
     if None not in p_values:
         return [p for p in p_values if p is not None]
     totals = [(above.sum(), below.sum()) for above, below in models]
-    terms_of_models = np.column_stack([part for model in models for part in model])
+    terms_of_models = np.column_stack([column for model in models for column in model])
     hits = [0] * len(pairs)
     for swapped in _swaps(len(terms_of_models), flips, seed):
         products = (swapped.astype(np.float64) @ terms_of_models).T.reshape(len(models), 2, -1)
-        for at, (first, second) in enumerate(pairs):
-            if p_values[at] is not None:
+        for number, (first, second) in enumerate(pairs):
+            if p_values[number] is not None:
                 continue
             above, below = products[second] - products[first]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -398,7 +398,7 @@ def swap_tests(
                 ratio = (totals[first][0] + above) / (totals[first][1] + below)
                 ratio -= (totals[second][0] - above) / (totals[second][1] - below)
                 nearer = np.abs(ratio, out=ratio) < seen - SMALLEST
-            hits[at] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
+            hits[number] += nearer.size - int(np.count_nonzero(nearer))  # NaN counts against us
     drawn = [(1 + count) / (flips + 1) for count in hits]
     return [share if p is None else p for p, share in zip(p_values, drawn, strict=True)]
 
@@ -429,8 +429,8 @@ def _remembered_swaps(clusters: int, flips: int, seed: int) -> tuple[NDArray[np.
 def _draw_swaps(clusters: int, flips: int, seed: int) -> Iterator[NDArray[np.int8]]:
     rng = np.random.default_rng(seed)
     block = max(1, CELLS // max(1, clusters))
-    for done in range(0, flips, block):
-        yield rng.integers(0, 2, size=(min(block, flips - done), clusters), dtype=np.int8)
+    for drawn_before in range(0, flips, block):
+        yield rng.integers(0, 2, size=(min(block, flips - drawn_before), clusters), dtype=np.int8)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -438,9 +438,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     count = len(order)
     adjusted, highest = [0.0] * count, 0.0
-    for rank, at in enumerate(order):
-        highest = max(highest, min(1.0, (count - rank) * float(p_values[at])))
-        adjusted[at] = highest
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (count - rank) * float(p_values[position])))
+        adjusted[position] = highest
     return adjusted
 
 
@@ -483,7 +483,7 @@ def detectable(se: float, *, alpha: float = ALPHA, power: float = POWER) -> floa
 
 
 def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, power: float = POWER) -> int | None:
-    """Return the questions needed to distinguish a value from a bound `distance` away; None if the distance is 0.
+    """Return the questions needed to distinguish a value from a bound `distance` away, or None if the distance is 0.
 
     n questions of the same kind have the standard error `se`.
     """
@@ -495,7 +495,7 @@ def required_n(n: int, se: float, distance: float, *, alpha: float = ALPHA, powe
 def required_repeats(
     between: float, within: float, n: int, distance: float, *, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """Return the repeats per question needed on the same n questions; None if no number of repeats is enough.
+    """Return the repeats per question needed on the same n questions, or None if no number of repeats is enough.
 
     between: variance over questions of the true difference (omega^2); within: variance of one repeat's difference about
     its question's own (s_A^2 + s_B^2).
@@ -508,7 +508,7 @@ def required_repeats(
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """A paired difference compared with a margin; bounds are one-sided, p-values not adjusted."""
+    """A paired difference compared with a margin. Bounds are one-sided, and p-values are not adjusted."""
 
     answer: Answer
     lower: float

@@ -43,7 +43,7 @@ def spent(share: float, alpha: float) -> float:
 
 @lru_cache(maxsize=64)
 def boundaries(shares: tuple[float, ...], alpha: float) -> tuple[float, ...]:
-    """Return the one-sided boundary of the normal statistic at each look; `shares` rise to the last look's 1.
+    """Return the one-sided boundary of the normal statistic at each look. `shares` rise to the last look's 1.
 
     Raise ValueError if they do not rise, or one is outside 0..1.
     """
@@ -66,7 +66,7 @@ def boundaries(shares: tuple[float, ...], alpha: float) -> tuple[float, ...]:
 
 
 def _bound(sums: FloatArray, density: FloatArray, step: float, level: float) -> float:
-    """Return the value that the next sum exceeds with probability `level`; `density` includes the grid's weights."""
+    """Return the value that the next sum exceeds with probability `level`. `density` includes the grid's weights."""
     from scipy import optimize, special
 
     def excess(value: float) -> float:

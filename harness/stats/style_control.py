@@ -1,4 +1,4 @@
-"""Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
+"""Fit Bradley-Terry with style: the strengths of models if answer length and markdown were equal.
 
 >>> import numpy as np
 >>> style_rate(np.array([0.0, np.log(3.0)]), baseline=0).round().tolist()  # percent of games won against model 0
@@ -39,7 +39,7 @@ LOG_10 = float(np.log(10.0))  # v0.1: one-hot columns contain ln 10
 
 @dataclass(frozen=True)
 class StyledBattles:
-    """Battles with the style of both answers; arrays over battles, a battle of weight 3 is listed once."""
+    """Battles with the style of both answers. All arrays are over battles, and a battle of weight 3 is listed once."""
 
     models: int
     first: IntArray
@@ -68,7 +68,7 @@ class StyleFit:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and spread used to standardise the features; they come from the pool, so the scores depend on the pool."""
+    """Mean and spread used to standardise the features. They come from the pool, so the scores depend on it."""
 
     mean: FloatArray
     spread: FloatArray
@@ -85,8 +85,8 @@ def raw_features(battles: StyledBattles, formula: Formula) -> FloatArray:
         return (first - second) / (first + second + 1.0)
     length = (first[:, 0] - second[:, 0]) / np.maximum(first[:, 0] + second[:, 0], 1.0)
     first_density, second_density = first[:, 1:] / (first[:, :1] + 1.0), second[:, 1:] / (second[:, :1] + 1.0)
-    rest = (first_density - second_density) / (first_density + second_density + 1.0)
-    return np.column_stack((length, rest))
+    density_difference = (first_density - second_density) / (first_density + second_density + 1.0)
+    return np.column_stack((length, density_difference))
 
 
 def scale(features: FloatArray, weight: FloatArray, formula: Formula) -> tuple[FloatArray, Scaling]:
@@ -115,40 +115,40 @@ def fit_style(
     weight: FloatArray | None = None,
     start: StyleFit | None = None,
 ) -> StyleFit:
-    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample; `start`: initial values.
+    """Return the minimum of the formula's loss. `weight`: rows per battle of a resample. `start`: initial values.
 
     v0.1: the log loss of both copies of the battles, plus half the squared norm of its parameters, which are strengths
     / ln 10 and the coefficients. v2.0: the log loss alone, so strengths have mean 0.
     """
     rows = battles.weight if weight is None else weight
-    kept = rows > 0
+    has_rows = rows > 0
     problem = _Problem(
         battles.models,
-        battles.first[kept],
-        battles.second[kept],
-        battles.points[kept],
-        features[kept],
-        rows[kept],
+        battles.first[has_rows],
+        battles.second[has_rows],
+        battles.points[has_rows],
+        features[has_rows],
+        rows[has_rows],
         PENALTY / COPIES if formula == "v0.1" else 0.0,
     )
-    at = np.zeros(battles.models + features.shape[1])
+    parameters = np.zeros(battles.models + features.shape[1])
     if start is not None:
-        at = np.concatenate((start.strengths, start.coefficients))
-    converged, loss = False, problem.loss(at)
+        parameters = np.concatenate((start.strengths, start.coefficients))
+    converged, loss = False, problem.loss(parameters)
     for _ in range(STEPS):
-        slope, bend = problem.derivatives(at)
+        slope, bend = problem.derivatives(parameters)
         step = np.linalg.solve(bend, slope)
         if np.max(np.abs(step)) < TOLERANCE:
             converged = True
             break
         # features lie up to 16 standard deviations out, so a full step may overshoot: halve it until the loss falls
         for _ in range(HALVINGS):
-            tried = problem.loss(at - step)
+            tried = problem.loss(parameters - step)
             if tried <= loss + ROUNDING * abs(loss):
                 break
             step = step / 2.0
-        at, loss = at - step, min(tried, loss)
-    return StyleFit(at[: battles.models], at[battles.models :], converged)
+        parameters, loss = parameters - step, min(tried, loss)
+    return StyleFit(parameters[: battles.models], parameters[battles.models :], converged)
 
 
 @dataclass(frozen=True)
@@ -163,49 +163,49 @@ class _Problem:
     rows: FloatArray
     penalty: float
 
-    def loss(self, at: FloatArray) -> float:
+    def loss(self, parameters: FloatArray) -> float:
         size = self.models
-        logit = at[self.first] - at[self.second] + self.features @ at[size:]
+        logit = parameters[self.first] - parameters[self.second] + self.features @ parameters[size:]
         likely = float(self.rows @ (np.logaddexp(0.0, logit) - self.points * logit))
-        return likely + 0.5 * self.penalty * float(self._unit(at) @ at**2)
+        return likely + 0.5 * self.penalty * float(self._unit(parameters) @ parameters**2)
 
-    def _unit(self, at: FloatArray) -> FloatArray:
-        """Return the penalised parameters' squared norm per squared logit; strengths count as strength / ln 10."""
-        return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(at) - self.models)))
+    def _unit(self, parameters: FloatArray) -> FloatArray:
+        """Return the penalised parameters' squared norm per squared logit. Strengths count as strength / ln 10."""
+        return np.concatenate((np.full(self.models, LOG_10**-2), np.ones(len(parameters) - self.models)))
 
-    def derivatives(self, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return gradient and Hessian of the loss at (strengths, coefficients).
+    def derivatives(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return gradient and Hessian of the loss at `parameters` (strengths, coefficients).
 
         The one-hot columns are never built: their part of the Hessian is counted, not multiplied.
         """
         size, first, second = self.models, self.first, self.second
-        logit = at[first] - at[second] + self.features @ at[size:]
+        logit = parameters[first] - parameters[second] + self.features @ parameters[size:]
         chance = 1.0 / (1.0 + np.exp(-logit))
         error, curve = self.rows * (chance - self.points), self.rows * chance * (1.0 - chance)
         slope = np.concatenate((self._spread(error), error @ self.features))
-        bend = np.zeros((len(at), len(at)))
+        bend = np.zeros((len(parameters), len(parameters)))
         pairs = np.bincount(first * size + second, curve, size**2).reshape(size, size)
         pairs += pairs.T
         bend[:size, :size] = np.diag(pairs.sum(axis=1)) - pairs
         for column, values in enumerate(self.features.T, start=size):
             bend[:size, column] = bend[column, :size] = self._spread(curve * values)
         bend[size:, size:] = (self.features * curve[:, None]).T @ self.features
-        unit = self._unit(at)
-        slope += self.penalty * unit * at
+        unit = self._unit(parameters)
+        slope += self.penalty * unit * parameters
         bend[np.diag_indices_from(bend)] += self.penalty * unit + RIDGE
         if not self.penalty:  # only differences of strengths matter, so fix their mean
             bend[:size, :size] += 1.0
         return slope, bend
 
     def _spread(self, values: FloatArray) -> FloatArray:
-        """Return each model's sum of a quantity per battle, plus for the first and minus for the second; (models,)."""
+        """Return each model's sum of a quantity per battle, minus as the second, shape (models,)."""
         size = self.models
-        taken: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
-        return np.bincount(self.first, values, size).astype(np.float64) - taken
+        minus: FloatArray = np.bincount(self.second, values, size).astype(np.float64)
+        return np.bincount(self.first, values, size).astype(np.float64) - minus
 
 
 def style_rate(strengths: FloatArray, baseline: int) -> FloatArray:
-    """Return the style-controlled win rates against the baseline in percent; shape (..., models)."""
+    """Return the style-controlled win rates against the baseline in percent, shape (..., models)."""
     rate: FloatArray = 100.0 / (1.0 + np.exp(strengths[..., [baseline]] - strengths))
     return rate
 
@@ -225,5 +225,5 @@ def row_resamples(battles: StyledBattles, rounds: int, seed: int) -> Iterator[Fl
 def refits(
     battles: StyledBattles, features: FloatArray, formula: Formula, fit: StyleFit, weights: Iterable[FloatArray]
 ) -> FloatArray:
-    """Return the strengths refitted to resampled rows, (resamples, models); features keep the pool's scaling."""
+    """Return the strengths refitted to resampled rows, (resamples, models). Features keep the pool's scaling."""
     return np.array([fit_style(battles, features, formula, weight=weight, start=fit).strengths for weight in weights])

@@ -66,7 +66,7 @@ class Split:
 
 
 def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: Sequence[int] = ()) -> Split | None:
-    """Return the components of `levels`, top (questions) first; the last level is the single value.
+    """Return the components of `levels`, top (questions) first. The last level is the single value.
 
     `values`, shape (rows,); each level's labels, shape (rows,), nested in the level above. None if a level does not
     have more groups than the one above, which makes the two indistinguishable. `removed`: degrees of freedom of each
@@ -154,7 +154,7 @@ class PairedShift:
 
 
 def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
-    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question; None if empty."""
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question. None if empty."""
     n = len(differences)
     if not n:
         return None
@@ -172,8 +172,10 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
 
 @dataclass(frozen=True)
 class CrossedMean(ClusteredEstimate):
-    """A mean over `n` questions and over repeats. `se` is over both, or over questions alone if there is one repeat;
-    `df` is Satterthwaite's (1946)."""
+    """A mean over `n` questions and over repeats.
+
+    `se` is over both, or over questions alone if there is one repeat. `df` is Satterthwaite's (1946).
+    """
 
     se_questions: float
     """Standard error over questions alone, as if the repeats were fixed."""
@@ -190,7 +192,7 @@ class CrossedMean(ClusteredEstimate):
 
 
 def crossed_mean(values: FloatArray) -> CrossedMean | None:
-    """Return the mean of a table of shape (questions, repeats); None with fewer than two questions.
+    """Return the mean of a table of shape (questions, repeats), or None with fewer than two questions.
 
     Both questions and repeats (e.g. training seeds) are samples: an interval over questions alone ignores that another
     seed trains another model. With the mean squares of a two-way layout without replication,
@@ -211,8 +213,8 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
         se = math.sqrt(by_question)
         return CrossedMean(mean, se, questions - 1, questions, se, repeats)
     by_repeat = float(columns @ columns) / (repeats - 1) / repeats
-    rest = values - mean - rows[:, None] - columns[None, :]
-    both = float((rest**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    residuals = values - mean - rows[:, None] - columns[None, :]
+    both = float((residuals**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
     variance = max(by_question + by_repeat - both, by_question, by_repeat)
     spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
     df = variance**2 / spread if spread else questions - 1
@@ -232,12 +234,12 @@ class Parts:
     @property
     def value(self) -> float:
         """Return the ratio over all questions."""
-        above, below = (self._question(part).sum() for part in (self.above, self.below))
+        above, below = (self._question(cells).sum() for cells in (self.above, self.below))
         return float(above / below)
 
-    def _question(self, part: FloatArray) -> FloatArray:
-        counts = np.maximum(1, np.isfinite(part).sum(axis=1))
-        sums: FloatArray = np.nansum(part, axis=1)
+    def _question(self, cells: FloatArray) -> FloatArray:
+        counts = np.maximum(1, np.isfinite(cells).sum(axis=1))
+        sums: FloatArray = np.nansum(cells, axis=1)
         return sums if self.added else sums / counts
 
     def variances(self) -> tuple[FloatArray, FloatArray] | None:
@@ -260,7 +262,8 @@ class Parts:
 
 
 def within_difference(first: Parts, second: Parts, *, scale: float = 1.0) -> ClusteredEstimate | None:
-    """Return the ratio of `first` minus that of `second` on these very questions; None if a run has no question twice.
+    """Return the ratio of `first` minus that of `second` on these very questions, or None if a run has no question
+    twice.
 
     Only answers and verdicts are a sample, the questions are fixed. With K draws per question of variance s^2,
 

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from harness.backends.server import ServerCommand
 from harness.backends.vllm import VllmBackend
-from harness.client import ChatClient
+from harness.client import CallLimits, ChatClient
 from harness.records import Failure, ModelRef, base_url
 from harness.records.errors import ConfigError, ReplyError
 from harness.records.protocols import RewardOptions, ServeOptions
@@ -53,7 +53,7 @@ class PoolingReward(RunsCoroutines):
         if not options.model:
             raise ConfigError("reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, a served name")
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
-        self._places = options.batch_size
+        self._concurrency = options.batch_size
         self.at_once = QUEUE * options.batch_size
         self._server: PoolingServer | None = None
         self._url, self._key = None, None
@@ -80,7 +80,7 @@ class PoolingReward(RunsCoroutines):
             self._post = self._server.post
             return
         assert self._url is not None
-        client = ChatClient(self._url, api_key=self._key, concurrency=self._places)
+        client = ChatClient(self._url, CallLimits(concurrency=self._concurrency), api_key=self._key)
         self._post = (await self._stack.enter_async_context(client)).post
 
     async def _close(self) -> None:

@@ -155,7 +155,7 @@ def test_two_chosen_models_show_the_difference_that_compare_states(open_page: An
 
 
 def test_three_chosen_models_are_corrected_as_compare_does(open_page: Any, report: str, results: Path) -> None:
-    from harness.analysis.finished_runs import compare_models
+    from harness.analysis.finished_runs import PairOptions, compare_models
 
     names = ["dpo", "wrpo-1-source", "wrpo-3-sources"]
     page = open_page(report)
@@ -165,7 +165,7 @@ def test_three_chosen_models_are_corrected_as_compare_does(open_page: Any, repor
 
     panel = page.get_by_role("region", name="Chosen models").locator("visible=true")
     shown = [row.locator("td").nth(2).inner_text() for row in panel.locator("tbody tr").all()]
-    pairs = compare_models(names, results, suites=["arena_hard"])
+    pairs = compare_models(names, results, PairOptions(["arena_hard"]))
     adjusted = [pair.differences[0].p_adjusted or 0.0 for pair in pairs]
     assert [text.removesuffix(" *") for text in shown] == ["< 0.001" if p < 0.001 else f"{p:.3f}" for p in adjusted]
     assert "corrected by Holm over 2 models" in panel.inner_text()
@@ -194,7 +194,7 @@ def test_direct_games_are_outlined_in_the_matrix_and_stated(
         make_run(results, model, pocket("arena_hard"), skill=skill)
     make_games(results, "high", "low", pocket("arena_hard"), skill=0.95)
     file = tmp_path / "board.html"
-    assert harness("leaderboard", "--results", results, "--format", "html", "--out", file).code == 0
+    assert harness("leaderboard", "--results", str(results), "--format", "html", "--out", str(file)).code == 0
     (card,) = results.glob("runs/high/head_to_head_arena_hard@*/*/card.json")
     scores = read_card(card).scores
     page = open_page(file.as_uri() + "#tab=" + read_board(results).tables[0].anchor)

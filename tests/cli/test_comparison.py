@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.comparison import adjusted, compare, differing
-from harness.analysis.finished_runs import compare_models, find_runs
+from harness.analysis.finished_runs import PairOptions, compare_models, find_runs
 from harness.pages.comparison_text import (
     CAUTIOUS,
     correction_lines,
@@ -123,7 +123,7 @@ def test_runs_of_other_protocols_are_refused_with_what_differs(tmp_path: Path) -
 
     with pytest.raises(ConfigError, match="judge: 'toy' and 'another'"):
         compare_models(["a", "b"], tmp_path)
-    (found,) = compare_models(["a", "b"], tmp_path, force=True)
+    (found,) = compare_models(["a", "b"], tmp_path, PairOptions(force=True))
     assert found.forced == ("judge: 'toy' and 'another'",)
 
 

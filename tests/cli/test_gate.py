@@ -71,6 +71,15 @@ def test_a_drop_that_may_be_either_is_inconclusive_and_says_what_an_equal_model_
     assert "an equal model passes with them at a margin of 10.5, and at 10 with about 111" in found.reasons[0]
 
 
+def test_a_proven_drop_that_may_be_within_the_margin_is_named_as_one() -> None:
+    # 16 lost, 2 won: -14 with se 100 sqrt((18 - 1.96) / 99) / 10 = 4.03; upper bound -14 + 6.68 = -7.3, above -10
+    (reason,) = report(changed(16, 2)).reasons
+
+    assert "a drop is shown (p 0.00" in reason
+    assert "but not whether it exceeds the margin of 10; `strict: true` in the policy fails any drop" in reason
+    assert report(changed(16, 2), POLICY.model_copy(update={"strict": True})).outcome == "fail"
+
+
 def test_a_check_of_few_questions_is_undecided_whatever_the_scores() -> None:
     alike, lost = (report(toy_run("cand", [row] * 19), base=toy_run("base", [WIN] * 19)) for row in (WIN, LOSS))
 
@@ -90,6 +99,23 @@ def test_the_fewest_questions_of_a_check_can_be_set_and_equal_verdicts_are_still
     assert few.outcome == "inconclusive"
     assert few.checks[0].lower == pytest.approx(-11.966, abs=0.001)
     assert (more.outcome, more.checks[0].too_few) == ("pass", None)
+
+
+def test_a_margin_that_the_baseline_cannot_lose_passes_nothing() -> None:
+    # the baseline wins 5 of 100, and the margin is 10: a candidate that loses all is within it
+    weak = toy_run("base", [WIN] * 5 + [LOSS] * 95)
+    found = report(toy_run("cand", [LOSS] * 100), base=weak)
+
+    assert found.outcome == "inconclusive"
+    assert "the baseline's 5.00 is within the margin of 10 of the lowest score" in found.reasons[0]
+    assert report(toy_run("cand", [WIN] * 100), base=weak).outcome == "pass"
+
+
+def test_a_strict_failure_says_that_the_policy_is_strict() -> None:
+    found = report(changed(16, 2), POLICY.model_copy(update={"strict": True}))
+
+    assert "a drop that is shown (p " in found.reasons[0]
+    assert found.reasons[0].endswith("; the policy is strict, so any fails")
 
 
 def test_a_sequence_cannot_decide_a_check_of_too_few_questions() -> None:
@@ -327,6 +353,14 @@ def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
         read_policy(path)
     with pytest.raises(ValidationError, match="two checks of arena_hard headline"):
         GatePolicy(checks=(CHECK, CHECK))
+
+
+@pytest.mark.parametrize("text", ["", "# margins\n", "{}\n"])
+def test_an_empty_policy_is_refused_instead_of_passing_by_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gate.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"gate\.yaml is empty: .* or drop --policy for the defaults"):
+        read_policy(tmp_path / "gate.yaml")
 
 
 def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.backends import served as fastchat
 from harness.backends.chat import Asker, ChatCompletions, ContextWindow, Message, request_seed
-from harness.client import ChatClient
+from harness.client import CallLimits, ChatClient
 from harness.records import Answer, Prompt, Sampling
 from harness.records.errors import CheckpointError
 from tests.fakes.openai_server import BAD_429, BAD_500, TOO_LONG, FakeOpenAI, Reply, Request
@@ -21,7 +21,7 @@ async def ask(
 ) -> Answer:
     """One answer through a client of its own; the template is said to add 4 tokens, and 2 for each further message."""
     context = ContextWindow(limit, overhead=4, per_message=2)
-    async with ChatClient(fake.url.removesuffix("/v1"), attempts=3, first_wait=0.01) as client:
+    async with ChatClient(fake.url.removesuffix("/v1"), CallLimits(attempts=3, first_wait=0.01)) as client:
         asker = Asker(ChatCompletions(client.post, "fake", tokenize=fake.tokenize is not None), context, "toy", seed=7)
         return await asker.answer(asked, sampling, index)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 from pydantic import JsonValue
 
-from harness.client import REFUSALS_TO_STOP, ChatClient, ChatReply, refusal_reason
+from harness.client import REFUSALS_TO_STOP, CallLimits, ChatClient, ChatReply, refusal_reason
 from harness.records.errors import EndpointDownError, ReplyError
 from tests.fakes.openai_server import BAD_429, BAD_500, CUT_OFF, TOO_LONG, FakeOpenAI, Reply, serving
 
@@ -22,9 +22,12 @@ BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "co
 T = TypeVar("T")
 
 
-def ask(fake: FakeOpenAI, job: Callable[[ChatClient], Awaitable[T]], **settings: object) -> T:
+def ask(
+    fake: FakeOpenAI, job: Callable[[ChatClient], Awaitable[T]], *, api_key: str | None = None, **settings: object
+) -> T:
     async def scene() -> T:
-        client = ChatClient(fake.url, first_wait=0.01, **settings)  # type: ignore[arg-type]  # keywords of the test
+        limits = CallLimits(first_wait=0.01, **settings)  # type: ignore[arg-type]  # keywords of the test
+        client = ChatClient(fake.url, limits, api_key=api_key)
         async with client:
             return await job(client)
 

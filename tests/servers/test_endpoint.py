@@ -13,7 +13,7 @@ import pytest
 from pydantic import JsonValue
 
 from harness.backends.server import free_port
-from harness.client import ChatClient, Patience, connection_words
+from harness.client import CallLimits, ChatClient, Patience, connection_words
 from harness.client.endpoint import Breaker, Outage
 from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
 from harness.records.errors import EndpointDownError, ReplyError
@@ -22,8 +22,9 @@ from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Reque
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def client_of(fake: FakeOpenAI, **settings: object) -> ChatClient:
-    return ChatClient(fake.url, first_wait=0.01, **settings)  # type: ignore[arg-type]  # keywords of the test
+def client_of(fake: FakeOpenAI, *, api_key: str | None = None, **settings: object) -> ChatClient:
+    limits = CallLimits(first_wait=0.01, **settings)  # type: ignore[arg-type]  # keywords of the test
+    return ChatClient(fake.url, limits, api_key=api_key)
 
 
 def run(job: Callable[[], Awaitable[None]]) -> float:
@@ -255,7 +256,7 @@ def test_waiting_for_a_retry_holds_no_place() -> None:
         return next(first, None) or Reply(text="four")
 
     async def job() -> None:
-        client = ChatClient(fake.url, concurrency=1, first_wait=1.0)
+        client = ChatClient(fake.url, CallLimits(concurrency=1, first_wait=1.0))
         async with client:
             slow = asyncio.create_task(client.chat(dict(BODY)))
             await asyncio.sleep(0.2)

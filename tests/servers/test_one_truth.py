@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from harness.analysis.finished_runs import compare_models
+from harness.analysis.finished_runs import PairOptions, compare_models
 from harness.analysis.read_board import BoardOptions, read_board
 from harness.pages.viewer.app import build_app
 from harness.records.facts import facts_of
@@ -41,7 +41,7 @@ def test_board_viewer_and_compare_agree_on_every_neighbour(results: Path, suite:
 
     with TestClient(build_app(results), base_url="http://127.0.0.1:8642") as client:
         for above, row in zip(table.rows, table.rows[1:], strict=False):
-            (pair,) = compare_models([above.model, row.model], results, suites=[suite])
+            (pair,) = compare_models([above.model, row.model], results, PairOptions([suite]))
             stated = pair.difference(table.headline)
             if stated is None:  # all answers have one length, so nothing can be fitted
                 assert row.above is None
@@ -82,7 +82,7 @@ def test_every_pair_of_the_board_page_is_that_of_compare(results: Path, suite: s
         if row.above is not None and same.above is not None:
             assert row.above.model_dump() == pytest.approx(same.above.model_dump(), abs=1e-9)
     for first, other in combinations(models.values(), 2):
-        (compared,) = compare_models([other, first], results, suites=[suite])
+        (compared,) = compare_models([other, first], results, PairOptions([suite]))
         stated, pair = compared.difference(table.headline), pairs.get(frozenset((first, other)))
         if stated is None or stated.ci_low is None:
             assert pair is None  # nothing is fitted, or nothing varies
@@ -109,7 +109,7 @@ def test_against_a_baseline_too(results: Path) -> None:
         if row.model == "model-0":
             assert row.above is None
             continue
-        (pair,) = compare_models(["model-0", row.model], results, suites=["arena_hard"])
+        (pair,) = compare_models(["model-0", row.model], results, PairOptions(["arena_hard"]))
         stated = pair.difference(facts_of("arena_hard").headline)
         assert stated is not None
         assert row.above is not None
@@ -134,7 +134,7 @@ def test_a_table_says_which_correction_its_p_have(results: Path, harness: Callab
 @pytest.mark.parametrize("suite", SUITES)
 def test_viewer_and_compare_agree_on_every_category(results: Path, suite: str) -> None:
     first, other = "model-0", "model-5"
-    (pair,) = compare_models([first, other], results, suites=[suite])
+    (pair,) = compare_models([first, other], results, PairOptions([suite]))
     addresses = {path.parts[-4]: "/".join(path.parts[-4:-1]) for path in results.glob(f"runs/*/{suite}@*/*/card.json")}
 
     with TestClient(build_app(results), base_url="http://127.0.0.1:8642") as client:

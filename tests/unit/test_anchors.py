@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from harness.judging.anchors import Anchor, AnchorSet, anchor_set, check, read_anchors
+from harness.judging.anchors import Anchor, AnchorSet, anchor_set, check_anchors, read_anchors
 from harness.records import AnchorCheck, Answer, Judgment, Rating, Score, ScoreCard
 from harness.records.errors import ConfigError
 from harness.stats.variance import shift
@@ -46,7 +46,7 @@ def anchors(*values: float, repeats: int = 1) -> AnchorSet:
 
 
 def checked(before: Sequence[float], now: Sequence[float | None], **changes: JsonValue) -> AnchorCheck:
-    return check(anchors(*before), {**JUDGE, **changes}, [row(at, value) for at, value in enumerate(now)])
+    return check_anchors(anchors(*before), {**JUDGE, **changes}, [row(at, value) for at, value in enumerate(now)])
 
 
 def test_the_shift_and_its_test_are_those_of_a_paired_t_test() -> None:
@@ -88,7 +88,7 @@ def test_where_a_check_can_say_nothing_it_says_why(found: AnchorCheck, reason: s
 def test_verdicts_in_other_words_are_not_compared() -> None:
     rows = [row(at, 5.0, template="other") for at in range(6)]
 
-    found = check(anchors(*[5.0] * 6), JUDGE, rows)
+    found = check_anchors(anchors(*[5.0] * 6), JUDGE, rows)
 
     assert (found.n, found.drifted) == (0, None)
     assert found.reason is not None
@@ -102,7 +102,7 @@ def test_recorded_repeats_count_as_their_mean() -> None:
         for at, one in enumerate(file.anchors)
     ]
 
-    found = check(file.model_copy(update={"anchors": tuple(kept)}), JUDGE, [row(at, 6.0) for at in range(6)])
+    found = check_anchors(file.model_copy(update={"anchors": tuple(kept)}), JUDGE, [row(at, 6.0) for at in range(6)])
 
     assert found.shift.value == 0.0
     assert isinstance(kept[0].judgments[0].verdict, Rating)

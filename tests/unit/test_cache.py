@@ -11,7 +11,7 @@ import pytest
 from pydantic import JsonValue
 
 from harness.client import ChatReply
-from harness.judging.cache import CREATE, ReplyCache, kept, prune, request_key, shares
+from harness.judging.cache import CREATE, ReplyCache, cached_keys, prune, request_key, shares
 from harness.records import TokenLogprob
 from harness.records.errors import ConfigError, ReplyError, StoreError
 from tests.fakes.disks import network_file_system
@@ -129,7 +129,7 @@ def test_stats_and_prune_by_judge_and_age(tmp_path: Path) -> None:
         ("other at h", 2, 20),
     ]
     keys = [request_key("gpt at h", {"number": number}, 0) for number in (0, 2, 9)]
-    assert kept(path, keys) == set(keys[:2])
+    assert cached_keys(path, keys) == set(keys[:2])
     assert prune(path, older_than=3600, judge=None) == 0
     assert prune(path, older_than=None, judge="other") == 2
     assert prune(path, older_than=0, judge=None) == 3
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_cache_is_one_sentence_and_left_as_it_is(
     path.write_text(letter)
 
     fill(path, 1)
-    assert kept(path, [KEY]) == set()
+    assert cached_keys(path, [KEY]) == set()
 
     assert "r.sqlite is damaged or not a cache" in caplog.text
     assert "--no-cache; this run continues without it" in caplog.text

@@ -1,1 +1,1 @@
-"""The gate: is a candidate no worse than its baseline, by a policy of margins?"""
+"""Decide whether a candidate is no worse than its baseline, by a policy of margins (the gate)."""

@@ -1,4 +1,4 @@
-"""The gate on several candidates: which of them pass, and which of those may be the best. On finished runs.
+"""Gate several candidates by their finished runs: which of them pass, and which of those may be the best.
 
 Shipping any of k candidates gives a bad one k chances to pass, so p of "passes" (the largest p of its critical checks
 and their floors, as all of them must hold) is adjusted by Holm over the candidates. Those that pass are then compared
@@ -14,7 +14,7 @@ from ...records import Record
 from ...records.errors import ConfigError
 from ...stats.paired import holm
 from ..best import BestOf, best_of_models
-from ..finished_runs import find_runs, shown_names
+from ..finished_runs import PairOptions, find_runs, shown_names
 from ..games import suite_of_games
 from .evidence import GateOptions, gate_runs
 from .policy import EXIT_CODES, GatePolicy, GateReport, Outcome
@@ -45,7 +45,7 @@ class CandidatesReport(Record):
 def gate_candidates(
     candidates: Sequence[str], baseline: str | None, policy: GatePolicy, options: GateOptions
 ) -> CandidatesReport:
-    """Return the report on candidates whose runs are judged, each named once; raise ConfigError as `gate_runs` does."""
+    """Return the report on candidates whose runs are judged, each named once. Raise ConfigError as `gate_runs` does."""
     twice = next((name for name in candidates if candidates.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"--candidates names {twice} twice: name each candidate once")
@@ -64,15 +64,8 @@ def gate_candidates(
     if len(passing) > 1:
         checked = policy.suites or list(dict.fromkeys(check.suite for report in reports for check in report.checks))
         suites = [suite for suite in checked if suite_of_games(suite) is None]
-        best = best_of_models(
-            list(passing),
-            options.results,
-            labels=list(passing.values()),
-            suites=suites,
-            force=options.force,
-            mirror=options.mirror,
-            seed=options.seed,
-        )
+        pair_options = PairOptions(suites, force=options.force, mirror=options.mirror, seed=options.seed)
+        best = best_of_models(list(passing), options.results, pair_options, labels=list(passing.values()))
     return CandidatesReport(
         baseline=reports[0].baseline,
         outcome=next(outcome for outcome in SEVERITY if any(report.outcome == outcome for report in reports)),
@@ -83,7 +76,7 @@ def gate_candidates(
 
 
 def _adjusted(reports: Sequence[GateReport], policy: GatePolicy) -> list[GateReport]:
-    """Return the reports with p of passing after Holm; those that pass only without it become inconclusive."""
+    """Return the reports with p of passing after Holm. Those that pass only without it become inconclusive."""
     adjusted = holm([_p_pass(report) for report in reports])
     changed = []
     for report, p_value in zip(reports, adjusted, strict=True):
@@ -99,7 +92,7 @@ def _adjusted(reports: Sequence[GateReport], policy: GatePolicy) -> list[GateRep
 
 
 def _p_pass(report: GateReport) -> float:
-    """Return p of "a critical check of the candidate is not safe, or its floor not reached"; 0 if nothing is tested."""
+    """Return p of "a critical check is not safe, or its floor not reached", or 0 if nothing is tested."""
     critical = [check for check in report.checks if check.tier == "critical"]
     tests = [check.p_safe for check in critical]
     tests += [check.p_floor for check in critical if check.floor is not None]

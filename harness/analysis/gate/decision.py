@@ -8,7 +8,8 @@ A check is *safe* if the one-sided 1 - alpha lower bound of the difference is ab
 is better, differences are mirrored: the margin is the largest tolerated rise.) All critical checks must be safe, so
 each is tested at alpha (an intersection-union test: Berger 1982, Technometrics 24:295). It is *worse* if the drop
 exceeds the margin with a p-value below alpha after Holm within its tier: any single one fails the candidate, so false
-alarms add up and must be controlled together. Otherwise it is *undecided*.
+alarms add up and must be controlled together. Otherwise it is *undecided*. A check may pool several suites; its
+difference is in the unit of the first suite's metric.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -49,10 +51,8 @@ from .policy import (
 )
 
 # -------------------------------------------------------------------------------------------------------- pooled checks
-# Pool the differences of several suites into one, in the unit of the first suite's metric. Pure.
-#
-# The suites must measure the same thing: their metrics then move together from model to model, and a slope converts
-# one into the other. Facts state the slopes of published boards; `slopes_of` estimates them from the user's own cards.
+# Suites that measure the same thing move together from model to model, so a slope converts one metric into the other.
+# Facts state the slopes of published boards, and `slopes_of` estimates them from the user's own cards.
 
 
 FEWEST_MODELS = 5
@@ -60,21 +60,22 @@ FEWEST_MODELS = 5
 
 
 def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Difference | None, str | None]:
-    """Return one difference from those of the check's suites, in their order, or None; and what speaks against it.
+    """Return the pooled difference, and a note if the suites disagree. It is None if they cannot be pooled.
 
-    `first` and `other` are the values of the first suite; `value` is the pooled difference.
+    `rows` are those of the check's suites, in their order. `first` and `other` are the values of the first suite, and
+    `value` is the pooled difference.
     """
     unit = rows[0].metric
     slopes = [_slope(check, suite, row.metric, unit) for suite, row in zip(check.pooled, rows, strict=True)]
-    known = [slope for slope in slopes if slope is not None]
-    if len(known) < len(slopes):
-        unknown = [check.pooled[at] for at, slope in enumerate(slopes) if slope is None]
+    known_slopes = [slope for slope in slopes if slope is not None]
+    if len(known_slopes) < len(slopes):
+        unknown = [check.pooled[number] for number, slope in enumerate(slopes) if slope is None]
         return None, f"no slope of {', '.join(unknown)} is known; state it in the check (`harness gate slopes`)"
     if not all(row.estimate().varies for row in rows):
         return None, "a suite's questions all have the same difference, so it has no weight"
     estimates = [row.estimate() for row in rows]
-    estimate, p = pooled(estimates, known), disagreement(estimates, known)
-    values = ", ".join(f"{row.value / slope:+.2f}" for row, slope in zip(rows, known, strict=True))
+    estimate, p = pooled(estimates, known_slopes), disagreement(estimates, known_slopes)
+    values = ", ".join(f"{row.value / slope:+.2f}" for row, slope in zip(rows, known_slopes, strict=True))
     note = f"its suites disagree, so look at each: {values} in points of {unit} (p {p:.2g})" if p < ALPHA else None
     low, high = estimate.interval()
     update = {
@@ -96,7 +97,7 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
 
 
 def _slope(check: GateCheck, suite: str, metric: str, unit: str) -> float | None:
-    """Return the points of a suite's metric per point of the first suite's; None if it is unknown."""
+    """Return the points of a suite's metric per point of the first suite's, or None if it is unknown."""
     if suite == check.pooled[0]:
         return 1.0
     if suite in check.slopes:
@@ -143,7 +144,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
             continue
         slope, correlation = slope_between(scores[0], scores[1])
         metrics = [facts_of(suite).metric(facts_of(suite).headline) for suite in (first, second)]
-        known = metrics[0].slope is not None and metrics[1].slope is not None
+        has_stated = metrics[0].slope is not None and metrics[1].slope is not None
         rows.append(
             Slope(
                 first=first,
@@ -153,7 +154,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
                 models=len(models),
                 slope=slope,
                 correlation=correlation,
-                stated=(metrics[1].slope or 0.0) / (metrics[0].slope or 1.0) if known else None,
+                stated=(metrics[1].slope or 0.0) / (metrics[0].slope or 1.0) if has_stated else None,
             )
         )
     return rows
@@ -163,7 +164,7 @@ def slopes_of(cards: Iterable[ScoreCard]) -> list[Slope]:
 
 
 def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tuple[GateCheck, ...]:
-    """Return the policy's checks, or the default checks of these suites; `cards` are the baseline's."""
+    """Return the policy's checks, or the default checks of these suites. `cards` are the baseline's."""
     margins = {suite: card.margin for suite, card in cards.items() if card is not None and card.margin is not None}
     return policy.checks or default_checks(list(cards), margins)
 
@@ -176,14 +177,14 @@ def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> No
     for check in policy.checks:
         suite = check.suites[0]
         facts = facts_of(suite)
-        known = {name for card in cards if card.suite == suite for name in card.scores}
+        metrics = {name for card in cards if card.suite == suite for name in card.scores}
         # of the metrics that the facts of users' own suites list, each suite has some
-        known |= set() if facts.by_argument and known else {metric.name for metric in facts.metrics}
-        names = known | {name.partition(",")[0] for name in known}
-        if check.metric is not None and known and check.metric not in names:
+        metrics |= set() if facts.by_argument and metrics else {metric.name for metric in facts.metrics}
+        names = metrics | {name.partition(",")[0] for name in metrics}
+        if check.metric is not None and metrics and check.metric not in names:
             raise ConfigError(
                 f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
-                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(known)}"
+                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(metrics)}"
             )
         categories = {name for card in cards if card.suite == suite for name in card.by_category}
         if check.category is not None and categories and check.category not in categories:
@@ -197,7 +198,7 @@ def judge_gate(
     candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
 ) -> GateReport:
     """Return the gate's report on `evidence`, per suite."""
-    checks = checks_of(policy, {suite: part.baseline for suite, part in evidence.items()})
+    checks = checks_of(policy, {suite: suite_evidence.baseline for suite, suite_evidence in evidence.items()})
     results = _multiplicity([_checked(check, evidence, policy) for check in checks], policy)
     results = [_sequenced(result, evidence.get(result.suite)) for result in results]
     limits = [
@@ -219,6 +220,7 @@ def judge_gate(
 
 
 def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePolicy) -> CheckResult:
+    """Return the check's result by itself, before the correction for several checks."""
     metric, row, note = _pooled_row(check, evidence) if check.pooled else _suite_row(check, evidence.get(check.suite))
     missing = CheckResult(
         suite=check.label,
@@ -228,48 +230,99 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
         margin=check.margin,
         found="missing",
         floor=check.floor,
+        note=note,
     )
     if row is None:
-        return missing.model_copy(update={"note": note})
-    if row.higher_is_better is None and check.higher_is_better is not None:
-        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
+        return missing
+    if row.higher_is_better is None and check.higher_is_better is None:
+        return missing.model_copy(
+            update={"note": "it is unknown whether more or less is better; state higher_is_better in the check"}
+        )
     if row.higher_is_better is None:
-        note = "it is unknown whether more or less is better; state higher_is_better in the check"
-        return missing.model_copy(update={"note": note})
-    estimate = row.estimate() if row.higher_is_better else mirrored(row.estimate())
+        row = row.model_copy(update={"higher_is_better": check.higher_is_better})
+    return _result(missing, check, row, evidence.get(check.suite), policy)
+
+
+def _result(
+    missing: CheckResult, check: GateCheck, row: Difference, evidence: Evidence | None, policy: GatePolicy
+) -> CheckResult:
+    """Return the result of a check that has a difference. `missing` is its result without one."""
+    less_is_better = row.higher_is_better is False
+    estimate = mirrored(row.estimate()) if less_is_better else row.estimate()
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
-    varies = estimate.varies and estimate.n > 0
     # a benchmark that scores by itself may not state how many questions it asked
     too_few = check.min_questions if 0 < row.n < check.min_questions else None
-    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power) if varies else None
-    needed, more_draws = None, None
-    if resolvable is not None and row.method == "within":  # more questions would be other questions
-        more_draws = (resolvable / check.margin) ** 2
-    elif varies and row.method != "adjusted":  # an adjusted error does not shrink with the root of the questions
-        needed = required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power)
-    suite_evidence = evidence.get(check.suite)
-    return missing.model_copy(
-        update={
-            "found": judged.answer if too_few is None else "undecided",
-            "too_few": too_few,
-            "difference": row,
-            "note": note,
-            "plain": None if row.method != "adjusted" else _plain(row, suite_evidence),
-            "lower": judged.lower if row.higher_is_better else None,
-            "upper": None if row.higher_is_better else -judged.lower,
-            "p_safe": judged.p_safe,
-            "p_worse": judged.p_worse,
-            "resolvable": resolvable,
-            "needed": needed,
-            "more_draws": more_draws,
-            "repeats": None if suite_evidence is None else _repeats(row, check, suite_evidence, policy),
-            **({} if suite_evidence is None or too_few is not None else _floor(check, row, suite_evidence, policy)),
-        }
+    # too few questions decide the floor no more than the difference
+    floor = None if evidence is None or too_few is not None else _floor(check, row, evidence, policy)
+    design = _design(check, row, policy)
+    out_of_reach = not policy.strict and _is_out_of_reach(check, row)
+    answer = judged.answer
+    if out_of_reach and answer == "safe" and judged.lower < 0:
+        answer = "undecided"  # a candidate that loses everything would be safe too
+    # built by the constructor rather than by model_copy, which would accept a misspelt field
+    return CheckResult(
+        suite=missing.suite,
+        metric=missing.metric,
+        category=missing.category,
+        tier=missing.tier,
+        margin=missing.margin,
+        found=answer if too_few is None else "undecided",
+        difference=row,
+        plain=_plain(row, evidence) if row.method == "adjusted" else None,
+        lower=None if less_is_better else judged.lower,
+        upper=-judged.lower if less_is_better else None,
+        p_safe=judged.p_safe,
+        p_worse=judged.p_worse,
+        resolvable=design.resolvable,
+        needed=design.needed,
+        repeats=None if evidence is None else _repeats(row, check, evidence, policy),
+        more_draws=design.more_draws,
+        too_few=too_few,
+        out_of_reach=out_of_reach,
+        floor=missing.floor,
+        above_floor=None if floor is None else floor.is_above,
+        p_floor=None if floor is None else floor.p,
+        note=missing.note,
     )
+
+
+def _is_out_of_reach(check: GateCheck, row: Difference) -> bool:
+    """Return whether the baseline is within the margin of the lowest possible score."""
+    if check.pooled or row.higher_is_better is not True:
+        return False
+    facts = facts_of(check.suite)
+    bounds = {rule.metric: (rule.scale * rule.bounds[0]) for rule in facts.rules if rule.bounds is not None}
+    lowest = bounds.get(row.metric, 0.0 if facts.metric(row.metric).unit == "percent" else None)
+    return lowest is not None and row.first - lowest <= check.margin
+
+
+@dataclass(frozen=True)
+class _Design:
+    """What these questions can decide, and how many would decide at the check's margin."""
+
+    resolvable: float | None = None
+    """The smallest margin at which an equal model passes; None: the questions do not vary."""
+    needed: int | None = None
+    """Questions; None: unknown, or more questions would be other questions."""
+    more_draws: float | None = None
+    """How many times the draws per question, for the population "these"."""
+
+
+def _design(check: GateCheck, row: Difference, policy: GatePolicy) -> _Design:
+    if not row.estimate().varies or row.n == 0:
+        return _Design()
+    resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power)
+    if row.method == "within":
+        # the error falls with the root of the draws
+        return _Design(resolvable, more_draws=(resolvable / check.margin) ** 2)
+    if row.method == "adjusted":
+        # its error does not shrink with the root of the questions, so their number cannot be told
+        return _Design(resolvable)
+    return _Design(resolvable, required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power))
 
 
 def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Difference | None, str | None]:
-    """Return the metric, its difference, and if there is none, the reason if it is known."""
+    """Return the metric with its difference, or with the reason why there is none, if it is known."""
     if evidence is None or evidence.comparison is None:
         return check.metric or "headline", None, None if evidence is None else evidence.note
     metric = metric_of(check, evidence.comparison)
@@ -278,17 +331,18 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
     row = choose(metric, check.category)
     if row is not None:
         return metric, row, None
-    known = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})
-    note = f"both runs have {', '.join(known)}" if known else None
+    shared_metrics = sorted({row.metric for row in evidence.comparison.differences if row.category == check.category})
+    note = f"both runs have {', '.join(shared_metrics)}" if shared_metrics else None
     if _has(evidence.baseline, metric, check.category) and _has(evidence.candidate, metric, check.category):
         note = "one of the cards has no standard error of it, so the difference cannot be judged"
         if evidence.comparison.population == "these":
-            note = f"it is not a sum over questions, so the population these cannot judge it; check {', '.join(known)}"
+            advice = f"check {', '.join(shared_metrics)}"
+            note = f"it is not a sum over questions, so the population these cannot judge it; {advice}"
     return metric, None, note
 
 
 def _pooled_row(check: GateCheck, evidence: Mapping[str, Evidence]) -> tuple[str, Difference | None, str | None]:
-    """Return the same of a pooled check: one difference in the unit of the first suite's metric."""
+    """Return the same for a pooled check: one difference in the unit of the first suite's metric."""
     rows = []
     for suite in check.pooled:
         single = GateCheck(suite=suite, metric=check.metric if suite == check.pooled[0] else None, margin=check.margin)
@@ -371,27 +425,41 @@ def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: Gate
     return required_repeats(between, noise.single, row.n, check.margin, alpha=policy.alpha, power=policy.power)
 
 
-def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> dict[str, object]:
-    """Return the result's fields of the floor: whether the candidate's own one-sided bounds are above it, and p."""
+@dataclass(frozen=True)
+class _FloorTest:
+    """Whether the candidate's own score reaches the check's floor."""
+
+    is_above: bool | None
+    """None: its one-sided bounds are on both sides of the floor."""
+    p: float
+    """Of "the candidate does not reach the floor"."""
+
+
+def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePolicy) -> _FloorTest | None:
+    """Return the test of the floor, or None if the check has no floor or the candidate no standard error."""
     card = evidence.candidate
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
-        return {}
+        return None
     estimate, floor = ClusteredEstimate(score.value, score.se, row.df, score.n), check.floor
     if row.higher_is_better is False:
         estimate, floor = mirrored(estimate), -floor
-    above = True if estimate.lower(policy.alpha) >= floor else False if estimate.upper(policy.alpha) < floor else None
-    return {"above_floor": above, "p_floor": estimate.p_above(floor)}
+    is_above = None
+    if estimate.lower(policy.alpha) >= floor:
+        is_above = True
+    elif estimate.upper(policy.alpha) < floor:
+        is_above = False
+    return _FloorTest(is_above, estimate.p_above(floor))
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
-    """Adjust `p_worse` within each tier; a check that was worse on its own may become undecided."""
+    """Adjust `p_worse` within each tier. A check that was worse by itself may become undecided."""
     adjusted = list(results)
     for tier in ("critical", "supporting", "advisory"):
-        at = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
+        numbers = [index for index, result in enumerate(adjusted) if result.tier == tier and result.p_worse is not None]
         adjust = benjamini_hochberg if tier == "advisory" else holm
-        for index, p in zip(at, adjust([adjusted[index].p_worse or 0.0 for index in at]), strict=True):
+        for index, p in zip(numbers, adjust([adjusted[index].p_worse or 0.0 for index in numbers]), strict=True):
             finding: CheckFinding = adjusted[index].found
             if finding == "worse" and p > policy.alpha:
                 finding = "undecided"
@@ -400,7 +468,7 @@ def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckR
 
 
 def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
-    """Let the group-sequential test decide if judging could stop early: looks rule out repeating a fixed-n test."""
+    """Let the group-sequential test decide if judging could stop early. After looks, a fixed-n test is not valid."""
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
@@ -463,8 +531,8 @@ def truncated_share(card: ScoreCard) -> float | None:
 
 
 def named(result: CheckResult) -> str:
-    part = result.category or ("adjusted" if result.plain is not None else None)
-    return f"{result.suite} {result.metric}" + (f" ({part})" if part else "")
+    detail = result.category or ("adjusted" if result.plain is not None else None)
+    return f"{result.suite} {result.metric}" + (f" ({detail})" if detail else "")
 
 
 def _verdict(
@@ -477,7 +545,7 @@ def _verdict(
     invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
     if invalid:
         return "invalid", invalid
-    failed = _failures(results, limits)
+    failed = _failures(results, limits, policy)
     drifted = [suite_evidence.drifted for suite_evidence in evidence.values() if suite_evidence.drifted is not None]
     if drifted:  # a difference may be caused by the judge: neither a pass nor a fail can be trusted
         return "inconclusive", drifted + failed
@@ -495,20 +563,23 @@ def _verdict(
     return "pass", [sentence(result, policy) for result in critical] or ["no critical check"]
 
 
-def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
+def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult], policy: GatePolicy) -> list[str]:
     deciding = [result for result in results if result.tier != "advisory"]
-    failed = [
-        f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)} beyond the margin of "
-        f"{result.margin:g} (p {result.p_worse:.2g})"
-        for result in deciding
-        if result.found == "worse" and result.difference is not None
-    ]
+    failed = [_failure(result, policy) for result in deciding if result.found == "worse"]
     failed += [
         f"{named(result)}: {'above' if result.less_is_better else 'below'} the {floor_word(result)} of {result.floor:g}"
         for result in deciding
         if result.above_floor is False
     ]
     return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
+
+
+def _failure(result: CheckResult, policy: GatePolicy) -> str:
+    assert result.difference is not None, "what is worse was compared"
+    loss = f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)}"
+    if policy.strict:
+        return f"{loss} that is shown (p {result.p_worse:.2g}); the policy is strict, so any fails"
+    return f"{loss} beyond the margin of {result.margin:g} (p {result.p_worse:.2g})"
 
 
 def missing_sentence(result: CheckResult) -> str:
@@ -532,6 +603,13 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.found == "worse":
+        return _failure(result, policy)
+    if result.out_of_reach:
+        return (
+            f"{named(result)}: {bound}; the baseline's {result.difference.first:.2f} is within the margin of "
+            f"{result.margin:g} of the lowest score, so no {loss} could exceed it: set a smaller margin"
+        )
     if result.too_few is not None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
@@ -547,13 +625,19 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
             f"tell how much it varies; {FEWEST} would"
         )
-    return f"{named(result)}: {bound}; {_what_decides(result, result.difference.n)}"
+    return f"{named(result)}: {bound}; {_what_decides(result, policy, result.difference.n)}"
 
 
-def _what_decides(result: CheckResult, questions: int) -> str:
-    """Return what this design can decide, and what would decide at the check's margin. An equal model is the yardstick:
-    the observed difference is too noisy to plan by."""
-    text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
+def _what_decides(result: CheckResult, policy: GatePolicy, questions: int) -> str:
+    """Return what this design can decide, and what would decide at the check's margin.
+
+    Both are about an equal model, because the observed difference is too noisy to plan by.
+    """
+    loss, row = loss_word(result), result.difference
+    if row is not None and row.is_shown and row.gain is not None and row.gain < 0:
+        shown = f"a {loss} is shown (p {row.p_shown:.2g}), but not whether it exceeds the margin of {result.margin:g}"
+        return shown if policy.strict else f"{shown}; `strict: true` in the policy fails any {loss} that is shown"
+    text = f"a {loss} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
     if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
         return (

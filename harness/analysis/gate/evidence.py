@@ -1,6 +1,18 @@
-"""The gate on finished runs: find the runs of candidate and baseline, collect the evidence of each suite, judge it.
+"""Gate finished runs: find those of candidate and baseline, collect the evidence of each suite, and judge it.
 
 Evidence is a comparison, a sentence if the judge drifted, and the judge's own noise if judgments were repeated.
+`results/baselines.yaml` states which run is the baseline of which suite, decided by whom, when and why:
+
+baselines:
+  default:                     # a name, used by --baseline NAME
+    arena_hard@official-1:
+      run: runs/model/arena_hard@official-1/0123456789ab
+      model: model
+      protocol: 0123456789ab
+      by: a person
+      when: 2026-01-31T12:00:00+00:00
+      why: release 1.2
+history: [...]                 # replaced baselines, oldest first
 """
 
 from __future__ import annotations
@@ -41,18 +53,6 @@ from .power import PowerRow, power_rows
 from .sequential import Stop, replay, tier_sizes, watched
 
 # ------------------------------------------------------------------------------------------------------------ baselines
-# `results/baselines.yaml`: which run is the baseline of which suite, decided by whom, when and why.
-#
-# baselines:
-#   default:                     # a name, used by --baseline NAME
-#     arena_hard@official-1:
-#       run: runs/model/arena_hard@official-1/0123456789ab
-#       model: model
-#       protocol: 0123456789ab
-#       by: a person
-#       when: 2026-01-31T12:00:00+00:00
-#       why: release 1.2
-# history: [...]                 # replaced baselines, oldest first
 
 
 DEFAULT = "default"
@@ -87,13 +87,13 @@ def baselines_file(results: Path) -> Path:
 
 
 def read_baselines(results: Path) -> Baselines:
-    """Return the baselines; empty if the file does not exist. Raise ConfigError if it is invalid."""
+    """Return the baselines, or none if the file does not exist. Raise ConfigError if it is invalid."""
     path = baselines_file(results)
     return checked(Baselines, read_yaml(path), str(path)) if path.exists() else Baselines()
 
 
 def baseline_folders(results: Path, name: str) -> list[Path]:
-    """Return the run folders of a named baseline; empty if there is no such name."""
+    """Return the run folders of a named baseline, or none if there is no such name."""
     # an absolute path stays absolute
     return [results / run.run for run in read_baselines(results).baselines.get(name, {}).values()]
 
@@ -101,7 +101,7 @@ def baseline_folders(results: Path, name: str) -> list[Path]:
 def promote(
     results: Path, runs: Sequence[tuple[ScoreCard, Path]], *, name: str, by: str, why: str, now: datetime | None = None
 ) -> Baselines:
-    """Make these runs (card, folder) the baselines of their suites; replaced ones move to the history.
+    """Make these runs (card, folder) the baselines of their suites. Replaced ones move to the history.
 
     The file is replaced atomically. Raise ConfigError without a reason or if a run is incomplete or full of
     empty answers.
@@ -180,9 +180,6 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
         if pair is None:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
-        # a run compared with itself would always pass
-        if pair[0].folder is not None and pair[0].folder == pair[1].folder:
-            raise ConfigError(f"{suite}: candidate and baseline are the same run, {pair[0].folder}")
         rows = run_rows(pair[0]), run_rows(pair[1])
         loaded = suite_of(pair[0].card, options.mirror, folder=pair[0].folder)
         evidence[suite] = suite_evidence(*rows, loaded, options, population=policy.population)
@@ -202,12 +199,17 @@ def _suites(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def read_policy(path: Path | None) -> GatePolicy:
-    """Return the policy of a file, or the default policy for None; raise ConfigError with the first error."""
-    return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
+    """Return the policy of a file, or the default one for None. Raise ConfigError if the file is empty or invalid."""
+    if path is None:
+        return GatePolicy()
+    content = read_yaml(path)
+    if not content:  # a truncated or forgotten file must not pass for a decision to use the defaults
+        raise ConfigError(f"{path} is empty: write checks: into it (docs/gate.md), or drop --policy for the defaults")
+    return checked(GatePolicy, content, str(path))
 
 
 def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:
-    """Return the runs of a name in baselines.yaml, else of a run, card or model; None means the baseline "default"."""
+    """Return the runs of a name in baselines.yaml, else of a run, card or model. None means the baseline "default"."""
     folders = baseline_folders(results, name or DEFAULT)
     if folders:
         runs = [StoredRun(read_card(folder / "card.json"), folder) for folder in folders]
@@ -223,19 +225,28 @@ def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> lis
 def _pair(
     baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], suite: str
 ) -> tuple[StoredRun, StoredRun] | None:
-    """Return the suite's two runs, preferring pairs of one protocol; raise ConfigError if several pairs remain."""
+    """Return the suite's two runs, preferring pairs of one protocol.
+
+    Raise ConfigError if several pairs remain, or if both are the same run.
+    """
     pairs = [(a, b) for a in baselines for b in candidates if a.card.suite == b.card.suite == suite]
     alike = [pair for pair in pairs if not differing(pair[0].card, pair[1].card)] or pairs
     if len(alike) > 1:
         listed = ", ".join(sorted({str(run.folder) for pair in alike for run in pair}))
         raise ConfigError(f"{suite}: more than one pair of runs matches; pass two of these folders: {listed}")
-    return alike[0] if alike else None
+    if not alike:
+        return None
+    baseline, candidate = alike[0]
+    # a run compared with itself would always pass
+    if baseline.folder is not None and baseline.folder == candidate.folder:
+        raise ConfigError(f"{suite}: candidate and baseline are the same run, {baseline.folder}")
+    return baseline, candidate
 
 
 def games_evidence(
     suite: str, baselines: Sequence[StoredRun], candidates: Sequence[StoredRun], options: GateOptions
 ) -> Evidence:
-    """Return the evidence of stored games; without them, how to play them. Raise ConfigError for several runs."""
+    """Return the evidence of stored games, or how to play them. Raise ConfigError for several runs."""
     games = stored_games(suite, baselines, candidates, options.results)
     if len(games) > 1:
         listed = ", ".join(sorted(str(run.folder) for run in games))
@@ -251,7 +262,7 @@ def games_evidence(
 def suite_evidence(
     baseline: RunRows, candidate: RunRows, loaded: Loaded, options: GateOptions, *, population: Population = "all"
 ) -> Evidence:
-    """Return one suite's evidence; raise ConfigError for runs that are not comparable, unless forced.
+    """Return one suite's evidence. Raise ConfigError for runs that are not comparable, unless forced.
 
     Raise it, too, for the population "these" if a question has one answer and one judgment.
     """
@@ -351,15 +362,19 @@ def replayed(
     )
 
 
+@dataclass(frozen=True)
+class PowerOptions:
+    """How often and with what the gate is tried."""
+
+    trials: int
+    """Simulated gates per drop and pair."""
+    questions: int | None = None
+    """Drawn per gate; None: as many as the runs have."""
+    seed: int = 0
+
+
 def power_of(
-    baseline: str,
-    candidates: Sequence[str],
-    policy: GatePolicy,
-    results: Path,
-    *,
-    trials: int,
-    questions: int | None,
-    seed: int,
+    baseline: str, candidates: Sequence[str], policy: GatePolicy, results: Path, options: PowerOptions
 ) -> list[PowerRow]:
     """Run the gate's self-test on pairs of real runs: one set of rows per check that is a sum over questions.
 
@@ -384,19 +399,21 @@ def power_of(
             if check.suite != first.card.suite or rule is None or not higher_is_better(first.card, rule.metric):
                 continue  # the drops put into the questions are drops
             pairs = [(baseline_sums[rule.metric], run_sums(rule, run)) for run in runs]
-            if questions is not None and questions < check.min_questions:
+            if options.questions is not None and options.questions < check.min_questions:
                 raise ConfigError(
-                    f"{questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions is "
-                    f"{check.min_questions}. Draw as many, or lower it in the policy."
+                    f"{options.questions} questions decide nothing of {check.suite} {rule.metric}: its min_questions "
+                    f"is {check.min_questions}. Draw as many, or lower it in the policy."
                 )
-            rows += power_rows(pairs, check.margin, policy, trials=trials, questions=questions, seed=seed)
+            rows += power_rows(
+                pairs, check.margin, policy, trials=options.trials, questions=options.questions, seed=options.seed
+            )
     if not rows:
         raise ConfigError(f"no run under {results} can be paired with {baseline}; import or run one of its protocol")
     return rows
 
 
 def _partners(baseline_run: StoredRun, candidates: Sequence[str], results: Path) -> list[StoredRun]:
-    """Return the candidates' runs of the baseline's protocol; without names, every such run."""
+    """Return the candidates' runs of the baseline's protocol, or every such run if none is named."""
     if candidates:
         runs = [run for name in candidates for run in find_runs(name, results)]
     else:

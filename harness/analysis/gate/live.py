@@ -51,7 +51,7 @@ class LiveJudging:
     steps: dict[str, Step] = field(default_factory=dict)
 
     def next_block(self) -> SuiteRun | None:
-        """Return a run of the next questions; None after the last block."""
+        """Return a run of the next questions, or None after the last block."""
         end = next(self.ends, None)
         if end is None:
             return None
@@ -70,7 +70,7 @@ def baselines_of(plan: Plan, baseline_runs: Sequence[StoredRun], *, force: bool)
 
     Raise ConfigError if there is none, before any call is made.
     """
-    if plan.own_runners:
+    if plan.own_runners:  # they ask and score in one go, so nothing can be judged in blocks
         raise ConfigError(f"{plan.own_runners[0].name} runs by itself: use harness run, then gate it without --live")
     chosen = {}
     for suite_plan in plan.suites:
@@ -90,6 +90,7 @@ def _differences(protocol: Mapping[str, JsonValue], suite_plan: SuitePlan) -> li
     """Return sentences on what differs, except the limit of a candidate if the baseline has none."""
     planned = dict(suite_plan.protocol)
     if "limit" not in protocol:
+        # the common questions are compared, and the baseline has all that a limited candidate is asked
         planned.pop("limit", None)
     return differing_protocols(protocol, planned)
 
@@ -115,12 +116,13 @@ async def gate_live(
     environment = await asyncio.to_thread(provenance)
     evidence: dict[str, Evidence] = {}
     for judging in judgings:
+        # the stored card counts all questions, so an early stop leaves it incomplete and never ranked
         judging.run.store.write_card(score_card(plan, judging.run, environment))
         seen = judging.run.only(judging.seen)  # later prompts are not missing
         card = score_card(plan, seen, environment)
         candidate, loaded = _rows(judging, card), Loaded(judging.run.plan.suite, judging.seen)
-        shown = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
-        evidence[judging.run.plan.suite.name] = shown.model_copy(update={"steps": dict(judging.steps)})
+        so_far = suite_evidence(_seen(judging), candidate, loaded, options, population=policy.population)
+        evidence[judging.run.plan.suite.name] = so_far.model_copy(update={"steps": dict(judging.steps)})
     run_id, baseline = runs[0].plan.folder.name, next(iter(baselines.values())).card
     names = told_apart([(plan.spec.model.label, run_id), (baseline.model, str(baseline.provenance.get("run_id", "")))])
     report = judge_gate(names[0], names[1], policy, evidence)
@@ -169,7 +171,7 @@ async def _judge_in_blocks(
     # a judge that waits for the candidate's devices needs the candidate's server stopped after every block
     keeping = not any(waits(judge) for judging in judgings for judge in judging.run.plan.judges)
     async with AsyncExitStack() as stack:
-        kept = KeptServer(plan.backend, stack)
+        server = KeptServer(plan.backend, stack)
         await stack.enter_async_context(plan.calls.cache)
         while active:
             blocks = [(judging, block) for judging in active if (block := judging.next_block()) is not None]
@@ -177,7 +179,7 @@ async def _judge_in_blocks(
                 return
             await evaluate(
                 [block for _, block in blocks],
-                lambda: kept if keeping else plan.backend,
+                lambda: server if keeping else plan.backend,
                 concurrency=plan.spec.serve.concurrency,
                 on_progress=on_progress,
             )
@@ -204,6 +206,7 @@ def _current_steps(judging: LiveJudging, policy: GatePolicy, peers: Mapping[Tier
 
 def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
     """Return the rows of the blocks so far, as those of a finished run."""
+    # an earlier session may have stored rows of later blocks: a look must not see them before their turn
     prompt_ids = {prompt.id for prompt in judging.order[: judging.judged]}
     answers = [answer for answer in judging.run.store.answers.all() if answer.prompt_id in prompt_ids]
     current = current_judgments(answers, judging.run.store.judgments.all())

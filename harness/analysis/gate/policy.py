@@ -1,4 +1,4 @@
-"""The gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report. Data only.
+"""Record the gate's policy (checks with margins, in tiers, limits on missing data), its evidence and its report.
 
 >>> GatePolicy(checks=(GateCheck(suite="arena_hard", margin=6.5),)).checks[0].tier
 'critical'
@@ -41,6 +41,7 @@ class GateCheck(Record):
     """None: the suite's headline. Pooled: of the first suite."""
     category: str | None = None
     tier: Tier = "critical"
+    # a margin of 0 could only be met by a certain gain, which no number of questions shows of an equal model
     margin: float = Field(gt=0)
     """The largest tolerated drop (of a metric of which less is better: rise), in the metric's unit."""
     floor: float | None = None
@@ -56,6 +57,7 @@ class GateCheck(Record):
             raise ValueError("a check names one suite (suite: NAME) or several (pooled: [NAME, NAME]), not both")
         if self.pooled and len(set(self.pooled)) < max(2, len(self.pooled)):
             raise ValueError(f"pooled needs two different suites or more, not {list(self.pooled)}")
+        # categories of different suites are of different kinds, and a floor is in one suite's unit
         if self.pooled and (self.category or self.floor is not None):
             raise ValueError("a pooled check has neither category nor floor: those are of one suite")
         if set(self.slopes) - set(self.pooled[1:]) or any(slope <= 0 for slope in self.slopes.values()):
@@ -76,7 +78,7 @@ class GateCheck(Record):
 
 
 class GateLimits(Record):
-    """Shares, 0..1; None: no limit."""
+    """Largest tolerated shares, 0..1. None means no limit."""
 
     unscored: float | None = Field(default=0.02, ge=0, le=1)
     """Of questions without a score, in either run; above it the gate is invalid."""
@@ -114,6 +116,7 @@ class GatePolicy(Record):
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
+        # a metric checked twice would be tested twice, and Holm would charge the other checks for it
         seen = [(check.label, check.metric, check.category) for check in self.checks]
         twice = next((key for key in seen if seen.count(key) > 1), None)
         if twice is not None:
@@ -140,6 +143,7 @@ def default_checks(suites: Collection[str], margins: Mapping[str, float] | None 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]
 CheckFinding = Literal["safe", "worse", "undecided", "missing"]
 Step = Literal["safe", "worse", "open"]
+# 1 is what CI takes for "do not ship"; 2 is wrong usage in every command, so the other two outcomes follow it
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3, "invalid": 4}
 
 
@@ -173,6 +177,8 @@ class CheckResult(Record):
     """Of the population "these": how many times the answers (or judgments) per question do what `needed` would."""
     too_few: int | None = Field(default=None, exclude_if=is_none)
     """The check's `min_questions`, if the runs share fewer: it is then undecided."""
+    out_of_reach: bool = Field(default=False, exclude_if=is_empty)
+    """Whether the baseline is within the margin of the lowest score, so that no drop could exceed it."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
@@ -183,7 +189,7 @@ class CheckResult(Record):
 
     @property
     def bound(self) -> float | None:
-        """Return the bound on the side where the candidate is worse; None if there is nothing to compare."""
+        """Return the bound on the side where the candidate is worse, or None if there is nothing to compare."""
         return self.lower if self.upper is None else self.upper
 
     @property

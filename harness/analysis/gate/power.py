@@ -1,4 +1,10 @@
-"""The gate's self-test: inject known drops into real paired questions and count the gate's verdicts. Pure.
+"""Test the gate: put known drops into real paired questions, and count its verdicts. Pure.
+
+>>> ids, wins = tuple(map(str, range(100))), np.array([1.0, 0.0, 1.0, 1.0] * 25)
+>>> first, second = (QuestionSums("rate", 100.0, ids, row, np.ones(100)) for row in (wins, wins[::-1]))
+>>> rows = power_rows([(first, second)], margin=10.0, policy=GatePolicy(), trials=10)
+>>> [row.drop for row in rows]  # in the metric's unit
+[0.0, 5.0, 10.0, 20.0]
 
 Questions of a real pair of models are drawn with replacement and a coin decides whose answer is whose. The true
 difference is then exactly 0, while ties, weights and the correlation of the two stay real. Then each question of the
@@ -26,7 +32,7 @@ TRIALS = 400
 
 
 class PowerRow(Record):
-    """How often each verdict occurred at one true drop; shares of `trials`, 0..1."""
+    """How often each verdict occurred at one true drop, as shares of `trials`, 0..1."""
 
     metric: str
     margin: float
@@ -88,7 +94,7 @@ def power_rows(
     questions: int | None = None,
     seed: int = 0,
 ) -> list[PowerRow]:
-    """Return one row per drop, over all pairs; `questions` are drawn per trial (None: as many as the pair has).
+    """Return one row per drop, over all pairs. `questions` are drawn per trial (None: as many as the pair has).
 
     Pairs too weak to lose twice the margin are left out; raise ConfigError if none is left.
     """

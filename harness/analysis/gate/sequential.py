@@ -48,7 +48,7 @@ class Stop:
 
 
 def order_of(ids: Sequence[str], suite: str, seed: int) -> list[str]:
-    """Return the order in which questions are judged; it depends on seed and suite only."""
+    """Return the order in which questions are judged. It depends on seed and suite only."""
     shuffled = sorted(ids)  # so that the order does not depend on the order of a file
     random.Random(f"{seed}:{suite}").shuffle(shuffled)
     return shuffled
@@ -111,16 +111,16 @@ def step(
 def look_result(
     estimate: ClusteredEstimate, margin: float, *, look: tuple[int, int], policy: GatePolicy, peers: int = 1
 ) -> Step:
-    """Return what the difference so far shows at this look; `peers` checks share the level of "worse"."""
+    """Return what the difference so far shows at this look. `peers` checks share the level of "worse"."""
     judged, planned = look
     planned_looks = looks(planned)
-    shares, at = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
+    shares, look_number = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
     # a strict policy fails on any certain drop, so only "worse" can be reached early
     limit = 0.0 if policy.strict else -margin
-    worse = boundaries(shares, policy.alpha / max(1, peers))[at]
+    worse = boundaries(shares, policy.alpha / max(1, peers))[look_number]
     if estimate.value + student_bound(worse, estimate.df) * estimate.se < limit:
         return "worse"
-    safe = student_bound(boundaries(shares, policy.alpha)[at], estimate.df)
+    safe = student_bound(boundaries(shares, policy.alpha)[look_number], estimate.df)
     return "safe" if estimate.value - safe * estimate.se > -margin and not policy.strict else "open"
 
 
