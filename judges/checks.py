@@ -1,4 +1,4 @@
-"""Judge answers by checks in Python, which packages install: `fusion_harness.checks`. Free and deterministic.
+"""Judge answers without a model: by checks in Python (judge `checks`), or by length (judge `longest`).
 
 >>> prompt = Prompt(id="1", turns=("As JSON: the capital of France",), category="geo", reference=("Paris",))
 >>> answer = Answer(prompt_id="1", model="m", turns=('{"capital": "Paris"}',))
@@ -8,8 +8,13 @@
 >>> preference("a long answer", "short"), preference("same", "size")
 (1.0, 0.5)
 
-A check is called with a Prompt and an Answer and returns True, False, or a share in 0..1. A suite's file names its
-checks (`judge: {kind: checks, checks: [...]}`); it can run no others, as only installed packages are imported.
+A check is called with a Prompt and an Answer and returns True, False, or a share in 0..1. Packages install checks under
+`fusion_harness.checks`. A suite's file names its checks (`judge: {kind: checks, checks: [...]}`); it can run no others,
+as only installed packages are imported.
+
+The longer answer is no quality, but the yardstick for judges. People prefer longer answers too, so this rule agrees
+with them more often than chance: a judge that does not do better in `harness judge calibrate` has shown no more than
+that.
 """
 
 from __future__ import annotations
@@ -58,6 +63,7 @@ class ChecksJudge(NothingToOpen):
 
 
 def names_of(task: JudgeTask) -> list[str]:
+    """Return the names of the task's checks. Raise ConfigError if its suite has none."""
     if not task.template.parser.startswith(PREFIX):
         raise ConfigError("judge 'checks' is for suites of kind checks; name another judge for this one")
     return task.template.parser.removeprefix(PREFIX).split(",")
@@ -70,9 +76,10 @@ def exact_match(prompt: Prompt, answer: Answer) -> bool:
 
 def contains_reference(prompt: Prompt, answer: Answer) -> bool:
     """Return whether the last turn contains the last reference as separate words, in any letter case."""
-    wanted = prompt.reference[-1].strip() if prompt.reference else ""
-    pattern = rf"(?<!\w){re.escape(wanted)}(?!\w)"
-    return bool(wanted) and re.search(pattern, answer.turns[-1], re.IGNORECASE) is not None
+    reference = prompt.reference[-1].strip() if prompt.reference else ""
+    # not \b, which matches beside a letter or digit only: a reference may begin or end with a symbol
+    pattern = rf"(?<!\w){re.escape(reference)}(?!\w)"
+    return bool(reference) and re.search(pattern, answer.turns[-1], re.IGNORECASE) is not None
 
 
 def valid_json(prompt: Prompt, answer: Answer) -> bool:
@@ -87,10 +94,6 @@ def valid_json(prompt: Prompt, answer: Answer) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- the longer answer
-# Prefer the longer answer: no judge, but the yardstick for one. Free and deterministic.
-#
-# People prefer longer answers too, so this rule agrees with them more often than chance: a judge that does not do
-# better in `harness judge calibrate` has shown no more than that. It never rates an answer alone.
 
 
 def preference(candidate: str, baseline: str) -> float:
@@ -100,7 +103,7 @@ def preference(candidate: str, baseline: str) -> float:
 
 
 class LongestJudge(NothingToOpen):
-    """`fusion_harness.judges` entry point "longest"."""
+    """`fusion_harness.judges` entry point "longest". It compares two answers and never rates one alone."""
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec = spec

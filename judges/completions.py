@@ -1,4 +1,4 @@
-r"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
+r"""Read a judge's verdict with AlpacaEval's completion parsers, from its whole reply or from its first token.
 
 >>> chain = chain_name((("regex_parser", {"outputs_to_match": [[1, "Output \\(a\\)"], [2, "Output \\(b\\)"]]}),))
 >>> read_completion(chain, "Output (b)", ()).value  # the answer shown first lost
@@ -11,6 +11,10 @@ r"""Read a judge's whole reply with AlpacaEval's completion parsers. Pure.
 Source: alpaca_eval 0.6.6, completion_parsers.py. Its annotations (1: first better, 2: second better, 0 or 1.5: a draw,
 values in between: a share) become the probability that the answer shown first wins. A reply that the reference stores
 as missing is an error here. A template names its parser as a chain of steps: `alpaca_eval:[[NAME, ARGUMENTS], …]`.
+
+One parser reads log-probabilities. The reference takes exact spellings of the verdict's tokens, however improbable they
+are; here they are found however a server spells them. With its own judge that is the same: in 8,024 published judgments
+"m" and "M" are the most probable spelling each time, and have at least 49 % together.
 """
 
 from __future__ import annotations
@@ -29,18 +33,14 @@ from harness.records.errors import ConfigError, VerdictParseError
 from harness.suites.alpaca_eval.rows import share_of
 
 # -------------------------------------------------------------------------------------------------- tokens of a verdict
-# Find the verdict's tokens among a reply's top log-probabilities, however a server spells them. Pure.
-#
-# The reference (alpaca_eval completion_parsers.logprob_parser) takes exact spellings only, however improbable they
-# are. With its own judge that is the same: in 8,024 published judgments "m" and "M" are the most probable spelling
-# each time, and have at least 49 % together.
 
 
 BLANKS = ("", " ", "Ġ", "▁")
 """What may stand before a token: nothing, or a blank, also as byte-level BPE and SentencePiece write it."""
 TOKEN_ID = re.compile(r"token_id:\d+")
 LEAST_SHARE = 0.1
-"""Least probability of all verdict tokens together; below it the judge is about to write something else."""
+"""Least probability of all verdict tokens together; below it the judge is about to write something else. The reference
+has no such limit; ours is a fifth of the least that its own judge gave (see above)."""
 OTHERWISE = (
     "use a judge that answers with the letter at once (switch its reasoning off under `params:`, e.g. "
     "`chat_template_kwargs: {enable_thinking: false}`, or give it `reasoning_room:`), or an evaluator that reads text"
@@ -48,7 +48,7 @@ OTHERWISE = (
 
 
 def verdict_tokens(logprobs: Sequence[TokenLogprob], names: Sequence[str]) -> dict[str, float]:
-    """Return name -> log-probability of the names found, all in the spelling of the most probable one.
+    """Return name -> log-probability of those names that are there, all in the spelling of the most probable one.
 
     Raise VerdictParseError, with advice, if the judge sent none or was about to write something else.
     """
@@ -83,7 +83,7 @@ PREFIX = "alpaca_eval:"
 LONGEST = 20_000
 """Longest reply, in characters, that is parsed as Python or JSON; the official judges stop at 2,048 tokens."""
 MOST = 10
-"""Most matches that are counted; with two already, a reply has no single preference."""
+"""Most matches that are counted. Two already mean that a reply has no single preference."""
 Arguments = Mapping[str, JsonValue]
 Steps = tuple[tuple[str, Arguments], ...]
 
@@ -179,7 +179,7 @@ def _lmsys(value: JsonValue, arguments: Arguments) -> list[JsonValue]:
         first, second = (float(word) for word in words)
     except ValueError:
         raise _UnreadableError("the first line is not two scores") from None
-    if first != first or second != second:
+    if math.isnan(first) or math.isnan(second):
         raise _UnreadableError("a score is not a number")
     return [1 if first > second else 2 if first < second else 0]
 

@@ -110,7 +110,7 @@ class Conversation:
 
     @property
     def text(self) -> str | None:
-        """All replies joined as the reference does; None if there are none."""
+        """All replies joined as the reference does, or None if there are none."""
         return "\n".join(self.replies) if self.replies else None
 
     @property
@@ -192,7 +192,7 @@ class LlmJudge:
         await self._client.__aexit__(*exc)
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return what decides verdicts besides the spec: room to reason; an evaluator's prompt, parser, parameters."""
+        """Return what decides verdicts besides the spec: room to reason, and an evaluator's prompt and parser."""
         room = self.spec.reasoning_room
         identity: dict[str, JsonValue] = {"reasoning_room": room} if room else {}
         return identity if self._evaluator is None else identity | self._evaluator.identity()

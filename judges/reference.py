@@ -1,4 +1,4 @@
-"""Rate an answer against a gold answer by fixed rules, and reply in an LLM judge's format. Free and deterministic.
+"""Rate an answer against a gold answer by fixed rules, and reply in an LLM judge's format.
 
 >>> rate("Paris", "Paris"), rate("It is Paris.", "Paris"), rate("", "Paris")
 (10.0, 7.0, 1.0)
@@ -38,15 +38,15 @@ MUCH_BETTER = 4.0
 
 def rate(answer: str, gold: str) -> float:
     """Return the rating of an answer, 1..10, by the rules above."""
-    text, wanted = _tidy(answer, gold), " ".join(gold.split())
-    if text == wanted:
+    text, expected = _tidy(answer, gold), " ".join(gold.split())
+    if text == expected:
         return BEST
-    if not text or not wanted:
+    if not text or not expected:
         return WORST
-    if re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text):
-        return float(max(2, 7 - (len(text) - len(wanted)) // 20))
+    if re.search(rf"(?<!\w){re.escape(expected)}(?!\w)", text):
+        return float(max(2, 7 - (len(text) - len(expected)) // 20))
     # autojunk would ignore frequent characters in texts of 200 characters or more
-    similarity = difflib.SequenceMatcher(None, text[:2000], wanted, autojunk=False).ratio()
+    similarity = difflib.SequenceMatcher(None, text[:2000], expected, autojunk=False).ratio()
     return 1 + math.floor(2 * 4 * similarity) / 2
 
 
@@ -72,9 +72,9 @@ class ReferenceJudge(NothingToOpen):
     def check(self, task: JudgeTask) -> None:
         """Raise ConfigError if this judge has no reply for the template's parser."""
         if task.template.parser not in REPLIES:
-            known = ", ".join(REPLIES)
+            parsers = ", ".join(REPLIES)
             raise ConfigError(
-                f"the reference judge does not support parser {task.template.parser!r}; supported: {known}"
+                f"the reference judge does not support parser {task.template.parser!r}; supported: {parsers}"
             )
 
     async def judge(self, task: JudgeTask) -> Judgment:

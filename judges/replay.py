@@ -28,17 +28,17 @@ class ReplayJudge(NothingToOpen):
             raise ConfigError(f"judge {spec.name!r} needs `model`: a run's folder, or a judgments.jsonl")
         self.spec = spec
         self._path = _file(Path(spec.model).expanduser())
-        self._found = _read(self._path)
+        self._recorded = _read(self._path)
 
     def identity(self) -> dict[str, JsonValue]:
         """Return the recorded judges and a digest of the file, without its path."""
-        judges: list[JsonValue] = list(dict.fromkeys(row.judge for row in self._found.values()))
+        judges: list[JsonValue] = list(dict.fromkeys(row.judge for row in self._recorded.values()))
         return {"model": None, "recorded": judges, "file": file_sha256(self._path)}
 
     async def judge(self, task: JudgeTask) -> Judgment:
         """Return the recorded judgment at no cost, or the failure "missing" if there is none for this very answer."""
         key = (task.prompt.id, task.answer.index, task.turn, task.order, task.repeat)
-        row = self._found.get(key)
+        row = self._recorded.get(key)
         why = "no verdict is recorded for this task" if row is None else _mismatch(row, task)
         overrides = {"judge": self.spec.name, "cost": 0.0, "paid": 0.0, "calls": 0, "seconds": 0.0}
         if row is not None and why is None:

@@ -1,4 +1,4 @@
-"""A reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
+"""Use a reward model as a judge of two answers (`--judge reward_model:PATH`), and as a reward for recipes.
 
 It scores each answer separately. The preference is sigmoid(reward of the candidate - reward of the baseline), the
 Bradley-Terry model that such rewards are trained under. A reward does not map to a scale of 1 to 10, so suites that
@@ -242,8 +242,8 @@ def build_reward(options: RewardOptions) -> RewardModel:
     """`fusion_harness.rewards` entry point "reward_model". Raise ConfigError if an option is not supported."""
     foreign = sorted(set(options.serve) - SERVE) + (["url"] if options.url else [])
     if foreign:
-        known = ", ".join(sorted(SERVE))
-        raise ConfigError(f"reward kind {options.kind} does not support {foreign[0]!r}; `serve` supports: {known}")
+        keys = ", ".join(sorted(SERVE))
+        raise ConfigError(f"reward kind {options.kind} does not support {foreign[0]!r}; `serve` supports: {keys}")
     params = {"batch_size": options.batch_size, **options.params}
     model, serve = options.model, dict(options.serve)
     return RewardModel(JudgeSpec(name=options.kind, kind=options.kind, model=model, serve=serve, params=params))

@@ -83,21 +83,21 @@ class BestOfBackend(TurnEnsemble):
         """Return the turn as rewards take it: earlier turns are part of the text, as a reward sees one message."""
         prompt = talk.draw.prompt
         turn = len(talk.answered)
-        asked = prompt.model_copy(update={"turns": prompt.turns[: turn + 1], "answered": talk.answered})
-        changes = {"turns": (prompt_text(asked),), "answered": (), "reference": prompt.reference[turn : turn + 1]}
+        question = prompt.model_copy(update={"turns": prompt.turns[: turn + 1], "answered": talk.answered})
+        changes = {"turns": (prompt_text(question),), "answered": (), "reference": prompt.reference[turn : turn + 1]}
         return PromptRow(prompt=prompt.model_copy(update=changes), part="test")
 
     def _score(self, items: Sequence[RewardItem]) -> list[Outcome]:
         """Return an outcome per item. Runs in a thread, because rewards have event loops of their own."""
         scorer, identity = self._scorer, self._scorer.identity()
-        known: dict[bytes, Outcome] = {}
+        scored: dict[bytes, Outcome] = {}
         keys = [reward_key(identity, item) for item in items]
         with RewardCache(cache_path() if scorer.cacheable else None) as cache:
             for key in keys:
                 value = cache.get(key)
                 if value is not None:
-                    known[key] = value
-            fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
+                    scored[key] = value
+            fresh = {key: item for key, item in zip(keys, items, strict=True) if key not in scored}
             if fresh:
                 with scorer:
                     pending = list(fresh)
@@ -105,5 +105,5 @@ class BestOfBackend(TurnEnsemble):
                         batch = pending[start : start + scorer.at_once]
                         outcomes = dict(zip(batch, scorer.score([fresh[key] for key in batch]), strict=True))
                         cache.put([(key, value) for key, value in outcomes.items() if isinstance(value, float)])
-                        known |= outcomes
-        return [known[key] for key in keys]
+                        scored |= outcomes
+        return [scored[key] for key in keys]

@@ -1,6 +1,6 @@
 """Estimate what a step still costs: calls, tokens, GPU-hours and dollars, from the lengths and rates measured so far.
 
-Two replicas of a model on four GPUs each, or one model on all eight:
+A model that needs four GPUs and one that needs a single GPU share eight. One that needs all eight goes first:
 
 >>> allot([Job("big", Gpus(unit=4), hours=9.0), Job("small", Gpus(unit=1), hours=9.0)], free=8, start_hours=0.1)
 {'big': 4, 'small': 4}
@@ -11,6 +11,9 @@ The arithmetic of a stage is beside its work, in `stages`; this module has what 
 (tokens per second and device) / 3600, and wall-clock hours are GPU-hours / devices. Rates and lengths are measured on
 finished steps, else taken from `rates:` in the recipe. Tokens are counted with the target's tokenizer if its file is on
 this machine, else estimated from the characters. Nothing is written.
+
+The division of GPUs is here because `schedule`, which starts the processes, and `plan`, which works out the hours, must
+agree on it.
 """
 
 from __future__ import annotations
@@ -45,9 +48,6 @@ from .prompts import PromptError, load_rows, part_sizes, prompt_in
 from .spec import PromptsSpec
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
-# GPUs: how many a step can use, and who gets how many.
-#
-# `schedule` starts the processes, `plan` works out the hours; both divide the GPUs with `allot`.
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def simulate(jobs: Sequence[Job], devices: int, start_hours: float) -> tuple[Pla
 
     Every job needs at most `devices` GPUs. A job without GPUs takes no time. What runs `alone` uses one unit.
     """
-    now, free = 0.0, devices
+    now, free = 0.0, devices  # hours since the start
     waiting, running, planned = list(jobs), dict[str, tuple[Job, PlannedStep]](), list[PlannedStep]()
     while waiting or running:
         names = {job.name for job in waiting} | set(running)
@@ -182,7 +182,8 @@ def replica_devices(unit: int) -> list[str | None]:
 
 
 SAMPLE = 500
-"""Number of evenly spaced texts that a mean length is computed from."""
+"""Number of evenly spaced texts that a mean length is computed from. If lengths vary by as much as their mean, 500
+give it within 9 % (two standard errors)."""
 
 
 class PlanItem(Record):
@@ -264,23 +265,23 @@ class Estimator:
         """Return whether a step is done and will not be rerun."""
         return name in self.kept and self._record(folder) is not None
 
-    def missing(self, item: PlanItem, rows: Path, wanted: int) -> int:
-        """Return how many of `wanted` rows the step still has to write into the file."""
+    def missing(self, item: PlanItem, rows: Path, total: int) -> int:
+        """Return how many of `total` rows the step still has to write into the file."""
         if item.done:
             return 0
-        return max(0, wanted - lines_of(rows)) if item.name in self.kept else wanted
+        return max(0, total - lines_of(rows)) if item.name in self.kept else total
 
     def timed(self, item: PlanItem, *times: DeviceTime) -> PlanItem:
         """Return the item with its device time, and with its cost in dollars if GPU-hours have a price."""
         hours = [(time.gpu_hours, time) for time in times]
-        known = all(value is not None for value, _ in hours)
+        is_known = all(value is not None for value, _ in hours)
         gpu_hours = sum(value or 0.0 for value, _ in hours)
         price = self.recipe.spec.rates.gpu_hour_price or 0.0
         return item.model_copy(
             update={
-                "gpu_hours": gpu_hours if known else None,
-                "hours": sum((value or 0.0) / time.devices for value, time in hours) if known else None,
-                "dollars": gpu_hours * price if known or not price else None,
+                "gpu_hours": gpu_hours if is_known else None,
+                "hours": sum((value or 0.0) / time.devices for value, time in hours) if is_known else None,
+                "dollars": gpu_hours * price if is_known or not price else None,
                 "rates": tuple(f"{time.work}: {time.rate.by}" for time in times if time.tokens and time.rate),
             }
         )

@@ -1,11 +1,12 @@
-"""Write out the variants of a recipe file: sweeps, lists, rounds, and methods of several trainings. Pure.
+"""Write out the variants of a recipe file: sweeps, lists, rounds, and methods of several trainings.
 
 >>> recipe = {"variants": {"wrpo": {}}, "sweeps": [{"of": "wrpo", "alpha": [0.1, 0.5]}]}
 >>> variants, _, sweeps = expanded(recipe, "recipe.yaml")
 >>> list(variants), sweeps[0]["variants"]
 (['wrpo', 'wrpo-alpha0.1', 'wrpo-alpha0.5'], {'wrpo-alpha0.1': 0.1, 'wrpo-alpha0.5': 0.5})
 
-Everything here is still as YAML gives it: `spec` checks what comes out.
+Everything here is still as YAML gives it, because a value may be a list where a variant has one: `spec` checks what
+comes out.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ Entries = dict[str, Any]
 """Variants or merges by name, as in the file."""
 
 
-def expanded(sections: Mapping[str, Any], where: str) -> tuple[Entries, Entries, list[dict[str, Any]]]:
+def expanded(sections: Mapping[str, Any], file: str) -> tuple[Entries, Entries, list[dict[str, Any]]]:
     """Return a recipe's variants, its merges without their `method`, and its sweeps with their variants named.
 
     Raise ConfigError if two variants get one name or a sweep cannot be written out.
     """
     sources = _source_names(sections.get("sources"))
-    variants, merges = _without_merges(_with_copies(sections["variants"], sources, where))
+    variants, merges = _without_merges(_with_copies(sections["variants"], sources, file))
     sweeps: list[dict[str, Any]] = []
     listed = sections.get("sweeps") or []
     if not isinstance(listed, list):
-        raise ConfigError(f"{where}: sweeps = {listed!r} is not a list of `{{of: VARIANT, KEY: VALUES}}`")
+        raise ConfigError(f"{file}: sweeps = {listed!r} is not a list of `{{of: VARIANT, KEY: VALUES}}`")
     for entry in listed:
         if isinstance(entry, dict) and "variants" in entry:  # of a resolved recipe
             sweeps.append(entry)
             continue
-        sweep = _Sweep(entry, sections, sources, f"{where}: sweeps")
+        sweep = _Sweep(entry, sections, sources, f"{file}: sweeps")
         group = merges if sweep.of in merges else variants
         if sweep.of not in group:
-            known = ", ".join((*variants, *merges))
-            raise ConfigError(f"{where}: a sweep is of {sweep.of!r}, which is not a variant; variants: {known}")
+            names = ", ".join((*variants, *merges))
+            raise ConfigError(f"{file}: a sweep is of {sweep.of!r}, which is not a variant; variants: {names}")
         entries = sweep.entries(group[sweep.of])
         if twice := sorted(set(entries) & {*variants, *merges}):
-            raise ConfigError(f"{where}: two variants are named {twice[0]!r}; rename one")
+            raise ConfigError(f"{file}: two variants are named {twice[0]!r}; rename one")
         group |= entries
         sweeps.append(sweep.resolved(group[sweep.of]))
-    return _written_out(variants, where), merges, sweeps
+    return _written_out(variants, file), merges, sweeps
 
 
 def _source_names(sources: Any) -> list[str]:
@@ -60,16 +61,16 @@ def _source_names(sources: Any) -> list[str]:
 class _Sweep:
     """One entry of `sweeps:`: `{of: VARIANT, KEY: VALUES}`."""
 
-    def __init__(self, entry: Any, sections: Mapping[str, Any], sources: list[str], where: str) -> None:
+    def __init__(self, entry: Any, sections: Mapping[str, Any], sources: list[str], section: str) -> None:
         keys = [key for key in entry if key != "of"] if isinstance(entry, dict) else []
         if len(keys) != 1 or "of" not in entry:
             raise ConfigError(
-                f"{where}: {entry!r} is not `{{of: VARIANT, KEY: VALUES}}`; KEY is a training key, sources, samples or "
-                "leave_out"
+                f"{section}: {entry!r} is not `{{of: VARIANT, KEY: VALUES}}`; KEY is a training key, sources, samples "
+                "or leave_out"
             )
         self.of, self.key = str(entry["of"]), str(keys[0])
-        self._where, self._sources, self._recipe = where, sources, sections
-        self._given = entry[self.key]
+        self._section, self._sources, self._recipe = section, sources, sections
+        self._values = entry[self.key]
         self._points: dict[str, Any] = {}
 
     def entries(self, base: Any) -> Entries:
@@ -81,51 +82,68 @@ class _Sweep:
         lists = [key for key in LISTED if key == "sources" and _is_swept(base.get(key))]
         lists += [key for key in LISTED if key != "sources" and isinstance({**training, **base}.get(key), list)]
         if lists:
-            raise ConfigError(f"{self._where}: {self.of!r} has a list of {lists[0]} already; sweep one variant")
+            raise ConfigError(f"{self._section}: {self.of!r} has a list of {lists[0]} already; sweep one variant")
         entries: Entries = {}
-        for value in self._values(base):
+        for value in self._swept_values(base):
             name = f"{self.of}-{self._label(value)}"
             entries[name] = self._with(base, value)
             self._points[_last(name, base)] = value
         if not entries:
             raise ConfigError(
-                f"{self._where}: {self.key} of {self.of!r} has no value but the one that {self.of!r} has anyway"
+                f"{self._section}: {self.key} of {self.of!r} has no value but the one that {self.of!r} has anyway"
             )
         return entries
 
     def resolved(self, base: Any) -> dict[str, Any]:
         return {"of": _last(self.of, base or {}), "key": self.key, "variants": self._points}
 
-    def _values(self, base: dict[str, Any]) -> list[Any]:
-        names = self._names(base)
-        known: list[Any]
-        if self.key == "leave_out":
-            known, current = [name for name in names if name != base.get("teacher")], None
-        elif self.key == "sources":
-            known, current = list(range(1, len(names) + 1)), len(names)
-        elif self.key == "samples":
-            sampling = self._recipe.get("sampling")
-            count = sampling.get("n", SAMPLES) if isinstance(sampling, dict) else SAMPLES
-            known, current = list(range(1, int(count) + 1)), base.get("samples", count)
-        else:
-            known = []
-            current = {**(self._recipe.get("training") or {}), **(base.get("training") or {})}.get(self.key)
-            current = base.get(self.key) if base.get("models") else current
-        values = known if known and self._given == "each" else self._given
+    def _swept_values(self, base: dict[str, Any]) -> list[Any]:
+        """Return the values to sweep, without the one that the variant has anyway."""
+        choices = self._choices(base)
+        values = choices if choices and self._values == "each" else self._values
         if not isinstance(values, list) or not values:
-            each = ", or `each`" if known else ""
-            raise ConfigError(f"{self._where}: {self.key} = {values!r} of {self.of!r} is not a list of values{each}")
+            each = ", or `each`" if choices else ""
+            raise ConfigError(f"{self._section}: {self.key} = {values!r} of {self.of!r} is not a list of values{each}")
         for value in values:
+            problem = f"{self._section}: {self.key} of {self.of!r} cannot be {value!r}"
             if not isinstance(value, str | int | float):
-                raise ConfigError(f"{self._where}: {self.key} of {self.of!r} cannot be {value!r}; give single values")
-            if known and (value not in known or isinstance(value, bool)):
-                choices = ", ".join(map(str, known))
-                raise ConfigError(
-                    f"{self._where}: {self.key} of {self.of!r} cannot be {value!r}; choose from {choices}"
-                )
-        if self.key == "leave_out" and len(names) < 2:
-            raise ConfigError(f"{self._where}: {self.of!r} has one source only, which cannot be left out")
+                raise ConfigError(f"{problem}; give single values")
+            if choices and (value not in choices or isinstance(value, bool)):  # True equals 1
+                raise ConfigError(f"{problem}; choose from {', '.join(map(str, choices))}")
+        if self.key == "leave_out" and len(self._names(base)) < 2:
+            raise ConfigError(f"{self._section}: {self.of!r} has one source only, which cannot be left out")
+        current = self._current(base)
         return list(dict.fromkeys(value for value in values if value != current))
+
+    def _choices(self, base: dict[str, Any]) -> list[Any]:
+        """Return the values that the key can have, which `each` stands for; empty if it can have any."""
+        match self.key:
+            case "leave_out":
+                return [name for name in self._names(base) if name != base.get("teacher")]
+            case "sources":
+                return list(range(1, len(self._names(base)) + 1))
+            case "samples":
+                return list(range(1, int(self._samples()) + 1))
+            case _:
+                return []
+
+    def _current(self, base: dict[str, Any]) -> Any:
+        """Return the value that the variant has without the sweep, or None."""
+        match self.key:
+            case "leave_out":
+                return None
+            case "sources":
+                return len(self._names(base))
+            case "samples":
+                return base.get("samples", self._samples())
+            case _ if base.get("models"):  # keys of a merge are its own, not its training's
+                return base.get(self.key)
+            case _:
+                return {**(self._recipe.get("training") or {}), **(base.get("training") or {})}.get(self.key)
+
+    def _samples(self) -> Any:
+        sampling = self._recipe.get("sampling")
+        return sampling.get("n", SAMPLES) if isinstance(sampling, dict) else SAMPLES
 
     def _names(self, base: dict[str, Any]) -> list[str]:
         """Return the sources that the variant uses, or for a merge its models, named by source in FuseChat's copies."""
@@ -145,12 +163,12 @@ class _Sweep:
 
     def _with_sources(self, base: dict[str, Any], value: Any) -> dict[str, Any]:
         names = self._names(base)
-        kept = names[:value] if self.key == "sources" else [name for name in names if name != value]
+        remaining = names[:value] if self.key == "sources" else [name for name in names if name != value]
         if base.get("models"):
-            models = [model for model, name in zip(base["models"], names, strict=True) if name in kept]
+            models = [model for model, name in zip(base["models"], names, strict=True) if name in remaining]
             return {**base, "models": models}
         by_number = self.key == "sources" and not isinstance(base.get("sources"), list)
-        return {**base, "sources": value if by_number else kept}
+        return {**base, "sources": value if by_number else remaining}
 
     def _label(self, value: Any) -> str:
         if self.key == "leave_out":
@@ -179,13 +197,13 @@ def _without_merges(variants: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     return {name: entry for name, entry in variants.items() if name not in merges}, merges
 
 
-def _written_out(variants: dict[str, Any], where: str) -> dict[str, Any]:
+def _written_out(variants: dict[str, Any], file: str) -> dict[str, Any]:
     """Expand lists: `wrpo: {training: {alpha: [0.1, 0.5]}}` gives wrpo-alpha0.1 and wrpo-alpha0.5."""
     out: dict[str, Any] = {}
     for name, entry in variants.items():
         for key, variant in _entries(str(name), entry).items():
             if key in out:
-                raise ConfigError(f"{where}: two variants are named {key!r}; rename one")
+                raise ConfigError(f"{file}: two variants are named {key!r}; rename one")
             out[key] = variant
     return out
 
@@ -213,7 +231,7 @@ def _entries(name: str, entry: Any) -> dict[str, Any]:
     return {name: entry}
 
 
-def _with_copies(variants: Entries, names: Sequence[str], where: str) -> Entries:
+def _with_copies(variants: Entries, names: Sequence[str], file: str) -> Entries:
     """Write out FuseChat: `fuse: {method: fusechat}` is a distilled copy per source (fuse-SOURCE) and their merge."""
     out: dict[str, Any] = {}
     for name, entry in variants.items():
@@ -221,11 +239,11 @@ def _with_copies(variants: Entries, names: Sequence[str], where: str) -> Entries
             out[name] = entry
             continue
         if odd := sorted(set(entry) - {"method", "answers", "sources", "training", "topk"}):
-            raise ConfigError(f"{where}: variant {name!r}: method fusechat has no key {odd[0]!r}")
+            raise ConfigError(f"{file}: variant {name!r}: method fusechat has no key {odd[0]!r}")
         training, count = entry.get("training") or {}, entry.get("sources")
         swept = [count, *(training.get(key) for key in LISTED if isinstance(training, dict))]
         if any(isinstance(value, list) for value in swept):
-            raise ConfigError(f"{where}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
+            raise ConfigError(f"{file}: variant {name!r}: method fusechat cannot be swept by lists; list its variants")
         teachers = names[:count] if isinstance(count, int) else names
         shared = {key: value for key, value in entry.items() if key in ("answers", "training")}
         copies = {f"{name}-{teacher}": {**shared, "method": "distill", "teacher": teacher} for teacher in teachers}

@@ -1,4 +1,8 @@
-"""Where a recipe's files are, the records in them, and the record of a finished step.
+"""Name the files of a recipe, and define the records that its stages exchange through them.
+
+>>> chosen = Chosen(text="4.", model="qwen", index=0, reward=0.2, reasoning="2 + 2")
+>>> chosen.trained(keep_reasoning=False), chosen.trained(keep_reasoning=True)
+('4.', '<think>\\n2 + 2\\n</think>\\n\\n4.')
 
 OUT/resolved.yaml                     the specification, names, sweeps and defaults written out
 OUT/prompts/prompts.jsonl             PromptRow
@@ -36,7 +40,6 @@ from harness.records.errors import ConfigError, one_line
 from .spec import RIVALS, MergeSpec, RecipeSpec, VariantSpec
 
 # -------------------------------------------------------------------------------------------------------------- records
-# Records that stages exchange: prompts with their part, rewards of answers, preference pairs.
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -190,8 +193,8 @@ class Recipe:
         """Return the sources and ensembles that `evaluate.models` names; `best_source` needs every source's answers."""
         named = self.spec.evaluate.models
         sources = [source.name for source in self.spec.sources if source.model is not None]
-        mine = {*self.spec.variants, *self.spec.merges}
-        chosen = [name for name in sources if name not in mine and (name in named or "best_source" in named)]
+        trained = {*self.spec.variants, *self.spec.merges}
+        chosen = [name for name in sources if name not in trained and (name in named or "best_source" in named)]
         return (*chosen, *(name for name in RIVALS if name in named))
 
     @property
@@ -230,7 +233,7 @@ class Recipe:
         return self.seed(seed) if after is None else self.seed(seed) / "rounds" / after
 
     def checkpoint(self, model: str, seed: int) -> Path | None:
-        """Return the folder of `sft` or a variant; None for `target`, which the specification names."""
+        """Return the folder of `sft` or a variant, or None for `target`, which the specification names."""
         if model in self.fixed:
             return None
         return self.sft(seed) if model == "sft" else self.variant(model, seed)
@@ -264,13 +267,19 @@ class Recipe:
 ANSWERS, PROMPTS, REWARDS = "answers.jsonl", "prompts.jsonl", "rewards.jsonl"
 PAIRS, DROPPED, DATA = "pairs.jsonl", "dropped.jsonl", "data.json"
 DONE = "step.json"
-"""The record of a step, written last: a folder without it is unfinished."""
+"""The record of a step, written last, so that a folder without it is unfinished."""
 Counts = dict[str, JsonValue]
 """Figures that a step reports: prompts kept and dropped, answers, seconds of training."""
 
 
+# ------------------------------------------------------------------------------------------------- the record of a step
+
+
 class Output(Record):
+    """One file that a step wrote."""
+
     size: int
+    """In bytes."""
     sha256: str
 
 
@@ -306,10 +315,15 @@ def record_in(folder: Path) -> StepRecord | None:
         raise ConfigError(f"{path} cannot be read: {one_line(error)}; move {folder} away") from None
 
 
-def flat(settings: JsonValue, at: str = "") -> dict[str, JsonValue]:
-    """Return nested settings as one level, with keys joined by dots."""
+def flat(settings: JsonValue, prefix: str = "") -> dict[str, JsonValue]:
+    """Return nested settings as one level, with keys joined by dots.
+
+    >>> flat({"training": {"alpha": 0.1}, "seed": 1})
+    {'training.alpha': 0.1, 'seed': 1}
+    """
     if not isinstance(settings, dict) or not settings:
-        return {at: settings}
-    return {
-        key: leaf for name, nested in settings.items() for key, leaf in flat(nested, f"{at}.{name}".strip(".")).items()
-    }
+        return {prefix: settings}
+    leaves: dict[str, JsonValue] = {}
+    for name, nested in settings.items():
+        leaves |= flat(nested, f"{prefix}.{name}".strip("."))
+    return leaves

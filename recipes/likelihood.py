@@ -1,4 +1,4 @@
-"""How likely source models find the answers of preference pairs: InfiFPO's input. One row per pair and source.
+"""Compute how likely source models find the answers of preference pairs, InfiFPO's input: one row per pair and source.
 
 A source reads the conversation with its own tokenizer and chat template, so vocabularies may differ. Its server returns
 the log-probability of every token of the prompt (vLLM's `prompt_logprobs`), or the model is loaded in this process.
@@ -254,10 +254,10 @@ def _batches(pairs: Sequence[Ids]) -> Iterator[Sequence[Ids]]:
 
 async def _served(server: Any, pairs: Sequence[Ids], concurrency: int) -> AsyncGenerator[PairLogps]:
     """Yield the rows of a vLLM server as they arrive."""
-    places = asyncio.Semaphore(max(1, concurrency // 3))  # a pair is three requests
+    slots = asyncio.Semaphore(max(1, concurrency // 3))  # a pair is three requests
 
     async def one_row(ids: Ids) -> PairLogps:
-        async with places:
+        async with slots:
             try:
                 sums = await asyncio.gather(*(_answer_logp(server, ids.prompt_ids, answer) for answer in ids.answers))
             except ReplyError as error:
@@ -297,7 +297,7 @@ def summed(reply: dict[str, Any], ids: Sequence[int], count: int) -> float:
         values = reply["choices"][0]["prompt_logprobs"]
         if len(values) != len(ids):
             raise ValueError
-        return sum(float(values[at][str(ids[at])]["logprob"]) for at in range(len(ids) - count, len(ids)))
+        return sum(float(values[index][str(ids[index])]["logprob"]) for index in range(len(ids) - count, len(ids)))
     except (KeyError, IndexError, TypeError, ValueError):
         message = f"the reply has no prompt_logprobs of all {count} tokens; is the server vLLM?"
         raise ReplyError(message, reason="http", status=200) from None

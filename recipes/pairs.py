@@ -1,5 +1,15 @@
 """Form preference pairs: find the answers with the highest rewards, and choose y_ws, y_wt and y_l of each prompt.
 
+>>> prompt = Prompt(id="p", category="all", turns=("The capital of France?",))
+>>> best = Chosen(text="Paris", model="sft", index=0, reward=0.7)
+>>> worst = Chosen(text="Lyon", model="sft", index=1, reward=0.1)
+>>> source = Chosen(text="Paris.", model="qwen", index=3, reward=0.9)
+>>> pair = paired(prompt, source, Extremes(best, worst, count=2, distinct=2), PairsSpec())
+>>> pair.source.text, pair.target.text, pair.rejected.text
+('Paris.', 'Paris', 'Lyon')
+>>> paired(prompt, source, Extremes(best, best, count=5, distinct=1), PairsSpec()).reason
+'identical'
+
 y_ws is the best answer of all sources; y_wt and y_l are the best and the worst of the target's own samples. A prompt
 without a pair gets the first reason against it. The tallies count what the pairs were made from (`data.json`): rewards,
 lengths, wins of each source, dropped prompts. One file is read at a time.
@@ -84,6 +94,7 @@ def rated(
 
     `seen` is called for every answer of `considered.samples`, including those left out.
     """
+    # by key and text, because a draw that was repeated has the same key but no reward yet
     by_key = {row.key: row for row in JsonlRows(rewards, RewardRow).read()}
     for answer in JsonlRows(answers, Answer).read():
         if considered.samples is not None and answer.index >= considered.samples:
@@ -97,12 +108,12 @@ def rated(
 def best_by_prompt(
     answers: Sequence[Path],
     rewards: Sequence[Path],
-    wanted: frozenset[str],
+    prompt_ids: frozenset[str],
     considered: Considered = ALL,
     *,
     seen: Sequence[Seen] | None = None,
 ) -> dict[str, Chosen]:
-    """Return the best source answer of each wanted prompt id; prompts without a rewarded answer are left out.
+    """Return the best source answer to each of these prompts. Prompts without a rewarded answer are left out.
 
     Ties go to the earlier source, then to the lower index. `seen` has one callback per source, as in `rated`.
     """
@@ -111,7 +122,7 @@ def best_by_prompt(
     for number, (answered, rewarded, observer) in enumerate(zip(answers, rewards, observers, strict=True)):
         for candidate in rated(answered, rewarded, considered, seen=observer):
             prompt_id, rank = candidate.answer.prompt_id, (candidate.reward, -number, -candidate.answer.index)
-            if prompt_id in wanted and (prompt_id not in best or rank > best[prompt_id][0]):
+            if prompt_id in prompt_ids and (prompt_id not in best or rank > best[prompt_id][0]):
                 best[prompt_id] = rank, candidate.chosen
     return {prompt_id: chosen for prompt_id, (_, chosen) in best.items()}
 
@@ -125,8 +136,8 @@ def best_source_answers(
     the part has a rewarded answer.
     """
     rows = read_prompts(prompts, part)
-    wanted = frozenset(row.prompt.id for row in rows)
-    best = best_by_prompt(answers, rewards, wanted, Considered(drop_truncated=drop_truncated))
+    prompt_ids = frozenset(row.prompt.id for row in rows)
+    best = best_by_prompt(answers, rewards, prompt_ids, Considered(drop_truncated=drop_truncated))
     if not best:
         why = "; answers cut by sampling.max_tokens are left out (pairs.drop_truncated)" if drop_truncated else ""
         raise IncompleteError(f"none of the {len(rows)} prompts in the part {part!r} has a rewarded source answer{why}")
@@ -269,7 +280,7 @@ class Tally:
     """Counts one model's answers while they are read."""
 
     model: str
-    wanted: frozenset[str]
+    prompt_ids: frozenset[str]
     """Ids of the prompts that count."""
     counts: Counter[str] = field(default_factory=Counter)
     rewards: list[float] = field(default_factory=list)
@@ -277,7 +288,7 @@ class Tally:
     tokens: list[float] = field(default_factory=list)
 
     def add(self, answer: Answer, reward: RewardRow | None) -> None:
-        if answer.prompt_id not in self.wanted:
+        if answer.prompt_id not in self.prompt_ids:
             return
         self.counts["answers"] += 1
         if answer.error is not None:

@@ -28,7 +28,7 @@ from .preflight import preflight
 from .prompts import is_missing_file
 from .rewards.scoring import check_reward
 from .schedule import check_fits, fill_devices, side_by_side
-from .spec import WEIGHTED, Selection, sources_loaded
+from .spec import WEIGHTED, RecipeSpec, Selection, sources_loaded
 from .stages.answers import source_steps, target_step
 from .stages.evaluate import held_out_steps, merged_held_out_steps, suite_steps
 from .stages.merge import check_merges, merge_steps
@@ -112,9 +112,10 @@ def _training_steps(recipe: Recipe, seed: int, prompts: Step, answered: Sequence
             pairs[variant.after] = round_pairs
         own_pairs = pairs[variant.after][Selection.of(recipe.spec, variant)]
         logps = logps_steps(recipe, seed, name, own_pairs)
-        known = {step.name: step for step in steps}
-        steps += [step for step in logps if step.name not in known]
-        shared = tuple(known.get(step.name, step) for step in logps)
+        # variants with equal pairs share the steps that read them, which have one name
+        by_name = {step.name: step for step in steps}
+        steps += [step for step in logps if step.name not in by_name]
+        shared = tuple(by_name.get(step.name, step) for step in logps)
         models[name] = align_step(recipe, seed, name, TrainedFrom(start, own_pairs, shared))
         steps.append(models[name])
     return steps
@@ -135,31 +136,31 @@ def train(
     """
     check_span(first, last)
     steps = all_steps(recipe)
-    kept = before(steps, first)
-    wanted = steps if last is None else up_to(steps, last)
-    _check_settings(recipe, steps, kept, last)
-    devices = _devices(recipe, wanted)
+    earlier = before(steps, first)
+    selected = steps if last is None else up_to(steps, last)
+    _check_settings(recipe, steps, earlier, last)
+    devices = _devices(recipe, selected)
     resolved = _Resolved(recipe)
-    for step in wanted:
+    for step in selected:
         check_unowned(step)
-    for step in reversed(steps):
-        if step not in kept:
+    for step in reversed(steps):  # a step after those that use it: a kill then leaves none without its inputs
+        if step not in earlier:
             undo(step)
-    absent = [path for path in _traces(recipe.out, wanted) if not path.exists()]
+    absent = [path for path in _traces(recipe.out, selected) if not path.exists()]
     try:
         resolved.write()
         if jobs > 1:
-            yield from side_by_side(wanted, partial(all_steps, recipe), jobs)
+            yield from side_by_side(selected, partial(all_steps, recipe), jobs)
         elif devices:
-            hours = _gpu_hours(recipe, wanted)
+            hours = _gpu_hours(recipe, selected)
             start = recipe.spec.rates.start_minutes / 60
-            yield from fill_devices(wanted, partial(all_steps, recipe), devices, hours=hours, start_hours=start)
+            yield from fill_devices(selected, partial(all_steps, recipe), devices, hours=hours, start_hours=start)
         else:
-            yield from _one_by_one(wanted, on_step)
+            yield from _one_by_one(selected, on_step)
     except RunLockedError:
         raise  # what is there belongs to another process
     except UsageError:
-        if not _has_made(wanted, absent):
+        if not _has_made(selected, absent):
             resolved.restore()
             _remove(absent)
         raise
@@ -197,15 +198,15 @@ def _devices(recipe: Recipe, steps: Sequence[Step]) -> tuple[str, ...]:
 
     Raise ConfigError if the machine has fewer than the recipe or one of the steps needs.
     """
-    shown, wanted = visible_devices(), recipe.spec.devices
-    if len(shown) < 2 and (wanted is None or not shown):
+    visible, limit = visible_devices(), recipe.spec.devices
+    if len(visible) < 2 and (limit is None or not visible):
         return ()
-    if wanted is not None and len(shown) < wanted:
+    if limit is not None and len(visible) < limit:
         raise ConfigError(
-            f"devices = {wanted}, but this machine shows {len(shown)} GPUs ({', '.join(shown)}); set `devices` to at "
-            "most that number, and `launch` and tensor_parallel to match"
+            f"devices = {limit}, but this machine shows {len(visible)} GPUs ({', '.join(visible)}); set `devices` to "
+            "at most that number, and `launch` and tensor_parallel to match"
         )
-    devices = shown[:wanted]
+    devices = visible[:limit]
     check_fits([step for step in steps if finished(step) is None], devices)
     return devices
 
@@ -293,57 +294,68 @@ def _remove(absent: Sequence[Path]) -> None:
                 path.rmdir()
 
 
-def _check_settings(recipe: Recipe, steps: Sequence[Step], kept: Sequence[Step], last: str | None) -> None:
+def _check_settings(recipe: Recipe, steps: Sequence[Step], earlier: Sequence[Step], last: str | None) -> None:
     """Raise ConfigError now instead of hours later if a training key or the reward is wrong.
 
     The reward must exist and be the one that scored the existing answers; checking it may download it, so that is
     skipped if the run ends earlier. `preflight` checks the rest.
     """
-    remaining = [step for step in steps if step not in kept or finished(step) is None]
-    to_do = {step.stage for step in remaining}
-    _check_places(recipe, {step.name for step in remaining})
+    unfinished = [step for step in steps if step not in earlier or finished(step) is None]
+    stages = {step.stage for step in unfinished}
+    _check_needed(recipe, unfinished)
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
-    if recipe.merges and "align" in to_do & set(reached):
+    if recipe.merges and "align" in stages & set(reached):
         check_merges(recipe)
-    if recipe.spec.reward.kind and to_do & {"rewards", "evaluate"} & set(reached):
-        scored = [step.folder for step in kept if step.stage == "rewards"]
-        check_reward(recipe.spec.reward, scored, of_questions="suites/best_source" in {step.name for step in remaining})
-    ahead = frozenset(to_do & set(reached))
-    if "sft" in to_do and "sft" not in reached:  # another machine trains, but its keys are worth checking now
-        preflight(recipe, frozenset(to_do & {"sft", "align", "target"}), here=False)
-    for sentence in preflight(recipe, ahead, here=True):
+    if recipe.spec.reward.kind and stages & {"rewards", "evaluate"} & set(reached):
+        scored = [step.folder for step in earlier if step.stage == "rewards"]
+        asks_questions = any(step.name == "suites/best_source" for step in unfinished)
+        check_reward(recipe.spec.reward, scored, of_questions=asks_questions)
+    if "sft" in stages and "sft" not in reached:  # another machine trains, but its keys are worth checking now
+        preflight(recipe, frozenset(stages & {"sft", "align", "target"}), runs_here=False)
+    for sentence in preflight(recipe, frozenset(stages & set(reached)), runs_here=True):
         log.warning("%s", sentence)
 
 
 def stages_to_do(recipe: Recipe, first: str | None, last: str | None) -> frozenset[str]:
     """Return the stages with a step that a run would still have to do."""
     steps = all_steps(recipe)
-    kept = {step.name for step in before(steps, first)}
-    wanted = steps if last is None else up_to(steps, last)
-    return frozenset(step.stage for step in wanted if step.name not in kept or finished(step) is None)
+    earlier = {step.name for step in before(steps, first)}
+    selected = steps if last is None else up_to(steps, last)
+    return frozenset(step.stage for step in selected if step.name not in earlier or finished(step) is None)
 
 
-def _check_places(recipe: Recipe, to_do: set[str]) -> None:
-    """Raise UsageError if a model folder, a file of answers or a backend is still needed but does not exist."""
-    spec = recipe.spec
-    for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
-        if name not in installed("backends"):
-            load_plugin("backends", name)  # raises an error that lists the installed ones
+def _check_needed(recipe: Recipe, unfinished: Sequence[Step]) -> None:
+    """Raise UsageError if a backend, model folder, pairs or answers that the unfinished steps need do not exist."""
+    spec, names = recipe.spec, {step.name for step in unfinished}
+    _check_backends(spec)
     loaded = {
         source.name
         for name, variant in recipe.variants.items()
-        if any(f"seed-{seed}/align/{name}" in to_do for seed in recipe.seeds)
+        if any(f"seed-{seed}/align/{name}" in names for seed in recipe.seeds)
         for source in sources_loaded(spec, variant)
     }
-    needed = [source for source in spec.sources if f"sources/{source.name}" in to_do or source.name in loaded]
-    for text in (spec.target if "prompts" in to_do else None, *(source.model for source in needed)):
-        model = None if text is None else ModelRef.parse(text)
-        if model is not None and model.scheme == "path" and not resolve(model).is_dir():
-            advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
-            raise CheckpointError(f"no such model folder: {text!r}; {advice}")
+    needed = [source for source in spec.sources if f"sources/{source.name}" in names or source.name in loaded]
+    models = [source.model for source in needed if source.model is not None]
+    if "prompts" in names:
+        models.insert(0, spec.target)
+    for model in models:
+        _check_model_folder(model, spec.models_from)
     pairs = spec.pairs.dataset
-    if pairs is not None and "pairs" in {name.rpartition("/")[2] for name in to_do} and is_missing_file(pairs):
+    if pairs is not None and any(step.stage == "pairs" for step in unfinished) and is_missing_file(pairs):
         raise ConfigError(f"pairs: no such data file: {pairs!r}")
     for source in needed:
         if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
             raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
+
+
+def _check_backends(spec: RecipeSpec) -> None:
+    for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
+        if name not in installed("backends"):
+            load_plugin("backends", name)  # raises an error that lists the installed ones
+
+
+def _check_model_folder(text: str, models_from: str | None) -> None:
+    model = ModelRef.parse(text)
+    if model.scheme == "path" and not resolve(model).is_dir():
+        advice = models_from or "use an existing folder or hf:ORG/NAME"
+        raise CheckpointError(f"no such model folder: {text!r}; {advice}")

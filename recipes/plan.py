@@ -124,19 +124,19 @@ def make_plan(recipe: Recipe, *, first: str | None = None, last: str | None = No
     """
     check_span(first, last)
     steps = all_steps(recipe)
-    kept = before(steps, first)
-    check_finished(kept)
-    known = Estimator(recipe, frozenset(step.name for step in kept))
-    wanted = steps if last is None else up_to(steps, last)
-    work = remaining(known, wanted)
-    items = tuple(item for step in wanted for item in work[step.name])
+    earlier = before(steps, first)
+    check_finished(earlier)
+    estimator = Estimator(recipe, frozenset(step.name for step in earlier))
+    selected = steps if last is None else up_to(steps, last)
+    work = remaining(estimator, selected)
+    items = tuple(item for step in selected for item in work[step.name])
     devices = recipe.spec.devices
     return RecipePlan(
         recipe=recipe.spec.name,
         items=items,
         devices=devices,
-        schedule=() if devices is None else _schedule(recipe, wanted, work, devices),
-        notes=tuple(dict.fromkeys(_notes(known, items))),
+        schedule=() if devices is None else _schedule(recipe, selected, work, devices),
+        notes=tuple(dict.fromkeys(_notes(estimator, items))),
     )
 
 
@@ -163,18 +163,18 @@ def check_finished(steps: Iterable[Step]) -> None:
             is_done(step)
 
 
-def _notes(known: Estimator, items: tuple[PlanItem, ...]) -> Iterator[str]:
-    spec = known.recipe.spec
-    parts = ", ".join(f"{known.prompts.parts[part]:,} {part}" for part in PARTS)
-    yield f"prompts: {parts} (from {known.prompts.by}); {known.prompts.tokens.value:.0f} tokens each, " + (
-        f"by {known.prompts.tokens.by}"
+def _notes(estimator: Estimator, items: tuple[PlanItem, ...]) -> Iterator[str]:
+    spec = estimator.recipe.spec
+    parts = ", ".join(f"{estimator.prompts.parts[part]:,} {part}" for part in PARTS)
+    yield f"prompts: {parts} (from {estimator.prompts.by}); {estimator.prompts.tokens.value:.0f} tokens each, " + (
+        f"by {estimator.prompts.tokens.by}"
     )
-    lengths = {known.source_answer(source.name) for source in spec.sources}
+    lengths = {estimator.source_answer(source.name) for source in spec.sources}
     for length in sorted(lengths, key=lambda mean: mean.value):
         yield f"a source's answer: {length.value:.0f} tokens, by {length.by}"
-    yield f"the target's answer: {known.target_answer.value:.0f} tokens, by {known.target_answer.by}"
+    yield f"the target's answer: {estimator.target_answer.value:.0f} tokens, by {estimator.target_answer.by}"
     yield f"training on {training_devices(spec)} device(s); reference log-probabilities as a third of a training pass"
-    if ensembles := [name for name in known.recipe.rivals if name in RIVALS]:
+    if ensembles := [name for name in estimator.recipe.rivals if name in RIVALS]:
         yield f"{', '.join(ensembles)}: models are loaded in turn, and only the start of the first is in the hours"
     if spec.devices is not None:
         yield f"{spec.devices} GPUs; a model starts in {spec.rates.start_minutes:g} minutes, by rates.start_minutes"

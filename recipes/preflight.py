@@ -4,6 +4,9 @@
 the machine (packages, devices, free disk, keys) raises it in a run only; a dry run may be on another machine, so there
 it is a note. A dry run downloads nothing: what is not on the machine is not checked, and a note says so. torch is
 imported only if something is still to be trained.
+
+Sections: chat templates, in which a dummy conversation is rendered; the order of all checks (`preflight`); then what
+one of them looks at: sampling and pairs, judges and keys, training keys and the model they build, free disk.
 """
 
 from __future__ import annotations
@@ -35,10 +38,8 @@ from .suites import named_suites
 from .training.settings import MUON, TrainingSettings, renamed
 
 # ------------------------------------------------------------------------------------------------------- chat templates
-# Render a dummy conversation in every chat template of a recipe, before its first request; `preflight` calls it.
-#
 # The target's template must render what is trained on; a source's what it is asked, and for InfiFPO also answers that
-# others gave; a reward model's must show the answer. Nothing is downloaded.
+# others gave; a reward model's must show the answer.
 
 
 DUMMY = ({"role": "user", "content": "How are you?"},)
@@ -58,9 +59,9 @@ def check_target_template(spec: RecipeSpec, trainings: dict[str, TrainingSetting
             row = render(list(DUMMY), ANSWERS, tokenizer, Rendering(official_compat=official))
         ends = set(tokenizer.all_special_ids)
         if row is not None and not official and len(row.source_ids) > 1 and set(row.source_ids[-2:]) <= ends:
-            shown = tokenizer.decode(list(row.source_ids[-2:]))
+            ending = tokenizer.decode(list(row.source_ids[-2:]))
             raise ConfigError(
-                f"target: the chat template ends an answer twice, with {shown!r}; remove one (`chat_template: FILE`)"
+                f"target: the chat template ends an answer twice, with {ending!r}; remove one (`chat_template: FILE`)"
             )
 
 
@@ -78,20 +79,20 @@ def check_other_templates(recipe: Recipe, to_do: frozenset[str]) -> list[str]:
         if source.model is None or source.backend not in SCORED_BY:
             continue
         if "sources" in to_do or source.name in scored:
-            where = f"source {source.name!r}"
-            tokenizer = _tokenizer(where, source.model, source.serve, absent)
+            subject = f"source {source.name!r}"
+            tokenizer = _tokenizer(subject, source.model, source.serve, absent)
             if tokenizer is not None:
-                _check_turns(where, tokenizer, answered=source.name in scored)
+                _check_turns(subject, tokenizer, answered=source.name in scored)
     reward = spec.reward
     if to_do & {"rewards", "evaluate"} and reward.kind in SCORED_IN_TEMPLATE and reward.model and not reward.url:
-        where = f"reward: {reward.model!r}"
-        tokenizer = _tokenizer(where, reward.model, reward.serve, absent)
+        subject = f"reward: {reward.model!r}"
+        tokenizer = _tokenizer(subject, reward.model, reward.serve, absent)
         if tokenizer is not None:
-            _check_scored(where, tokenizer)
+            _check_scored(subject, tokenizer)
     return list(dict.fromkeys(absent))
 
 
-def _tokenizer(where: str, model: str, serve: ServeSpec, absent: list[str]) -> Any:
+def _tokenizer(subject: str, model: str, serve: ServeSpec, absent: list[str]) -> Any:
     """Return a model's tokenizer in the template that it is served with, or None if it is not here.
 
     Names of the Hub are then added to `absent`. Raise ConfigError if the model has no template.
@@ -118,43 +119,43 @@ def _tokenizer(where: str, model: str, serve: ServeSpec, absent: list[str]) -> A
     try:
         template = tokenizer.chat_template if requested is None else Path(requested).expanduser().read_text("utf-8")
     except (OSError, ValueError):
-        raise ConfigError(f"{where}: chat_template {requested!r} cannot be read; give a Jinja file") from None
+        raise ConfigError(f"{subject}: chat_template {requested!r} cannot be read; give a Jinja file") from None
     if not template:
-        raise ConfigError(f"{where} has no chat template; give one with `serve: {{chat_template: FILE.jinja}}`")
+        raise ConfigError(f"{subject} has no chat template; give one with `serve: {{chat_template: FILE.jinja}}`")
     if isinstance(template, str):
         tokenizer.chat_template = with_defaults(template, serve.chat_template_kwargs or {})
     return tokenizer
 
 
 @contextmanager
-def _rendering(where: str) -> Iterator[None]:
-    """Turn what a chat template raises, or what is wrong with its text, into a ConfigError that begins with `where`."""
+def _rendering(subject: str) -> Iterator[None]:
+    """Turn what a chat template raises, or what is wrong with its text, into a ConfigError about `subject`."""
     from jinja2 import TemplateError
 
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{subject}: {error}") from None
     except (TemplateError, TypeError, ValueError, LookupError) as error:
-        raise ConfigError(f"{where}: the chat template cannot render a conversation: {one_line(error)}") from None
+        raise ConfigError(f"{subject}: the chat template cannot render a conversation: {one_line(error)}") from None
 
 
-def _check_turns(where: str, tokenizer: Any, *, answered: bool) -> None:
+def _check_turns(subject: str, tokenizer: Any, *, answered: bool) -> None:
     """Raise ConfigError unless the question renders, and with `answered` if answers cannot be told from it."""
     from .training.templates import Rendering, conversation_ids, render_answers
 
-    with _rendering(where):
+    with _rendering(subject):
         conversation_ids(tokenizer, DUMMY, add_generation_prompt=True)
         if answered:
             render_answers(DUMMY, ANSWERS, tokenizer, Rendering())
 
 
-def _check_scored(where: str, tokenizer: Any) -> None:
+def _check_scored(subject: str, tokenizer: Any) -> None:
     """Raise ConfigError if the template loses the answer: every answer would get the same reward."""
     from .training.templates import conversation_ids
 
     conversation = [*DUMMY, {"role": "assistant", "content": ANSWERS[0]}]
-    with _rendering(where):
+    with _rendering(subject):
         conversation_ids(tokenizer, conversation, add_generation_prompt=False)
         if ANSWERS[0] not in tokenizer.apply_chat_template(conversation, tokenize=False):
             raise ConfigError("the chat template leaves out the answer, so all would get one reward; give it another")
@@ -184,7 +185,7 @@ NO_SUITE_JUDGE = (
 )
 OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
 """Keys of the trainer that decide, with those of the model, what is built."""
-Place = Callable[[str], str]
+KeyPath = Callable[[str], str]
 """Key -> `SECTION: KEY` of the recipe."""
 ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
 """Bytes per parameter: both moments of Adam, and a weight in each precision."""
@@ -192,25 +193,25 @@ ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
 
 @dataclass
 class Preflight:
-    """What was noted so far."""
+    """The notes of one preflight so far."""
 
-    here: bool
+    runs_here: bool
     """Whether the recipe will run on this machine, so that its lack of something is an error."""
     notes: list[str] = field(default_factory=list)
 
     def of_machine(self, sentence: str) -> None:
         """Raise ConfigError with what this machine lacks, or note it in a dry run."""
-        if self.here:
+        if self.runs_here:
             raise ConfigError(sentence)
         self.notes.append(f"before a run on this machine: {sentence}")
 
 
-def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]:
+def preflight(recipe: Recipe, to_do: frozenset[str], *, runs_here: bool) -> list[str]:
     """Return warnings, one sentence each. Raise ConfigError or CheckpointError for what some later stage would stop at.
 
     `to_do` has the stages that are not finished yet.
     """
-    spec, check = recipe.spec, Preflight(here)
+    spec, check = recipe.spec, Preflight(runs_here)
     check.notes += licence_notes(spec)
     _check_pairs(spec, to_do)
     if "evaluate" in to_do and spec.evaluate.suite is not None:
@@ -223,17 +224,17 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, here: bool) -> list[str]
         _check_training(recipe, to_do, check)
     if importlib.util.find_spec("transformers") is not None:
         absent = check_other_templates(recipe, to_do)
-        if absent and not here:
+        if absent and not runs_here:
             check.notes.append(f"not on this machine, so their chat templates were not checked: {', '.join(absent)}")
     return check.notes
 
 
 def _check_reward(kind: str, check: Preflight) -> None:
     """Refuse a reward that nothing installs before the sources are asked, whose answers it would score."""
-    known = installed("rewards")
-    if kind not in known:
-        near = did_you_mean(kind, known)
-        check.of_machine(f"reward: no reward named {kind!r}{near}; installed: {', '.join(known)}")
+    kinds = installed("rewards")
+    if kind not in kinds:
+        near = did_you_mean(kind, kinds)
+        check.of_machine(f"reward: no reward named {kind!r}{near}; installed: {', '.join(kinds)}")
 
 
 def licence_notes(spec: RecipeSpec) -> Iterator[str]:
@@ -304,44 +305,44 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
         return
     from .training.settings import check_training
 
-    trainings = check_training(spec, trains_here=check.here)
+    trainings = check_training(spec, trains_here=check.runs_here)
     _check_launch(spec, check)
-    for where, settings in trainings.items():
+    for section, settings in trainings.items():
         if settings.trainer.get("optim") == MUON:
-            _check_whole_matrices(partial(_section, spec, where), spec)
+            _check_whole_matrices(partial(_section, spec, section), spec)
     location = _target(spec, check)
     if location is None:
         return
     check_target_template(spec, trainings)
     config = _config(*location)
     built: list[TrainingSettings] = []
-    for where, settings in trainings.items():
+    for section, settings in trainings.items():
         part = settings.model_copy(update={"trainer": {key: settings.trainer.get(key) for key in OF_MODEL}})
         if part in built:
             continue
         built.append(part)
-        place = partial(_section, spec, where)
-        _check_packages(place, settings, check)
-        _check_model(place, config, settings)
+        key_path = partial(_section, spec, section)
+        _check_packages(key_path, settings, check)
+        _check_model(key_path, config, settings)
     _check_embedding(spec, config)
     _check_disk(recipe, config, trainings, to_do, check)
 
 
-def _section(spec: RecipeSpec, where: str, key: str) -> str:
-    """Return `SECTION: KEY`, with the section of the recipe that sets a key of the training at `where`."""
-    if where == "sft":
-        return f"{where}: {key}"
-    own = {f"variants.{name}.training": renamed(variant.training) for name, variant in spec.variants.items()}
-    section = where if key in own.get(where, {}) or key not in renamed(spec.training) else "training"
-    return f"{section}: {key}"
+def _section(spec: RecipeSpec, section: str, key: str) -> str:
+    """Return `SECTION: KEY`, with `section` or, for a key that the recipe sets for all variants, `training`."""
+    if section == "sft":
+        return f"{section}: {key}"
+    by_section = {f"variants.{name}.training": renamed(variant.training) for name, variant in spec.variants.items()}
+    is_shared = key not in by_section.get(section, {}) and key in renamed(spec.training)
+    return f"{'training' if is_shared else section}: {key}"
 
 
 def _target(spec: RecipeSpec, check: Preflight) -> tuple[str, str | None] | None:
-    """Return folder or Hub name of the target, and its revision; None if a dry run does not have it."""
+    """Return folder or Hub name of the target, and its revision, or None if a dry run does not have it."""
     ref = ModelRef.parse(spec.target)
     if ref.scheme == "endpoint":
         raise ConfigError(f"target: {spec.target!r} is a server, but training needs weights: give DIR or hf:ORG/NAME")
-    if not check.here and tokenizer_file(spec.target) is None:
+    if not check.runs_here and tokenizer_file(spec.target) is None:
         check.notes.append(
             f"the target {spec.target!r} is not on this machine: its template and modules were not checked"
         )
@@ -393,32 +394,32 @@ def _check_launch(spec: RecipeSpec, check: Preflight) -> None:
         )
 
 
-def _check_whole_matrices(place: Place, spec: RecipeSpec) -> None:
+def _check_whole_matrices(key_path: KeyPath, spec: RecipeSpec) -> None:
     """Raise ConfigError if training would shard the matrices that Muon needs whole."""
     kind = "NO" if spec.launch is None else str(read_yaml(launch_path(spec.launch)).get("distributed_type", "NO"))
     if kind in ("FSDP", "DEEPSPEED"):
         raise ConfigError(
-            f"{place('optim')} = {MUON!r} needs whole matrices, but launch = {spec.launch!r} shards them; use "
+            f"{key_path('optim')} = {MUON!r} needs whole matrices, but launch = {spec.launch!r} shards them; use "
             "`launch: ddp`, or another optimizer"
         )
 
 
-def _check_packages(place: Place, settings: TrainingSettings, check: Preflight) -> None:
+def _check_packages(key_path: KeyPath, settings: TrainingSettings, check: Preflight) -> None:
     """Check optional packages that a training key needs, and quantization, which trains nothing by itself."""
     model, trainer = settings.model, settings.trainer
     quantized = next((key for key in ("load_in_4bit", "load_in_8bit") if model.get(key)), None)
     if quantized and not model.get("use_peft"):
-        raise ConfigError(f"{place(quantized)} freezes the weights, so nothing would be trained; set use_peft: true")
+        raise ConfigError(f"{key_path(quantized)} freezes the weights, so nothing would be trained; set use_peft: true")
     flash = str(model.get("attn_implementation") or "").startswith("flash_attention")
-    wanted = {
+    needed_by = {
         "bitsandbytes": quantized or ("optim" if "8bit" in str(trainer.get("optim")) else None),
         "liger_kernel": "use_liger_kernel" if trainer.get("use_liger_kernel") else None,
         "flash_attn": "attn_implementation" if flash else None,
     }
-    for package, key in wanted.items():
+    for package, key in needed_by.items():
         if key is not None and importlib.util.find_spec(package) is None:
             name = package.replace("_", "-")
-            check.of_machine(f"{place(key)} needs the package {name}: pip install {name}, or remove the key")
+            check.of_machine(f"{key_path(key)} needs the package {name}: pip install {name}, or remove the key")
 
 
 def meta_model(config: Any, attention: str | None) -> Any:
@@ -433,21 +434,21 @@ def meta_model(config: Any, attention: str | None) -> Any:
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), **kwargs)
 
 
-def _check_model(place: Place, config: Any, settings: TrainingSettings) -> None:
+def _check_model(key_path: KeyPath, config: Any, settings: TrainingSettings) -> None:
     """Build the model and its adapter on the meta device. Raise ConfigError if that fails or trains the wrong thing."""
     attention = settings.model.get("attn_implementation")
     flash = str(attention or "").startswith("flash_attention")  # whether it is installed: `_check_packages`
     try:
         model = meta_model(config, None if flash else attention)  # type: ignore[arg-type]
     except (ValueError, ImportError, TypeError) as error:
-        raise ConfigError(f"{place('attn_implementation')}: the target cannot be built: {one_line(error)}") from None
-    _check_positions(place, model, settings)
+        raise ConfigError(f"{key_path('attn_implementation')}: the target cannot be built: {one_line(error)}") from None
+    _check_positions(key_path, model, settings)
     if settings.model.get("use_peft"):
-        _check_adapter(place, model, settings)
-    _check_optimizer(place, model, settings)
+        _check_adapter(key_path, model, settings)
+    _check_optimizer(key_path, model, settings)
 
 
-def _check_positions(place: Place, model: Any, settings: TrainingSettings) -> None:
+def _check_positions(key_path: KeyPath, model: Any, settings: TrainingSettings) -> None:
     """Raise ConfigError if rows may be longer than a table of learned positions, which would be an index error."""
     from torch import nn
 
@@ -458,12 +459,12 @@ def _check_positions(place: Place, model: Any, settings: TrainingSettings) -> No
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     if any(table is not model.get_input_embeddings() and 0 <= table.num_embeddings - limit <= 2 for table in tables):
         raise ConfigError(
-            f"{place('max_length')} = {length}, but the target has learned positions for {limit} tokens only; "
+            f"{key_path('max_length')} = {length}, but the target has learned positions for {limit} tokens only; "
             f"set it to {limit} or less"
         )
 
 
-def _check_adapter(place: Place, model: Any, settings: TrainingSettings) -> None:
+def _check_adapter(key_path: KeyPath, model: Any, settings: TrainingSettings) -> None:
     import torch
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -479,7 +480,7 @@ def _check_adapter(place: Place, model: Any, settings: TrainingSettings) -> None
     saved = settings.model.get("lora_modules_to_save") or []
     if tied and isinstance(saved, list) and (both := sorted(ends & set(map(str, saved)))):
         raise ConfigError(
-            f"{place('lora_modules_to_save')} = {both[0]!r}, but the target ties its two ends, and "
+            f"{key_path('lora_modules_to_save')} = {both[0]!r}, but the target ties its two ends, and "
             "only one would be trained; remove it"
         )
     try:
@@ -488,27 +489,28 @@ def _check_adapter(place: Place, model: Any, settings: TrainingSettings) -> None
     except (ValueError, TypeError, ImportError, AttributeError) as error:
         names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
         raise ConfigError(
-            f"{place('lora_target_modules')}: {one_line(error)} The target's linear modules: {', '.join(names)}"
+            f"{key_path('lora_target_modules')}: {one_line(error)} The target's linear modules: {', '.join(names)}"
         ) from None
     base = adapted.get_base_model()
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
         raise ConfigError(
-            f"{place('lora_target_modules')} has the output head, whose adapter the chunked loss would not see; "
+            f"{key_path('lora_target_modules')} has the output head, whose adapter the chunked loss would not see; "
             "name other modules, or all-linear, which leaves the head out"
         )
     if tied and isinstance(base.get_input_embeddings(), BaseTunerLayer):
         raise ConfigError(
-            f"{place('lora_target_modules')} has the embeddings, which the target ties to its output head; name others"
+            f"{key_path('lora_target_modules')} has the embeddings, which the target ties to its output head; "
+            "name others"
         )
     if not any(weight.requires_grad for weight in adapted.parameters()):
-        raise ConfigError(f"{place('use_peft')}: the adapter has nothing to train; name lora_target_modules")
+        raise ConfigError(f"{key_path('use_peft')}: the adapter has nothing to train; name lora_target_modules")
 
 
 def _is_linear(module: Any) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D")
 
 
-def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> None:
+def _check_optimizer(key_path: KeyPath, model: Any, settings: TrainingSettings) -> None:
     """Raise ConfigError if the optimizer of `optim` cannot be made, e.g. because its package is missing."""
     from transformers import Trainer, TrainingArguments
 
@@ -520,7 +522,7 @@ def _check_optimizer(place: Place, model: Any, settings: TrainingSettings) -> No
     try:
         Trainer.get_optimizer_cls_and_kwargs(TrainingArguments(output_dir=".", **keys), model)
     except (ValueError, ImportError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{place('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
+        raise ConfigError(f"{key_path('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
 
 
 def _check_disk(
@@ -550,14 +552,14 @@ def checkpoint_bytes(parameters: int, settings: TrainingSettings) -> float:
     """Return the bytes of the intermediate checkpoints of one training at their most: weights and Adam's moments."""
     if settings.trainer.get("save_strategy") == "no" or settings.model.get("use_peft"):
         return 0.0
-    kept = settings.trainer.get("save_total_limit", 2)
+    limit = settings.trainer.get("save_total_limit", 2)
     optimizer = 0 if settings.trainer.get("save_only_model") else ADAM_BYTES
     # a new checkpoint is written before the oldest is removed
-    return parameters * (FLOAT32 + optimizer) * ((kept if isinstance(kept, int) else 2) + 1)
+    return parameters * (FLOAT32 + optimizer) * ((limit if isinstance(limit, int) else 2) + 1)
 
 
 def _free(folder: Path) -> int:
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free

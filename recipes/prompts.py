@@ -1,5 +1,10 @@
 """Turn the rows of a data set into a recipe's prompts: load the rows, find the prompt in each, drop and split.
 
+>>> prompt_in({"prompt": "Hi"}, "prompt").turns
+('Hi',)
+>>> normalised("What is  3 + 4?") == normalised("what is 3 + 4?"), words_of("3 + 4?") == words_of("3 - 4")
+(True, True)
+
 Rows come from a JSONL or Parquet file, the Hub or a function. Prompts that repeat another one or contain a benchmark's
 question are dropped; a question is found by 13-grams of words, or as a whole if it is shorter. Prompts are drawn by a
 digest of (seed, id), so the order of the rows does not change which prompt goes where.
@@ -166,12 +171,7 @@ def _from_hub(name: str, revision: str | None, split: str) -> list[Row]:
         raise ConfigError(f"'hf:{name}' needs datasets: {install_command('train')}") from None
     try:
         return list(load_dataset(name, split=split, revision=revision))
-    except (
-        HfHubHTTPError,
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # load_dataset wraps most errors in one of these
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:  # load_dataset wraps most errors in these
         reason = one_line(error)
         raise DataError(
             f"cannot load {split!r} of hf:{name}{f'@{revision}' if revision else ''}: {reason}; without a network, "
@@ -213,6 +213,7 @@ class Questions:
     def lookup(self, text: str) -> str | None:
         """Return the name of a question that shares an n-gram with the text or equals it, or None."""
         words = words_of(text)
+        # a short question is part of many harmless texts, so only the whole text counts
         if words in self._short:
             return self._short[words]
         ngrams = (words[start : start + NGRAM] for start in range(len(words) - NGRAM + 1))
@@ -270,8 +271,8 @@ def read_prompts(rows: Iterable[Row], spec: PromptsSpec) -> Kept:
     for number, row in enumerate(rows, start=1):
         for column in (spec.column, *([spec.id_column] if spec.id_column else []), *spec.columns):
             if column not in row:
-                known = ", ".join(sorted(row)) or "none"
-                raise ConfigError(f"{spec.dataset}, row {number} has no column {column!r}; it has: {known}")
+                columns = ", ".join(sorted(row)) or "none"
+                raise ConfigError(f"{spec.dataset}, row {number} has no column {column!r}; it has: {columns}")
         try:
             talk = prompt_in(row, spec.column)
         except PromptError as error:
@@ -329,6 +330,7 @@ def with_parts(kept: Kept, spec: PromptsSpec) -> list[PromptRow]:
     if not drawn:
         reasons = Counter(record.reason for record in kept.dropped).most_common(1)
         raise ConfigError(f"{spec.dataset} has no usable prompt: {reasons[0][0] if reasons else 'it has no rows'}")
+    # Held-out parts come first: a larger `limit` adds prompts to train on, and leaves those held out as they were.
     parts = [part for part, size in part_sizes(len(drawn), spec).items() for _ in range(size)]
     part = dict(zip(drawn, parts, strict=True))
     return [

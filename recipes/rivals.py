@@ -1,4 +1,4 @@
-"""Models that variants are compared with: sources by name, and ensembles of all sources; and what asking them costs.
+"""Ask the models that variants are compared with, sources and ensembles of all sources, and estimate what that costs.
 
 An ensemble is asked through a team's file, which is written from the recipe. A dry run counts every call of its
 members: those of a mixture of agents, for example, read what the members of the layer before have answered.
@@ -86,7 +86,7 @@ def is_endpoint(source: SourceSpec) -> bool:
 
 
 def list_price(source: SourceSpec, prompt_tokens: float, answer_tokens: float) -> float | None:
-    """Return the dollars that an endpoint charges for these tokens; None if the recipe has no prices."""
+    """Return the dollars that an endpoint charges for these tokens, or None if the recipe has no prices."""
     if not prompt_tokens and not answer_tokens:
         return 0.0
     if source.price_in is None or source.price_out is None:
@@ -105,37 +105,37 @@ class Asked:
     written: float
 
 
-def asked_of(known: Estimator, model: str, questions: int) -> list[Asked]:
+def asked_of(estimator: Estimator, model: str, questions: int) -> list[Asked]:
     """Return the calls that so many questions take: one each, but several for an ensemble."""
-    spec, prompt = known.recipe.spec, known.prompts.tokens.value
+    spec, prompt = estimator.recipe.spec, estimator.prompts.tokens.value
     if model not in RIVALS:
-        is_source = model in known.recipe.rivals
-        length = known.source_answer(model).value if is_source else known.target_answer.value
+        is_source = model in estimator.recipe.rivals
+        length = estimator.source_answer(model).value if is_source else estimator.target_answer.value
         return [Asked(model, questions, questions * prompt, questions * length)]
-    lengths = {source.name: known.source_answer(source.name).value for source in members_of(spec)}
+    lengths = {source.name: estimator.source_answer(source.name).value for source in members_of(spec)}
     if model == "route":  # all read the question, and it is not known which one answers
         share = questions / max(1, len(lengths))
         return [Asked(name, share, (questions + share) * prompt, share * length) for name, length in lengths.items()]
     first = [Asked(name, questions, questions * prompt, questions * length) for name, length in lengths.items()]
-    return first if model == "best_source" else [*first, *_later_layers(known, lengths, questions)]
+    return first if model == "best_source" else [*first, *_later_layers(estimator, lengths, questions)]
 
 
-def _later_layers(known: Estimator, lengths: dict[str, float], questions: int) -> Iterator[Asked]:
+def _later_layers(estimator: Estimator, lengths: dict[str, float], questions: int) -> Iterator[Asked]:
     """Yield the calls of a mixture of agents after its first layer: each reads the answers of the layer before."""
-    moa, seen = known.recipe.spec.evaluate.moa, known.prompts.tokens.value + sum(lengths.values())
+    moa, seen = estimator.recipe.spec.evaluate.moa, estimator.prompts.tokens.value + sum(lengths.values())
     calls = questions * (moa.layers - 2)
     if calls:
         for name, length in lengths.items():
             yield Asked(name, calls, calls * seen, calls * length)
-    final = lengths.get(moa.aggregator, known.target_answer.value)
+    final = lengths.get(moa.aggregator, estimator.target_answer.value)
     yield Asked(moa.aggregator, questions, questions * seen, questions * final)
 
 
 def with_asked(
-    known: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
+    estimator: Estimator, item: PlanItem, requests: list[Asked], serve: ServeSpec, *extra: DeviceTime
 ) -> PlanItem:
     """Return the item with these calls, their tokens, time and price. `serve`: how all but the sources are served."""
-    recipe = known.recipe
+    recipe = estimator.recipe
     sources = {source.name: source for source in members_of(recipe.spec)} if recipe.rivals else {}
     times: list[DeviceTime] = []
     prices: list[float | None] = []
@@ -143,18 +143,18 @@ def with_asked(
         source = sources.get(part.model)
         if source is None:
             folders = [recipe.target(seed) for seed in recipe.spec.seeds]
-            times.append(generation_time(known, "target", serve, part.written, measured=folders))
+            times.append(generation_time(estimator, "target", serve, part.written, measured=folders))
         elif is_endpoint(source):
             prices.append(list_price(source, part.read, part.written))
         else:
             folders = [recipe.source(source.name)]
-            times.append(generation_time(known, source.name, source.serve, part.written, measured=folders))
+            times.append(generation_time(estimator, source.name, source.serve, part.written, measured=folders))
     sums: dict[str, object] = {
         "calls": round(sum(part.calls for part in requests)),
         "prompt_tokens": sum(part.read for part in requests),
         "answer_tokens": sum(part.written for part in requests),
     }
-    item = known.timed(item.model_copy(update=sums), *times, *extra)
+    item = estimator.timed(item.model_copy(update=sums), *times, *extra)
     if not prices:
         return item
     dollars = None if None in prices or item.dollars is None else item.dollars + sum(filter(None, prices))

@@ -1,4 +1,4 @@
-"""Answers of one model to many prompts, as JSONL files: sample them, resume, or import existing ones.
+"""Sample one model's answers to many prompts into JSONL files, resume, or import existing answers.
 
 The stages `sources`, `target` and `evaluate` share this module. A draw is one (prompt, index). The next run of the same
 command retries draws that failed or gave an empty text. The server starts only if answers are missing, and it stops
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 IDENTITY, MADE_FROM = "identity.json", "made_from.json"
 BULK = 4096
-"""Number of draws passed to a bulk backend at once."""
+"""Number of draws passed to a bulk backend at once: enough to find prompts of similar length for every batch."""
 REPORT = 60.0
 """Seconds between two progress lines."""
 CHOOSING = ("ray", "moa", "route", "best_of", "best_source")
@@ -132,13 +132,13 @@ class Session:
     """Time spent sampling."""
     _reported: float = field(default_factory=time.monotonic)
 
-    def note(self, answer: Answer, name: str, wanted: int) -> None:
+    def note(self, answer: Answer, name: str, total: int) -> None:
         """Count an answer, and log the progress once per REPORT seconds."""
         self.answers += 1
         self.completion_tokens += sum(answer.completion_tokens)
         if time.monotonic() - self._reported > REPORT:
             self._reported = time.monotonic()
-            log.info("%s: %d of %d answers", name, self.answers, wanted)
+            log.info("%s: %d of %d answers", name, self.answers, total)
 
 
 def prompts_of(path: Path, *parts: Part) -> list[Prompt]:
@@ -151,36 +151,36 @@ def model_name(model: ModelRef) -> str:
     return {"hf": str(model), "endpoint": f"endpoint:{model.name}"}.get(model.scheme, model.short)
 
 
-def sample(sampler: Sampler, wanted: Sequence[AnswerFile], folder: Path) -> Counts:
+def sample(sampler: Sampler, files: Sequence[AnswerFile], folder: Path) -> Counts:
     """Complete every file, write logs and the model's identity to `folder`, and return counts over all files.
 
     Raise IncompleteError if the model's server died or more than `max_failed` of the draws have no answer; existing
     answers are kept. Raise ConfigError if the folder has answers of another model.
     """
-    files = [(file, JsonlRows(file.path, Answer)) for file in wanted]
+    opened = [(file, JsonlRows(file.path, Answer)) for file in files]
     try:
-        for _, rows in files:
+        for _, rows in opened:
             rows.open()
-        missing = [(draw, rows) for file, rows in files for draw in file.draws() if not _done(rows, draw)]
+        missing = [(draw, rows) for file, rows in opened for draw in file.draws() if not _done(rows, draw)]
         session = asyncio.run(_ask(sampler, missing, folder)) if missing else Session()
-        counts = _counts([rows for _, rows in files], session)
+        counts = _counts([rows for _, rows in opened], session)
     except IncompleteError as error:
-        answered = sum(rows.count_succeeded for _, rows in files)
-        total = sum(file.count for file in wanted)
+        answered = sum(rows.count_succeeded for _, rows in opened)
+        total = sum(file.count for file in files)
         raise IncompleteError(
             f"{sampler.name}: {error}; {answered} of {total} answers are kept, and the same command resumes"
         ) from error
     finally:
-        for _, rows in files:
+        for _, rows in opened:
             rows.close()
     _check_failures(sampler, counts)
     return counts
 
 
 def check_identity(
-    folder: Path, identity: dict[str, JsonValue], name: str, *, file: str = IDENTITY, what: str = "answers"
+    folder: Path, identity: dict[str, JsonValue], name: str, *, file: str = IDENTITY, contents: str = "answers"
 ) -> None:
-    """Raise ConfigError if the answers, or `what` else is in the folder, come from another model or other settings."""
+    """Raise ConfigError if the answers, or whatever `contents` names, come from another model or other settings."""
     try:
         recorded = json.loads((folder / file).read_text("utf-8"))
     except FileNotFoundError:
@@ -189,7 +189,7 @@ def check_identity(
     if changed:
         before, now = (str(facts.get(changed[0]))[:80] for facts in (recorded, identity))
         raise ConfigError(
-            f"{folder} has {what} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
+            f"{folder} has {contents} of {name!r} with {changed[0]} {before!r}, which is now {now!r}; restore the old "
             "value, or move the folder away"
         )
 
@@ -200,13 +200,14 @@ def record_weights(folder: Path, models: Mapping[str, Path], name: str) -> None:
     Raise ConfigError if it was begun with other weights under the same names.
     """
     weights: dict[str, JsonValue] = {model: weights_digest(path, None) for model, path in models.items()}
-    check_identity(folder, weights, name, file=MADE_FROM, what="a checkpoint")
+    check_identity(folder, weights, name, file=MADE_FROM, contents="a checkpoint")
     write_atomic(folder / MADE_FROM, dump_json(weights))
 
 
 async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Session:
     session = Session()
     backends = _replicas(sampler, folder, math.ceil(len(missing) / max(1, missing[0][0].sampling.n)))
+    # as its JSON file gives it back, in which tuples are lists
     identity: dict[str, JsonValue] = json.loads(json.dumps(backends[0].identity()))
     check_identity(folder, identity, sampler.name)
     presented = await ask_foreign(backends[0], needed=True)
@@ -219,11 +220,12 @@ async def _ask(sampler: Sampler, missing: Sequence[Missing], folder: Path) -> Se
         async with AsyncExitStack() as stack:
             servers = await _entered(stack, backends)
             session.start_seconds = time.monotonic() - begun
+            # only now: a folder whose model could not be loaded is still free for another one
             write_atomic(folder / IDENTITY, dump_json(identity))
             begun = time.monotonic()
 
             def keep(answer: Answer, rows: JsonlRows[Answer]) -> None:
-                rows.append(_kept(answer, sampler.name))
+                rows.append(_as_ours(answer, sampler.name))
                 session.note(answer, sampler.name, len(missing))
 
             for server in servers:
@@ -299,7 +301,7 @@ async def _ask_by_workers(servers: Sequence[Backend], missing: Sequence[Missing]
 
     workers = max(1, min(concurrency // widest, len(groups)))
     async with asyncio.TaskGroup() as tasks:
-        for server in [*servers] * workers:
+        for server in [*servers] * workers:  # in turn, so that the first prompts are spread over all servers
             tasks.create_task(work(server))
 
 
@@ -325,7 +327,7 @@ def _done(rows: JsonlRows[Answer], draw: Draw) -> bool:
     return row is not None and row.error is not None and row.error.reason in DONE_FAILURES
 
 
-def _kept(answer: Answer, name: str) -> Answer:
+def _as_ours(answer: Answer, name: str) -> Answer:
     """Return the answer under our name for the model; an empty text becomes a failure, as it teaches nothing."""
     if answer.error is None and not any(text.strip() for text in answer.turns):
         cut = answer.is_cut_in_reasoning
@@ -357,24 +359,24 @@ def needs_machine(backend: str, serve: ServeSpec) -> bool:
     return backend in CHOOSING or serve.devices is not None
 
 
-def left_to_sample(known: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
+def left_to_sample(estimator: Estimator, item: PlanItem, path: Path, draws: int, length: Mean) -> PlanItem:
     """Return the item with the draws that are missing in a file of answers, and their tokens."""
-    left = known.missing(item, path, draws)
-    tokens = {"prompt_tokens": left * known.prompts.tokens.value, "answer_tokens": left * length.value}
+    left = estimator.missing(item, path, draws)
+    tokens = {"prompt_tokens": left * estimator.prompts.tokens.value, "answer_tokens": left * length.value}
     return item.model_copy(update={"calls": left, "calls_done": draws - left, **tokens})
 
 
 def generation_time(
-    known: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
+    estimator: Estimator, model: str, serve: ServeSpec, tokens: float, *, measured: Sequence[Path]
 ) -> DeviceTime:
     """Return the time to generate tokens with a source or `target`. `measured`: folders of steps that sampled it."""
-    assumed, devices = known.recipe.spec.rates.of("generation", model), devices_of(serve)
+    assumed, devices = estimator.recipe.spec.rates.of("generation", model), devices_of(serve)
 
     def rate(counts: Counts) -> float:
         seconds = number(counts, "session_seconds")
         return number(counts, "session_completion_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
-    return DeviceTime(tokens, known.rate("generation", assumed, measured, rate), devices, "generation")
+    return DeviceTime(tokens, estimator.rate("generation", assumed, measured, rate), devices, "generation")
 
 
 def answer_counts(answers: Sequence[Answer]) -> Counts:
@@ -407,7 +409,7 @@ def _check_failures(sampler: Sampler, counts: Counts) -> None:
         )
 
 
-def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, path: Path, *, where: str) -> Counts:
+def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, path: Path, *, origin: str) -> Counts:
     """Write the answers to these prompts under the source's name, and keep existing ones.
 
     Rows in our format match a prompt by id, others by text, ignoring white space. Raise ConfigError if a row has an
@@ -421,7 +423,7 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
     file.open()
     with closing(file):
         for number, row in enumerate(rows, start=1):
-            texts = _texts(row, f"{where}, row {number}")
+            texts = _texts(row, f"{origin}, row {number}")
             prompt = by_id.get(str(row.get("prompt_id"))) if "turns" in row else None
             prompt = prompt or by_text.get(_one_spaced(_question(row)))
             if prompt is None:
@@ -434,7 +436,9 @@ def take_answers(rows: Iterable[Row], prompts: Sequence[Prompt], source: str, pa
                     file.append(_answer(prompt, source, index, thoughts))
         answers = list(file.all())
     if not answers:
-        raise ConfigError(f"{where}: none of its {unknown} answers matches one of this recipe's {len(prompts)} prompts")
+        raise ConfigError(
+            f"{origin}: none of its {unknown} answers matches one of this recipe's {len(prompts)} prompts"
+        )
     return answer_counts(answers) | {
         "not_among_the_prompts": unknown,
         "prompts_without_answer": sum(prompt.id not in counted for prompt in prompts),
@@ -449,16 +453,16 @@ def _question(row: Row) -> str:
     return prompt_text(Prompt(id="", category="all", turns=talk.turns, answered=talk.answered))
 
 
-def _texts(row: Row, where: str) -> list[Thoughts]:
+def _texts(row: Row, origin: str) -> list[Thoughts]:
     """Return the answers in one row, their reasoning apart. Raise ConfigError if the format is unknown."""
     thoughts = row.get("reasoning") if "turns" in row else None
     if isinstance(thoughts, Sequence) and not isinstance(thoughts, str) and any(thoughts):  # our format
-        return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, where)]
+        return [Thoughts(text, str(thoughts[0])) for text in _plain_texts(row, origin)]
     # Lone surrogates become question marks, as in answers that are sampled: no file can store them.
-    return [split_reasoning(text.encode("utf-8", "replace").decode("utf-8")) for text in _plain_texts(row, where)]
+    return [split_reasoning(text.encode("utf-8", "replace").decode("utf-8")) for text in _plain_texts(row, origin)]
 
 
-def _plain_texts(row: Row, where: str) -> list[str]:
+def _plain_texts(row: Row, origin: str) -> list[str]:
     """Return the answers in one row; a failed one in our format is "". Raise ConfigError if the format is unknown."""
     responses: Any = row.get("all_generated_responses")
     if (
@@ -478,7 +482,7 @@ def _plain_texts(row: Row, where: str) -> list[str]:
         if answers:
             return answers[:1]
     raise ConfigError(
-        f"{where} has no answers; expected {KNOWN}, but its fields are: {', '.join(sorted(row)) or 'none'}"
+        f"{origin} has no answers; expected {KNOWN}, but its fields are: {', '.join(sorted(row)) or 'none'}"
     )
 
 

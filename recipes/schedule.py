@@ -105,7 +105,7 @@ Ended = tuple[Step, StepRecord | HarnessError, bool]
 
 
 def _done_or_failed(ready: Sequence[Step]) -> Ended | None:
-    """Return the first step that is done already, or that was made with other settings; None: all must be started."""
+    """Return the first step that is done already or was made with other settings, or None if all must be started."""
     for step in ready:
         try:
             if is_done(step):
@@ -217,7 +217,7 @@ def side_by_side(steps: Sequence[Step], make_steps: Callable[[], Sequence[Step]]
                     unfinished.remove(step.name)
                 elif (step.one_core or not step.alone) and len(running) < jobs:
                     waiting.remove(step)
-                    running[pool.submit(_do, step.name)] = step
+                    running[pool.submit(_run_named, step.name)] = step
             if running:
                 ended, _ = wait_for(running, return_when=FIRST_COMPLETED)
                 for future in ended:
@@ -241,7 +241,7 @@ def _begin(make_steps: Callable[[], Sequence[Step]], parent: int, threads: int) 
     _STEPS.update({step.name: step for step in make_steps()})
 
 
-def _do(name: str) -> StepRecord:
+def _run_named(name: str) -> StepRecord:
     return run_step(_STEPS[name])
 
 

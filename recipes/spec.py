@@ -1,4 +1,4 @@
-"""The schema of a recipe's YAML file, and how a file becomes a `RecipeSpec`.
+"""Define the schema of a recipe's YAML file, and read a file as a `RecipeSpec`.
 
 `base:` is filled in, sweeps are expanded, names are checked, and unknown keys are rejected. The resolved recipe is
 written beside the run. Training keys (under `training`, `sft`, and in a variant) are those of TRL's SFTConfig and of
@@ -58,6 +58,8 @@ def _decontaminating() -> tuple[str, ...]:
     return tuple(facts.name for facts in all_facts() if facts.decontaminates)
 
 
+# Fields with `exclude_if` came after the first recipes: at their defaults they are left out of resolved recipes, so
+# that those stay as they were.
 def is_one(value: object) -> bool:
     return value == 1
 
@@ -124,7 +126,7 @@ class SamplingSpec(Record):
     seed: int | None = 42
     """Decides every answer. None: one request for all answers to a prompt, without a seed, which is faster in vLLM."""
     max_failed: float = Field(default=0.05, ge=0, le=1)
-    """Share of answers that may fail or be empty before the stage stops as incomplete."""
+    """Share of answers that may fail or be empty before the stage stops as incomplete. The default is our choice."""
 
     def as_sampling(self, seed: int | None = None) -> Sampling:
         """Return the settings as backends take them, with another seed if one is given and answers have seeds."""
@@ -436,15 +438,15 @@ def read_recipe(path: Path, scale: str | None = None) -> RecipeSpec:
     return _with_shipped_templates(spec)
 
 
-def _scaled(sections: dict[str, Any], scale: str | None, where: str) -> dict[str, Any]:
+def _scaled(sections: dict[str, Any], scale: str | None, file: str) -> dict[str, Any]:
     """Return the sections without `scales`, and with the keys of one of them if it is named."""
     scales = sections.pop("scales", None) or {}
     if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
-        raise ConfigError(f"{where}: scales has sections of a recipe under a name each: `scales: {{full: {{...}}}}`")
+        raise ConfigError(f"{file}: scales has sections of a recipe under a name each: `scales: {{full: {{...}}}}`")
     if scale is None:
         return sections
     if scale not in scales:
-        raise ConfigError(f"{where} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
+        raise ConfigError(f"{file} has no scale {scale!r}; scales: {', '.join(map(str, scales)) or 'none'}")
     for key, changes in scales[scale].items():
         before = sections.get(key)
         if isinstance(before, dict) and isinstance(changes, dict):
@@ -494,115 +496,117 @@ def _with_base(path: Path) -> dict[str, Any]:
     return {**under, **sections}
 
 
-def _check_merges(spec: RecipeSpec, where: str) -> None:
+def _check_merges(spec: RecipeSpec, file: str) -> None:
     if twice := sorted(set(spec.variants) & set(spec.merges)):
-        raise ConfigError(f"{where}: two variants are named {twice[0]!r}; rename one")
+        raise ConfigError(f"{file}: two variants are named {twice[0]!r}; rename one")
     for name in (*spec.variants, *spec.merges):
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
             raise ConfigError(
-                f"{where}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
+                f"{file}: variant name {name!r}: use letters, digits, `.`, `_` and `-`, not starting with `.`"
             )
     sources = [source.name for source in spec.sources if source.model is not None]
-    known = (*spec.variants, "sft", "target", *sources)
+    models = (*spec.variants, "sft", "target", *sources)
     for name, merge in spec.merges.items():
-        what = f"{where}: merge {name!r}"
+        subject = f"{file}: merge {name!r}"
         for model in (*merge.models, *([merge.base] if merge.base is not None else [])):
-            if model not in known:
-                raise ConfigError(f"{what} names {model!r}, which has no weights; models: {', '.join(known)}")
+            if model not in models:
+                raise ConfigError(f"{subject} names {model!r}, which has no weights; models: {', '.join(models)}")
         if problem := merge.problem(len(spec.seeds)):
-            raise ConfigError(f"{what}: {problem}")
+            raise ConfigError(f"{subject}: {problem}")
 
 
-def _check_sections(spec: RecipeSpec, where: str) -> None:
+def _check_sections(spec: RecipeSpec, file: str) -> None:
     """Raise ConfigError if a section is missing, or was given although existing pairs replace it."""
     held_out = spec.prompts.validation + spec.prompts.test
     absent = {"prompts": not spec.prompts.dataset, "sources": not spec.sources, "reward": not spec.reward.kind}
     needed = ("prompts", "reward") if spec.has_own_pairs and held_out else () if spec.has_own_pairs else tuple(absent)
     for name in needed:
         if absent[name]:
-            raise ConfigError(f"{where}: the section `{name}` is missing, or empty; see `harness train --list`")
+            raise ConfigError(f"{file}: the section `{name}` is missing, or empty; see `harness train --list`")
     if spec.has_own_pairs and spec.sources:
-        raise ConfigError(f"{where}: `sources` and existing `pairs` exclude each other; remove one")
+        raise ConfigError(f"{file}: `sources` and existing `pairs` exclude each other; remove one")
     for name, variant in spec.variants.items():
         if spec.has_own_pairs and (variant.method not in ("preference", "sft") or variant.after is not None):
-            raise ConfigError(
-                f"{where}: variant {name!r} needs sources or new samples, but `pairs` names existing ones"
-            )
+            raise ConfigError(f"{file}: variant {name!r} needs sources or new samples, but `pairs` names existing ones")
 
 
-def _check_names(spec: RecipeSpec, where: str) -> None:
+def _check_names(spec: RecipeSpec, file: str) -> None:
     if len(set(spec.seeds)) < len(spec.seeds):
-        raise ConfigError(f"{where}: seeds = {list(spec.seeds)} contains a seed twice; remove one")
+        raise ConfigError(f"{file}: seeds = {list(spec.seeds)} contains a seed twice; remove one")
     names = [source.name for source in spec.sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"{where}: two sources are named {twice[0]!r}; rename one")
+        raise ConfigError(f"{file}: two sources are named {twice[0]!r}; rename one")
     if taken := sorted({*spec.variants, *spec.merges} & RESERVED):
-        raise ConfigError(f"{where}: a variant may not be named {taken[0]!r}: the name is reserved; rename it")
+        raise ConfigError(f"{file}: a variant may not be named {taken[0]!r}: the name is reserved; rename it")
     for source in spec.sources:
         if (source.model is None) == (source.answers is None):
-            raise ConfigError(f"{where}: source {source.name!r} needs exactly one of `model` and `answers`")
+            raise ConfigError(f"{file}: source {source.name!r} needs exactly one of `model` and `answers`")
     models = [source.name for source in spec.sources if source.model is not None]
     if spec.evaluate.moa.aggregator not in ("target", *models):
-        raise ConfigError(f"{where}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} cannot be asked")
-    known = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
+        raise ConfigError(f"{file}: evaluate.moa.aggregator = {spec.evaluate.moa.aggregator!r} cannot be asked")
+    evaluated = (*spec.variants, *spec.merges, "sft", "target", *models, *RIVALS)
     for name in (*(spec.evaluate.baselines or ()), *spec.evaluate.models):
-        if name not in (*known, "all", "best"):
-            raise ConfigError(f"{where}: evaluate names {name!r}, which is not a variant; models: {', '.join(known)}")
+        if name not in (*evaluated, "all", "best"):
+            raise ConfigError(
+                f"{file}: evaluate names {name!r}, which is not a variant; models: {', '.join(evaluated)}"
+            )
     for key, stated in (("generation", spec.rates.generation), ("reading", spec.rates.reading)):
         if isinstance(stated, dict) and (odd := sorted(set(stated) - {*names, "target"})):
-            raise ConfigError(f"{where}: rates.{key} names {odd[0]!r}; models are target, {', '.join(names)}")
+            raise ConfigError(f"{file}: rates.{key} names {odd[0]!r}; models are target, {', '.join(names)}")
 
 
-def _check_variants(spec: RecipeSpec, where: str) -> None:
-    _check_merges(spec, where)
+def _check_variants(spec: RecipeSpec, file: str) -> None:
+    _check_merges(spec, file)
     for name, variant in spec.variants.items():
-        _check_selection(spec, variant, f"{where}: variant {name!r}")
-        _check_method(spec, name, f"{where}: variant {name!r}")
+        _check_selection(spec, variant, f"{file}: variant {name!r}")
+        _check_method(spec, name, f"{file}: variant {name!r}")
     for sweep in spec.sweeps:
         if odd := [name for name in (sweep.of, *sweep.variants) if name not in (*spec.variants, *spec.merges)]:
-            raise ConfigError(f"{where}: a sweep names {odd[0]!r}, which is not a variant")
+            raise ConfigError(f"{file}: a sweep names {odd[0]!r}, which is not a variant")
 
 
-def _check_selection(spec: RecipeSpec, variant: VariantSpec, where: str) -> None:
+def _check_selection(spec: RecipeSpec, variant: VariantSpec, subject: str) -> None:
     names, chosen = [source.name for source in spec.sources], variant.sources
     if isinstance(chosen, int) and chosen > len(names):
-        raise ConfigError(f"{where} needs {chosen} sources, but the recipe has {len(names)}")
+        raise ConfigError(f"{subject} needs {chosen} sources, but the recipe has {len(names)}")
     if isinstance(chosen, tuple):
         if odd := [name for name in chosen if name not in names]:
-            raise ConfigError(f"{where}: {odd[0]!r} is not a source; sources: {', '.join(names)}")
+            raise ConfigError(f"{subject}: {odd[0]!r} is not a source; sources: {', '.join(names)}")
         if not chosen or len(set(chosen)) < len(chosen):
-            raise ConfigError(f"{where}: sources = {list(chosen)} is empty or has a source twice; name each once")
+            raise ConfigError(f"{subject}: sources = {list(chosen)} is empty or has a source twice; name each once")
     sampled = all(source.model is not None for source in sources_used(spec, variant))
     if variant.samples is not None and sampled and variant.samples > spec.sampling.n:
-        raise ConfigError(f"{where} needs {variant.samples} samples per source, but sampling.n is {spec.sampling.n}")
+        raise ConfigError(f"{subject} needs {variant.samples} samples per source, but sampling.n is {spec.sampling.n}")
 
 
-def _check_method(spec: RecipeSpec, name: str, where: str) -> None:
+def _check_method(spec: RecipeSpec, name: str, subject: str) -> None:
     """Raise ConfigError if a variant's method lacks something, or has something that only another method uses."""
     variant = spec.variants[name]
     earlier = list(spec.variants)[: list(spec.variants).index(name)]
     if variant.after is not None and variant.after not in earlier:
-        raise ConfigError(f"{where} comes after {variant.after!r}, which is not a variant listed above it")
+        raise ConfigError(f"{subject} comes after {variant.after!r}, which is not a variant listed above it")
     if variant.after is not None and variant.method == "fusesft":
-        raise ConfigError(f"{where}: method {variant.method} starts from the target itself; leave out `after`")
+        raise ConfigError(f"{subject}: method {variant.method} starts from the target itself; leave out `after`")
     if variant.teacher is not None and variant.method != "distill":
-        raise ConfigError(f"{where}: only method distill has a `teacher`, not {variant.method}; leave it out")
+        raise ConfigError(f"{subject}: only method distill has a `teacher`, not {variant.method}; leave it out")
     if variant.method == "distill":
         names = [source.name for source in spec.sources]
         if variant.teacher not in names:
-            raise ConfigError(f"{where}: teacher = {variant.teacher!r} is not a source; give one of {', '.join(names)}")
+            raise ConfigError(
+                f"{subject}: teacher = {variant.teacher!r} is not a source; give one of {', '.join(names)}"
+            )
     for source in sources_loaded(spec, variant):
         model = None if source.model is None else ModelRef.parse(source.model)
         if model is None or model.scheme == "endpoint":
             kind = "answers only" if model is None else "an endpoint"
             raise ConfigError(
-                f"{where}: method {variant.method} needs the weights of source {source.name!r}, which is {kind}; give "
-                "`model: FOLDER` or hf:ORG/NAME, or use fewer `sources`"
+                f"{subject}: method {variant.method} needs the weights of source {source.name!r}, which is {kind}; "
+                "give `model: FOLDER` or hf:ORG/NAME, or use fewer `sources`"
             )
         if variant.method == "infifpo" and source.backend not in SCORED_BY:
             raise ConfigError(
-                f"{where}: source {source.name!r} has backend {source.backend!r}, which returns no log-probabilities "
+                f"{subject}: source {source.name!r} has backend {source.backend!r}, which returns no log-probabilities "
                 f"of given answers; use {', '.join(SCORED_BY[:-1])} or {SCORED_BY[-1]}"
             )
 
@@ -650,18 +654,18 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"), key=lambda file: file.stem)}
 
 
-def recipe_path(recipe: str, beside: Path = Path()) -> Path:
+def recipe_path(recipe: str, folder: Path = Path()) -> Path:
     """Return the file of a recipe: a path relative to `beside`, or the name of a shipped recipe.
 
     Raise ConfigError if it is neither.
     """
-    path = beside / recipe
+    path = folder / recipe
     if path.is_file():
         return path
-    known = shipped_recipes()
-    if recipe in known:
-        return known[recipe]
-    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(known)}")
+    shipped = shipped_recipes()
+    if recipe in shipped:
+        return shipped[recipe]
+    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(shipped)}")
 
 
 def launch_path(launch: str) -> Path:
@@ -672,10 +676,10 @@ def launch_path(launch: str) -> Path:
     path = Path(launch).expanduser()
     if path.is_file():
         return path
-    known = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
-    if launch in known:
-        return known[launch]
-    raise ConfigError(f"launch = {launch!r} is neither a file nor one of {', '.join(known)}")
+    shipped = {file.stem: file for file in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
+    if launch in shipped:
+        return shipped[launch]
+    raise ConfigError(f"launch = {launch!r} is neither a file nor one of {', '.join(shipped)}")
 
 
 def about(path: Path) -> str:

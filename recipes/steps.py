@@ -62,7 +62,7 @@ class Step:
     seed: int | None = None
     """The seed that the step belongs to. It decides the outputs only if `settings` has it too."""
     estimate: Callable[[Estimator, PlanItem], Iterable[PlanItem]] = field(
-        default=lambda known, item: [item], compare=False
+        default=lambda estimator, item: [item], compare=False
     )
     """Return what `work` still has to do, for --dry-run. The default: too little to count."""
 
@@ -95,10 +95,10 @@ def is_done(step: Step) -> bool:
     if record is None:
         _check_begun(step)
         return False
-    wanted = _origin(step)
+    origin = _origin(step)
     recorded: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
-    if wanted != recorded:
-        raise ConfigError(_mismatch(step, recorded, wanted))
+    if origin != recorded:
+        raise ConfigError(_mismatch(step, recorded, origin))
     altered = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
     if altered:
         raise ConfigError(
@@ -108,13 +108,13 @@ def is_done(step: Step) -> bool:
     return True
 
 
-def remaining(known: Estimator, steps: Iterable[Step]) -> dict[str, tuple[PlanItem, ...]]:
+def remaining(estimator: Estimator, steps: Iterable[Step]) -> dict[str, tuple[PlanItem, ...]]:
     """Return what each step still has to do."""
     return {
         step.name: tuple(
             step.estimate(
-                known,
-                PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=known.done(step.name, step.folder)),
+                estimator,
+                PlanItem(stage=step.stage, name=step.name, seed=step.seed, done=estimator.done(step.name, step.folder)),
             )
         )
         for step in steps
@@ -189,9 +189,9 @@ def _check_begun(step: Step) -> None:
         return
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; move {step.folder} away") from None
-    wanted = _origin(step)
-    if recorded != wanted:
-        raise ConfigError(_mismatch(step, recorded, wanted))
+    origin = _origin(step)
+    if recorded != origin:
+        raise ConfigError(_mismatch(step, recorded, origin))
 
 
 def check_unowned(step: Step) -> None:
@@ -214,15 +214,15 @@ def _origin(step: Step) -> Origin:
     return {"settings": _as_json(step.settings), "inputs": dict(input_digests(step))}
 
 
-def _mismatch(step: Step, recorded: Origin, wanted: Origin) -> str:
+def _mismatch(step: Step, recorded: Origin, origin: Origin) -> str:
     changed = []
-    for part in ("settings", "inputs"):
-        before, now = flat(recorded[part]), flat(wanted[part])
+    for section in ("settings", "inputs"):
+        before, now = flat(recorded[section]), flat(origin[section])
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed += [f"{key} = {before.get(key)!r}, now {now.get(key)!r}" for key in keys]
-    shown = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
+    change = changed[0] if len(changed[0]) < 200 else changed[0].partition(" = ")[0]
     return (
-        f"{step.folder} was made with {shown}; restore the old value, use --from {step.stage} to archive the folder "
+        f"{step.folder} was made with {change}; restore the old value, use --from {step.stage} to archive the folder "
         "and start it over, or choose another output_dir"
     )
 

@@ -154,13 +154,13 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
     Raise ConfigError if it does not have one of them.
     """
     names = list(spec.variants) if variant is None else [name.strip() for name in variant.split(",")]
-    known = {name: (name,) for name in spec.variants} | {name: merge.models for name, merge in spec.merges.items()}
+    made_from = {name: (name,) for name in spec.variants} | {name: merge.models for name, merge in spec.merges.items()}
     for name in names:
-        if name not in known:
-            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(known)}")
+        if name not in made_from:
+            raise ConfigError(f"no variant named {name!r} in {spec.name}; variants: {', '.join(made_from)}")
     named = None if variant is None else tuple(names)
     bases = [spec.merges[name].base or "" for name in names if name in spec.merges]
-    names = [model for name in names for model in (*known[name], *bases) if model in spec.variants]
+    names = [model for name in names for model in (*made_from[name], *bases) if model in spec.variants]
     for name in names[::-1]:  # those that others continue from are trained too
         while (earlier := spec.variants[name].after) is not None:
             names, name = [*names, earlier], earlier
@@ -179,7 +179,7 @@ def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     from .preflight import preflight
 
     plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
-    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), here=False)
+    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), runs_here=False)
     plan = plan.model_copy(update={"notes": (*plan.notes, *warnings)})
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
@@ -195,13 +195,13 @@ def _run(recipe: Recipe, flags: TrainFlags) -> dict[str, JsonValue]:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     records: list[JsonValue] = []
     stage = ""
-    for done in run_stages(recipe, first=flags.first_stage, last=flags.last_stage, jobs=flags.jobs):
-        stage = done.step.stage
-        records.append(done.record.model_dump(mode="json") | {"step": done.step.name, "skipped": done.skipped})
+    for outcome in run_stages(recipe, first=flags.first_stage, last=flags.last_stage, jobs=flags.jobs):
+        stage = outcome.step.stage
+        records.append(outcome.record.model_dump(mode="json") | {"step": outcome.step.name, "skipped": outcome.skipped})
         if not flags.as_json:
-            took = "already done" if done.skipped else f"{done.record.seconds:.1f} s"
-            counts = ", ".join(f"{name} {value}" for name, value in done.record.counts.items() if value is not None)
-            typer.echo(f"{done.step.name}: {took}{'; ' + counts if counts else ''}")
+            took = "already done" if outcome.skipped else f"{outcome.record.seconds:.1f} s"
+            counts = ", ".join(f"{name} {value}" for name, value in outcome.record.counts.items() if value is not None)
+            typer.echo(f"{outcome.step.name}: {took}{'; ' + counts if counts else ''}")
     board = _board(recipe, shown=not flags.as_json) if stage == "report" else None
     return {"steps": records, "variants": board}
 

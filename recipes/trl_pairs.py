@@ -1,8 +1,8 @@
-"""Preference pairs as TRL and other trainers store them: read a user's own rows, and write ours for them.
+"""Read preference pairs as TRL and other trainers store them, and write ours for them.
 
 A row has `prompt`, `chosen` and `rejected`: texts, messages, or whole conversations that begin alike, from which the
 prompt is taken if there is none. ShareGPT's `conversations` with `from` and `value` is read too. A prompt may have
-earlier turns, answers included. Everything here is pure.
+earlier turns, answers included.
 
 >>> pair = read_pair({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, 1)
 >>> pair.target.text, pair.rejected.text
@@ -86,9 +86,9 @@ def trl_row(pair: PreferencePair) -> dict[str, JsonValue]:
     messages: list[JsonValue] = [dict(message) for message in pair.messages]
     return {
         "prompt": messages,
-        "chosen": _said(pair.target.text),
-        "rejected": _said(pair.rejected.text),
-        "source": _said(pair.source.text),
+        "chosen": _assistant_message(pair.target.text),
+        "rejected": _assistant_message(pair.rejected.text),
+        "source": _assistant_message(pair.source.text),
         "source_model": pair.source.model,
         "score_chosen": pair.target.reward,
         "score_rejected": pair.rejected.reward,
@@ -96,7 +96,7 @@ def trl_row(pair: PreferencePair) -> dict[str, JsonValue]:
     }
 
 
-def _said(text: str) -> list[JsonValue]:
+def _assistant_message(text: str) -> list[JsonValue]:
     return [{"role": "assistant", "content": text}]
 
 

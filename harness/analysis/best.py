@@ -26,6 +26,7 @@ from ..stats.intervals import FloatArray
 from ..stats.paired import least_error, terms
 from ..suites.scoring import QuestionSums
 from .comparison import main_sums
+from .differences import FEW
 from .finished_runs import (
     USUAL_OPTIONS,
     PairOptions,
@@ -124,6 +125,9 @@ def best_of(
     elif sums:
         values, bounds = best_of_sums(sums, sign=sign, seed=seed)
         questions = len(sums[0].ids)
+        most = max(len({answer.prompt_id for answer in run.answers}) for run in runs)
+        if questions < FEW * most:
+            notes.append(f"on the {questions} questions that all have, of up to {most}; nothing is adjusted here")
         if metric != card.headline:
             notes.append(f"by {metric}: {card.headline} cannot be refitted for these runs together")
     else:

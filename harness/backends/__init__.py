@@ -1,1 +1,1 @@
-"""Ways to have a model answer prompts. Each module is one entry point; `ServedBackend` and `ModelServer` are shared."""
+"""Have a model answer prompts. Each module is one entry point; `ServedBackend` and `ModelServer` are shared."""

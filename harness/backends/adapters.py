@@ -1,9 +1,7 @@
-"""One server for several LoRA adapters of one base: the models of a command, or the checkpoints of a training.
+"""Share one server among several LoRA adapters of one base: the models of a command, or a training's checkpoints.
 
-    kept = SharedServer()
-    kept.adopt(first, later=[second])  # `first` will start a server that knows both
-    kept.adopt(second)                 # asks the same server; a backend that cannot stops it
-    kept.close()
+Backends are adopted one after another. The first starts a server that knows the adapters of those that follow; each of
+these asks the same server, and a backend that cannot use it stops it.
 
 A request names its adapter with a digest of the weights, so that a folder that was written again is another model. The
 server is the same process, so what is measured is what a server of its own would have answered.
@@ -71,12 +69,12 @@ class SharedServer:
     """Hands a server on from one backend to the next, as long as each serves an adapter of the same base."""
 
     def __init__(self, *, grows: bool = False) -> None:
-        """`grows`: adapters come that are not known when the server starts."""
+        """`grows`: more adapters will come than are known when the server starts."""
         self._adapters: AdapterSet | None = None
         self._grows = grows
 
     def adopt(self, backend: object, later: Iterable[object] = ()) -> None:
-        """Let the backend use the kept server, or stop that and keep the backend's own. `later`: those that follow."""
+        """Let the backend use the shared server, or stop that and keep its own. `later`: the backends that follow."""
         adapter = _adapter_of(backend)
         if self._adapters is None or adapter is None or not self._adapters.accepts(adapter):
             self.close()
@@ -89,7 +87,7 @@ class SharedServer:
             }
             if len(fellows) == 1 and not self._grows:
                 return
-            backend.server.kept = True
+            backend.server.is_shared = True
             rank = max(each.rank for each in fellows.values())
             folders = {name: each.folder for name, each in fellows.items()}
             self._adapters = AdapterSet(backend.server, adapter.base, rank, folders, self._grows)
@@ -101,7 +99,7 @@ class SharedServer:
         backend.share(self._adapters)
 
     def close(self) -> None:
-        """Stop the kept server, if there is one."""
+        """Stop the shared server, if there is one."""
         adapters, self._adapters = self._adapters, None
         if adapters is not None:
             asyncio.run(adapters.server.stop())

@@ -50,8 +50,10 @@ def refuse_unknown(options: ServeOptions, backend: str, understood: Iterable[str
 
     An option that is silently ignored gives a wrong score.
     """
-    known = COMMON | frozenset(understood) | (frozenset({"reasoning"}) if options.reasoning == "off" else frozenset())
-    unknown = [entry.name for entry in fields(options) if entry.name not in known]
+    supported = (
+        COMMON | frozenset(understood) | (frozenset({"reasoning"}) if options.reasoning == "off" else frozenset())
+    )
+    unknown = [entry.name for entry in fields(options) if entry.name not in supported]
     for name, value in changed(options, unknown).items():
         flag = "--" + name.replace("_", "-")
         raise ConfigError(f"backend {backend!r} cannot honour {flag} {value!r}; leave it out or use --backend vllm")
@@ -62,16 +64,16 @@ def engine_settings(options: ServeOptions, names: Iterable[str]) -> dict[str, Js
     return changed(options, names) | ({"engine_args": list(options.engine_args)} if options.engine_args else {})
 
 
-def pairs(engine_args: Iterable[str], backend: str, known: Iterable[str]) -> dict[str, str]:
+def pairs(engine_args: Iterable[str], backend: str, names: Iterable[str]) -> dict[str, str]:
     """Return the `NAME=VALUE` engine arguments of a backend without a server of its own.
 
-    Raise ConfigError for a name outside `known`.
+    Raise ConfigError for a name that is not one of `names`.
     """
     values = {}
     for word in engine_args:
         name, sign, value = word.lstrip("-").partition("=")
-        if name not in known or not sign:
-            raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(known)}")
+        if name not in names or not sign:
+            raise ConfigError(f"backend {backend!r} has no engine argument {word!r}; it knows: {', '.join(names)}")
         values[name] = value
     return values
 
@@ -88,11 +90,11 @@ class Dialogue(Protocol):
     async def complete(self, messages: Sequence[Message], params: dict[str, JsonValue]) -> ChatReply: ...
 
     async def count(self, messages: Sequence[Message]) -> int | None:
-        """Return the prompt's tokens, template included; None if the server cannot say."""
+        """Return the prompt's tokens, template included, or None if the server cannot say."""
         ...
 
     async def count_text(self, text: str) -> int | None:
-        """Return the tokens of a text alone; None if the server cannot say."""
+        """Return the tokens of a text alone, or None if the server cannot say."""
         ...
 
 
@@ -110,6 +112,7 @@ class ContextWindow:
     def surely_fits(self, messages: Sequence[Message], max_tokens: int) -> bool:
         if self.max_model_len is None:
             return True
+        # bytes bound the tokens of byte-level tokenizers from above, and counting them asks no server
         size = sum(len(message.content.encode("utf-8", "replace")) for message in messages)
         margin = self.overhead + self.per_message * (len(messages) - 1)
         return size + margin + max_tokens <= self.max_model_len
@@ -138,6 +141,7 @@ class ChatCompletions:
     ) -> list[ChatReply | ReplyError]:
         """Return `count` replies of one request, or why one of them is none. vLLM reads the prompt once for all."""
         body = {"model": self.model, "messages": _json(messages), **self.switches, **params}
+        # usage counts all replies together; the token ids tell how long each one is
         whole = await self.post(f"{self.base}/chat/completions", {**body, "n": count, "return_token_ids": True})
         return replies_of(whole, count)
 
@@ -217,6 +221,7 @@ def replies_of(body: Mapping[str, Any], count: int) -> list[ChatReply | ReplyErr
     replies: list[ChatReply | ReplyError] = []
     for number, choice in enumerate(choices):
         ids = choice.get("token_ids") if isinstance(choice, dict) else None
+        # rounded so that the shares add up to the total
         share = (total + count - 1 - number) // count if isinstance(total, int) else 0
         tokens = {**usage, "completion_tokens": len(ids) if isinstance(ids, list) else share}
         try:
@@ -236,7 +241,7 @@ def answer_of(
     """Return the answer that these replies are, one per turn."""
     reasoning = tuple(reply.reasoning for reply in replies)
     counts = [reply.reasoning_tokens for reply in replies]
-    known = tuple(count for count in counts if count is not None)
+    counted = tuple(count for count in counts if count is not None)
     return Answer(
         prompt_id=prompt.id,
         model=label,
@@ -246,7 +251,7 @@ def answer_of(
         finish=tuple(reply.finish for reply in replies),
         prompt_tokens=tuple(reply.prompt_tokens for reply in replies),
         completion_tokens=tuple(reply.completion_tokens for reply in replies),
-        reasoning_tokens=known if any(known) and len(known) == len(counts) else (),
+        reasoning_tokens=counted if any(counted) and len(counted) == len(counts) else (),
         is_split=is_split,
         seconds=seconds,
     )
@@ -328,7 +333,7 @@ class Asker:
         return turns
 
     async def _reasoning_tokens(self, reply: ChatReply) -> int | None:
-        """Return the tokens spent on reasoning; None if nobody can count them.
+        """Return the tokens spent on reasoning, or None if nobody can count them.
 
         vLLM counts those after an opening mark in the reply: none if the prompt has it.
         """
@@ -385,7 +390,7 @@ class ChatBackend:
         await self._stack.aclose()
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
-        """All turns; a ReplyError becomes the answer's error."""
+        """Return the answer to all turns. A ReplyError becomes its error."""
         assert self._asker is not None, "use `async with`"
         return await self._asker.answer(prompt, sampling, index)
 

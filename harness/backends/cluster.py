@@ -1,11 +1,12 @@
-"""Remote workers: a pool that gives work to free workers, and a Ray cluster whose actors are such workers.
+"""Give work to free remote workers, and start such workers as actors of a Ray cluster.
 
 >>> Need(cpus=2, gpus=1).fits({"CPU": 8.0, "GPU": 2.0})
 2
 
-The pool knows neither Ray nor models: a worker is anything that starts, works and stops, and whose exceptions tell
-whether it may come back. The work of a worker that died goes to another one. Ray is imported only when a cluster is
-entered: the cluster of RAY_ADDRESS is joined; without one, this machine alone becomes a cluster, stopped later.
+The first part is the pool, the second the cluster. The pool knows neither Ray nor models: a worker is anything that
+starts, works and stops, and whose exceptions tell whether it may come back. The work of a worker that died goes to
+another one. Ray is imported only when a cluster is entered: the cluster of RAY_ADDRESS is joined; without one, this
+machine alone becomes a cluster, stopped later.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class WorkerPool(Generic[Work, Result]):
         """Workers that can work now."""
         self._workers = workers
         self._left = len(workers)
-        self._places = capacity
+        self._capacity = capacity
         self._patience = patience
         self._queue: asyncio.PriorityQueue[_Job[Work, Result]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
@@ -113,7 +114,7 @@ class WorkerPool(Generic[Work, Result]):
         self._alarm: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
-        self._nobody_works()
+        self._alarm_without_workers()
         self._tasks = [asyncio.create_task(self._run(worker)) for worker in self._workers]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -132,7 +133,7 @@ class WorkerPool(Generic[Work, Result]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._stopped(worker) for worker in self._workers))
+        await asyncio.gather(*(self._stop_worker(worker) for worker in self._workers))
 
     async def ask(self, work: Work, *, weight: float = 1.0) -> Result:
         """Return a worker's result for `work`.
@@ -153,20 +154,20 @@ class WorkerPool(Generic[Work, Result]):
         while True:
             try:
                 await worker.start()
-                self._works()
+                self._worker_ready()
                 try:
                     await self._feed(worker)
                 finally:
                     self.working -= 1
-                    self._nobody_works()
+                    self._alarm_without_workers()
             except WorkerLostError as error:  # while starting
                 log.debug("%s: %s", self.name, error)
             except WorkerGoneError as error:
-                return self._leaves(error)
+                return self._worker_gone(error)
             except BaseExceptionGroup as errors:
                 gone, rest = errors.split(WorkerGoneError)
                 if gone is not None:
-                    return self._leaves(first_error(gone))
+                    return self._worker_gone(first_error(gone))
                 lost, rest = errors.split(WorkerLostError)
                 if rest is not None:
                     raise
@@ -182,7 +183,7 @@ class WorkerPool(Generic[Work, Result]):
             nonlocal load
             load -= job.weight
             room.set()
-            self._again(job)  # requeue it if it was lost or never started
+            self._requeue(job)  # unless it has its result
 
         async with asyncio.TaskGroup() as group:
             # a separate task: the group must notice a lost worker while this loop waits for work
@@ -194,14 +195,14 @@ class WorkerPool(Generic[Work, Result]):
                     if job.future.done():
                         continue  # the caller no longer waits
                     load += job.weight
-                    if load >= self._places:
+                    if load >= self._capacity:
                         room.clear()
-                    task = group.create_task(self._one(worker, job))
+                    task = group.create_task(self._finish(worker, job))
                     task.add_done_callback(lambda _, job=job: ended(job))  # type: ignore[misc]  # mypy: lambda's default
 
             group.create_task(give())
 
-    async def _one(self, worker: Worker[Work, Result], job: _Job[Work, Result]) -> None:
+    async def _finish(self, worker: Worker[Work, Result], job: _Job[Work, Result]) -> None:
         try:
             result = await worker.work(job.work)
         except (WorkerLostError, WorkerGoneError):
@@ -213,7 +214,7 @@ class WorkerPool(Generic[Work, Result]):
             if not job.future.done():
                 job.future.set_result(result)
 
-    def _again(self, job: _Job[Work, Result]) -> None:
+    def _requeue(self, job: _Job[Work, Result]) -> None:
         if job.future.done():
             return
         lost = 1 - job.rank
@@ -222,7 +223,7 @@ class WorkerPool(Generic[Work, Result]):
             return
         self._queue.put_nowait(_Job(-lost, job.number, job.work, job.weight, job.future))
 
-    async def _stopped(self, worker: Worker[Work, Result]) -> None:
+    async def _stop_worker(self, worker: Worker[Work, Result]) -> None:
         try:
             async with asyncio.timeout(STOP_LIMIT):
                 await worker.stop()
@@ -231,7 +232,7 @@ class WorkerPool(Generic[Work, Result]):
 
     # which workers can work
 
-    def _works(self) -> None:
+    def _worker_ready(self) -> None:
         self.working += 1
         if self._alarm is not None:
             self._alarm.cancel()
@@ -239,13 +240,13 @@ class WorkerPool(Generic[Work, Result]):
         self._first.set()
         log.info("%s: %d of %d workers can work", self.name, self.working, len(self._workers))
 
-    def _nobody_works(self) -> None:
+    def _alarm_without_workers(self) -> None:
         if self.working == 0 and self._alarm is None:
             words = f"{self.name}: no worker for {self._patience:.0f} s: none found room, or none started"
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(self._patience, self._fail, ServerError(words))
 
-    def _leaves(self, error: HarnessError) -> None:
+    def _worker_gone(self, error: HarnessError) -> None:
         self._left -= 1
         if self._left:
             log.warning("%s: a worker is gone for good, %d are left: %s", self.name, self._left, error)
@@ -454,14 +455,14 @@ def _probe(address: str) -> None:
         raise ConfigError(
             f"{ADDRESS}={address!r}: give the cluster's HOST:PORT, from one of its nodes; Ray Client is not used"
         )
-    where = _current() if address == "auto" else address
-    host, _, port = where.rpartition(":")
+    cluster = _current() if address == "auto" else address
+    host, _, port = cluster.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=PROBE_LIMIT):
             return
     except (OSError, ValueError) as error:
         raise ServerError(
-            f"no Ray cluster at {where or 'this machine'} ({ADDRESS}={address!r}: {error}); start one with "
+            f"no Ray cluster at {cluster or 'this machine'} ({ADDRESS}={address!r}: {error}); start one with "
             f"`ray start --head`, or unset {ADDRESS} to have one started on this machine alone"
         ) from None
 

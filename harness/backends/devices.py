@@ -1,4 +1,4 @@
-"""What this machine has for servers: GPUs, and which server gets which of them; free memory, and what of it is cache.
+"""Find out what this machine has for servers, and decide which server gets which GPUs and how much memory for cache.
 
 >>> disjoint_devices(("0", "1", "2", "3", "4"), unit=2, count=2)
 ['0,1', '2,3']
@@ -73,10 +73,9 @@ def disjoint_devices(devices: Sequence[str], *, unit: int, count: int) -> list[s
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
-# Free memory, and how much of it vLLM may use for its KV cache on CPUs.
-#
-# vLLM wants whole GiB, and allocates them at its start. More cache than all requests in flight can fill is of no use,
-# and half of what the weights leave stays free, since other programs, such as a judge, run on the same machine.
+# vLLM's KV cache on CPUs wants whole GiB, and allocates them at its start. More cache than all requests in flight can
+# fill is of no use, and half of what the weights leave stays free, since other programs, such as a judge, run on the
+# same machine.
 
 
 GIB = 2**30
@@ -90,7 +89,7 @@ STORED = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 def kv_cache_gib(*, free: int | None, weights: int, useful: int | None) -> int:
-    """Return the GiB of KV cache: at least 1, at most what is useful. Sizes are in bytes; None: unknown."""
+    """Return the GiB of KV cache: at least 1, at most what is useful. Sizes are in bytes, or None if unknown."""
     if free is None:
         return 1
     room = SHARE * (free - weights - SERVER) / GIB
@@ -112,7 +111,7 @@ def loaded_bytes(folder: Path, dtype: str) -> int:
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
-    """Return the bytes of keys and values per token of a decoder; None if its config.json does not say.
+    """Return the bytes of keys and values per token of a decoder, or None if its config.json does not say.
 
     Two tensors per layer with `num_key_value_heads` heads each. Models that compress their cache need less.
 
@@ -132,7 +131,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], dtype: str) -> int | None:
 def kv_cache_space(folder: Path, dtype: str, *, tokens: int | None, workers: int, free: int | None) -> int:
     """Return the GiB of KV cache of each worker that serves the model in `folder`.
 
-    `tokens`: the most that requests in flight can have together; None: unknown.
+    `tokens`: the most that requests in flight can have together, or None if unknown.
     """
     per_token = kv_bytes_per_token(read_object(folder / "config.json") or {}, dtype)
     useful = None if per_token is None or tokens is None else per_token * tokens
@@ -141,7 +140,7 @@ def kv_cache_space(folder: Path, dtype: str, *, tokens: int | None, workers: int
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that programs can still get, also of this container's limit; None if unknown."""
+    """Return the bytes that programs can still get, also of this container's limit, or None if unknown."""
     try:
         match = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text("utf-8"), re.M)
     except OSError:
@@ -151,7 +150,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
 
 def _container_room(root: Path) -> list[int]:
-    """Return the bytes left below the memory limit of the control group, version 2 or 1; nothing without a limit."""
+    """Return the bytes left below the memory limit of the control group, version 2 or 1, or nothing without a limit."""
     for limit, used, idle in (
         ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.current", "inactive_file"),
         (

@@ -1,4 +1,4 @@
-"""A server that already runs and speaks the OpenAI protocol: it is asked, never started or stopped.
+"""Ask a server that already runs and speaks the OpenAI protocol. It is never started or stopped here.
 
 The key comes from HARNESS_ENDPOINT_KEY, or for OpenAI's own host from OPENAI_API_KEY, and goes only into the
 request. A judge's key is never sent to a model's server.
@@ -132,7 +132,7 @@ class EndpointBackend(ChatBackend):
                 status, reply = await _posted(session, self._url, {**body, "logprobs": True})
                 if status in (400, 422):  # not every server knows log-probabilities; a rejected request costs nothing
                     status, reply = await _posted(session, self._url, body)
-            return _shown(reply) if status == 200 else None
+            return _canary(reply) if status == 200 else None
         except BROKEN as error:
             log.debug("no canary of %s: %s", self._url, error)
         return None
@@ -162,7 +162,7 @@ class EndpointBackend(ChatBackend):
         return _length(await self._entry())
 
     async def _entry(self) -> dict[str, Any]:
-        """Return what GET /models states about the model; empty if the server lists nothing.
+        """Return what GET /models states about the model, or nothing if the server lists nothing.
 
         Raise ConfigError for a model that the server does not list, ServerError if there is no server, or none yet.
         """
@@ -188,8 +188,8 @@ class EndpointBackend(ChatBackend):
         listed = listing.get("data") if isinstance(listing, dict) else None
         models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
         if models and self.model.name not in models:
-            known = ", ".join(sorted(str(name) for name in models)[:10])
-            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {known}")
+            names = ", ".join(sorted(str(name) for name in models)[:10])
+            raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {names}")
         return dict(models.get(self.model.name, {}))
 
 
@@ -209,13 +209,13 @@ async def _posted(session: aiohttp.ClientSession, url: str, body: dict[str, Any]
         return reply.status, json.loads(raw) if reply.status == 200 else None
 
 
-def _shown(reply: dict[str, Any]) -> dict[str, JsonValue]:
+def _canary(reply: dict[str, Any]) -> dict[str, JsonValue]:
     """Return the answer's text and thoughts, and the log-probability of each of its tokens where offered."""
     answer = read_chat_reply(reply)
-    shown: dict[str, JsonValue] = {"text": answer.text, "reasoning": answer.reasoning}
+    canary: dict[str, JsonValue] = {"text": answer.text, "reasoning": answer.reasoning}
     tokens = ((reply["choices"][0].get("logprobs") or {}).get("content")) or []
-    shown["logprobs"] = [[str(token["token"]), round(float(token["logprob"]), 4)] for token in tokens]
-    return shown
+    canary["logprobs"] = [[str(token["token"]), round(float(token["logprob"]), 4)] for token in tokens]
+    return canary
 
 
 def _key_for(url: str) -> str | None:

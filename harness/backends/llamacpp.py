@@ -1,4 +1,4 @@
-"""llama.cpp as a child process: a GGUF file behind `llama-server`, or behind the same server inside `xllamacpp`.
+"""Serve a GGUF file by llama.cpp as a child process: `llama-server`, or the same server inside `xllamacpp`.
 
 The samplers that llama.cpp turns on by itself (top-k 40, top-p 0.95, min-p 0.05) are turned off, so that an answer
 depends on the benchmark's settings alone.

@@ -1,4 +1,4 @@
-"""Many engines on a Ray cluster: each worker is a Ray actor that runs another backend of the harness, vLLM by default.
+"""Serve a model by many engines on a Ray cluster. Each worker runs another backend of the harness, vLLM by default.
 
 `serve.data_parallel` is the number of workers and `tensor_parallel` x `pipeline_parallel` the GPUs of each, all on one
 node. Engine arguments beginning with `ray.` are read here (OURS), the others go to the workers' backend. If a
@@ -96,8 +96,8 @@ class EngineActor:
         await self._stack.aclose()
 
     def _refusal(self, error: HarnessError) -> ActorRefusal:
-        where = "model, packages and harness must be the same on every node, at the same paths"
-        return ActorRefusal(f"({where}) {error}" if isinstance(error, UsageError) else str(error), node_name())
+        rule = "model, packages and harness must be the same on every node, at the same paths"
+        return ActorRefusal(f"({rule}) {error}" if isinstance(error, UsageError) else str(error), node_name())
 
 
 class RayBackend:
@@ -116,14 +116,14 @@ class RayBackend:
             )
         self.label = model.label
         self.workers = options.data_parallel
-        self._places = math.ceil(options.concurrency / self.workers)
+        self._in_flight = math.ceil(options.concurrency / self.workers)
         self._patience = options.start_timeout + MARGIN
         rest = tuple(word for word in options.engine_args if word not in words)
         inner = replace(
             options,
             engine_args=rest,
             data_parallel=1,
-            concurrency=self._places,
+            concurrency=self._in_flight,
             chat_template=whole_path(options.chat_template) if options.chat_template else None,
             log_dir=options.log_dir.resolve(),
         )
@@ -147,12 +147,14 @@ class RayBackend:
                 replace(self._engine, options=replace(options, log_dir=options.log_dir / f"worker-{rank}"))
                 for rank in range(self.workers)
             ]
-            calls = 2 * self._places + 1  # two for each place, and `stop`
+            calls = 2 * self._in_flight + 1  # two for each place, and `stop`
             arguments = [(engine,) for engine in engines]
             need = self._need(cluster)
             actors = cluster.actors(EngineActor, arguments, need, calls=calls, environment=no_secrets())
             workers = [ActorWorker[Sequence[Draw], list[Answer]](actor) for actor in actors]
-            pool = WorkerPool(f"{self._engine.backend} on Ray", workers, capacity=self._places, patience=self._patience)
+            pool = WorkerPool(
+                f"{self._engine.backend} on Ray", workers, capacity=self._in_flight, patience=self._patience
+            )
             self._pool = await stack.enter_async_context(pool)
             self._stack = stack.pop_all()
         return self
@@ -170,7 +172,7 @@ class RayBackend:
         Large chunks go through Ray's object store. A worker has twice its places in flight, so that its engine never
         waits for the slowest answer of a chunk.
         """
-        size = max(1, self._places // 8)
+        size = max(1, self._in_flight // 8)
         chunks = [draws[start : start + size] for start in range(0, len(draws), size)]
         tasks = [asyncio.create_task(self._ask_pool(chunk, weight=len(chunk) / 2)) for chunk in chunks]
         try:

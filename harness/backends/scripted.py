@@ -1,4 +1,4 @@
-"""Answers that are known in advance: a JSONL file of them, or an echo. For tests, demonstrations and replays.
+"""Replay answers that are known in advance, from a JSONL file, or echo the prompt. For tests and demonstrations.
 
 The model is a file of rows `{"prompt_id": …, "turns": […]}` (an optional `index` distinguishes draws, an optional
 `reasoning` has a text per turn), or the word `echo`. Reasoning inside a text is split off. If the rows have
@@ -34,7 +34,7 @@ class ScriptedBackend(NothingToOpen):
             raise ConfigError(f"backend 'scripted' needs a JSONL file or {ECHO!r} as --model, not {str(model)!r}")
         self.label = model.label.removesuffix(".jsonl")
         self._latency = _seconds(pairs(options.engine_args, "scripted", ("latency",)).get("latency", "0"))
-        self._places = asyncio.Semaphore(options.concurrency)
+        self._in_flight = asyncio.Semaphore(options.concurrency)
         self._imported: set[str] = set()
         self._rows = None if model.name == ECHO else _read(Path(model.name), self._imported)
 
@@ -51,7 +51,7 @@ class ScriptedBackend(NothingToOpen):
 
     async def answer(self, prompt: Prompt, sampling: Sampling, index: int = 0) -> Answer:
         begin = time.monotonic()
-        async with self._places:
+        async with self._in_flight:
             await asyncio.sleep(self._latency * len(prompt.turns))
         row = self._row(prompt, index)
         if row is not None:

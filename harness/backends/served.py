@@ -1,4 +1,4 @@
-"""A checkpoint served by a child process: what `vllm`, `sglang`, `llamacpp` and `transformers` share.
+"""Serve a checkpoint by a child process: what `vllm`, `sglang`, `llamacpp` and `transformers` share.
 
 It starts the server and asks it. If the server dies in mid-run, it is restarted and the requests that were in flight
 are repeated; a request suspected of killing it goes alone. Checkpoints without a chat template of their own are asked
@@ -257,7 +257,7 @@ class ServedBackend(ChatBackend, ABC):
         self.options = replace(self.options, devices=devices)
 
     def parts(self) -> dict[str, JsonValue]:
-        """Return the digests of an adapter and of its base, for the card; nothing for a model of one folder."""
+        """Return the digests of an adapter and of its base, for the card, or nothing for a model of one folder."""
         checkpoint = self.checkpoint
         return {"adapter": checkpoint.adapter_digest, "base": checkpoint.base_digest} if checkpoint.is_adapter else {}
 
@@ -416,7 +416,7 @@ class ServedBackend(ChatBackend, ABC):
         return min(lengths, default=self.checkpoint.max_position)
 
     async def post(self, path: str, body: dict[str, JsonValue]) -> dict[str, Any]:
-        """POST below the server's root; if the server dies, restart it and repeat the request.
+        """Send a POST below the server's root. If the server dies, restart it and repeat the request.
 
         Raise ReplyError for a request that a live server rejects or that kills it each time, ServerError if the server
         cannot be restarted.
@@ -450,7 +450,7 @@ class ServedBackend(ChatBackend, ABC):
         return reply
 
     async def _restart_if_dead(self, epoch: int) -> bool:
-        """Return True if the server was restarted since `epoch`, here or by another request; False if it is healthy."""
+        """Return True if this or another request restarted the server since `epoch`, or False if it is healthy."""
         async with self._reviving:
             if self._epoch != epoch:
                 return True

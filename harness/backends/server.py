@@ -1,4 +1,4 @@
-r"""One model server as a child process: start it, wait for it, watch it, and stop it with all its descendants.
+r"""Start one model server as a child process, wait for it, watch it, and stop it with all its descendants.
 
 >>> reason("INFO 11-23 18:14:10 [core.py:133] loading\nValueError: no kernel for this GPU\n")
 'ValueError: no kernel for this GPU'
@@ -81,12 +81,12 @@ def tail(text: str, count: int = 12) -> str:
     """Return the last `count` different lines that carry meaning (no stack frames), at most 300 characters each."""
     lines = plain_lines(text)
     frames = {number for number, line in enumerate(lines) if FRAME.match(line)}
-    kept = [
+    telling = [
         line[:300]
         for number, line in enumerate(lines)
         if number not in frames and not (number - 1 in frames and line[:1] == " ") and not NOISE.search(line)
     ]
-    return "\n".join(list(dict.fromkeys(kept))[-count:])
+    return "\n".join(list(dict.fromkeys(telling))[-count:])
 
 
 LOG_TAIL = 65_536
@@ -107,7 +107,7 @@ STAGES = (
 
 
 def stage_of(text: str) -> str:
-    """Return the stage whose line comes last in a server's log; empty if there is none.
+    """Return the stage whose line comes last in a server's log, or nothing if there is none.
 
     >>> stage_of("INFO Starting to load model\\nINFO GPU KV cache size: 1,024 tokens")
     'making the KV cache'
@@ -125,7 +125,7 @@ class ServerDiedError(ServerError):
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """A command line and what it adds to the environment; None removes a variable."""
+    """A command line, and what it changes in the environment: None removes a variable."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str | None] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class ModelServer:
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
-        self.kept = False
+        self.is_shared = False
         """Whether it stays up when a backend leaves it, for the next model; only `stop` ends it then."""
         self._sessions: set[int] = set()
         """Sessions of the processes below the warden, once the server answered."""
@@ -168,15 +168,15 @@ class ModelServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     async def enter(self) -> float:
-        """Start it, unless it was kept and serves; return the seconds that took, or 0. Raise as `start` does."""
-        if self.kept and await self.healthy():
+        """Start it, unless it is shared and serves; return the seconds that took, or 0. Raise as `start` does."""
+        if self.is_shared and await self.healthy():
             return 0.0
         await self.stop()
         return await self.start()
 
     async def leave(self) -> None:
-        """Stop it, unless it is kept."""
-        if not self.kept:
+        """Stop it, unless it is shared."""
+        if not self.is_shared:
             await self.stop()
 
     def launched_by(self, launch: Callable[[int], ServerCommand]) -> None:
@@ -246,7 +246,7 @@ class ModelServer:
                 await asyncio.sleep(POLL)
 
     def stage(self) -> str:
-        """Return what the server is doing, by the latest known line of its log; empty if none is known."""
+        """Return what the server is doing, by the latest known line of its log, or nothing if none is known."""
         try:
             with self.log_file.open("rb") as log_stream:
                 size = log_stream.seek(0, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""SGLang as a child process: `python -m sglang.launch_server` on a free loopback port.
+"""Serve a checkpoint by SGLang: `python -m sglang.launch_server` as a child process on a free loopback port.
 
 sglang itself is never imported here. The harness's options become these flags of SGLang's server:
 
@@ -73,13 +73,13 @@ class SglangBackend(ServedBackend):
 
     def _reasoning_parser(self) -> str | None:
         """Return the parser in use. Raise CheckpointError if reasoning and answer could not be told apart without."""
-        wanted = self.options.reasoning
-        chosen = sglang_parser_for(self.checkpoint) if wanted == "auto" else None
-        known = installed_sglang_parsers()
-        parser = parser_in_use(wanted, self.label, server="SGLang", known=known, chosen=chosen)
+        setting = self.options.reasoning
+        chosen = sglang_parser_for(self.checkpoint) if setting == "auto" else None
+        installed = installed_sglang_parsers()
+        parser = parser_in_use(setting, self.label, server="SGLang", installed=installed, chosen=chosen)
         mark = lost_mark(self.checkpoint)
         # its parsers of `</think>` read texts, in which a special token does not appear
-        if mark is not None and (parser is None or (wanted == "auto" and mark not in SPECIAL_MARKS)):
+        if mark is not None and (parser is None or (setting == "auto" and mark not in SPECIAL_MARKS)):
             raise CheckpointError(
                 f"{self.label!r} marks its reasoning with {mark!r}, which SGLang leaves out of its replies unless a "
                 "parser reads it: give one with --reasoning PARSER, or use --backend vllm"

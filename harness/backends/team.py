@@ -1,4 +1,4 @@
-"""The members of an ensemble: who they are, what they were asked before, and what that cost.
+"""Keep track of an ensemble's members: who they are, what they were asked before, and what that cost.
 
 >>> spec = TeamSpec.model_validate({"members": {"a": {"model": "models/a"}, "b": {"model": "hf:org/b"}}})
 >>> list(spec.members), spec.layers
@@ -54,7 +54,7 @@ class MemberSpec(Record):
     """Parameters used per token, e.g. 13e9. None: counted in the folder's weights, unknown for an endpoint."""
 
     def dollars(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-        """Return the list price of this many tokens; None without prices."""
+        """Return the list price of this many tokens, or None without prices."""
         if self.price_in is None or self.price_out is None:
             return None
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / 1e6
@@ -154,6 +154,7 @@ class Purse:
             yield
             return
         async with self._ended:
+            # what a call cost is known only afterwards, so its worst case is reserved until then
             while self.spent + self._reserved + most > self.limit:
                 if not self._in_flight:
                     raise BudgetReachedError(
@@ -210,6 +211,7 @@ class Member:
             return
         if url is None:
             raise ConfigError(f"member {self.name!r}: key_env is for endpoint:NAME@URL, not for {self.spec.model!r}")
+        # a team's file may come from someone else: a key that it names must not reach a host of its choice
         hosts = [host for provider in providers().values() if variable in provider.keys for host in provider.hosts]
         if hosts and not belongs(variable, url):
             raise ConfigError(
@@ -220,6 +222,7 @@ class Member:
     def _make(self) -> Backend:
         folder = self.options.log_dir / "members" / slug_of(self.name)
         options = ServeOptions(log_dir=folder, seed=self.options.seed, **self.spec.serve.model_dump())
+        # endpoint:, moa: and route: name their own backend; `backend:` is how a folder is served
         name = self.ref.scheme if self.is_remote or self.ref.is_ensemble else self.spec.backend
         backend: Backend = load_plugin("backends", name)(self.ref, options)
         if isinstance(backend, EndpointBackend):
@@ -241,6 +244,7 @@ class Member:
         self._rows = JsonlRows(folder / f"answers-{stem}.jsonl", MemberRow)
         self._rows.open()
         self._perplexities = JsonlRows(folder / f"perplexities-{stem}.jsonl", PerplexityRow)
+        # max_cost covers all sessions, so what earlier ones paid counts
         for row in self._rows.every():
             self.purse.spent += self._dollars(row.answer) or 0.0
 
@@ -256,6 +260,7 @@ class Member:
 
         async def request(server: Backend, draw: Draw) -> MemberRow:
             async with self.purse.call(self._worst_case(draw)):
+                # counted before the reservation ends: in between, a waiting call would see room that does not exist
                 answer = _checked(await server.answer(draw.prompt, draw.sampling, draw.index), draw, self.spec.backend)
                 self.purse.spent += self._dollars(answer) or 0.0
             return MemberRow(key=request_key(draw), answer=answer)
@@ -265,7 +270,7 @@ class Member:
         return [known[request_key(draw)].answer for draw in draws]
 
     async def perplexities(self, texts: Sequence[str]) -> list[float | None]:
-        """Return the perplexity of each text; None if the model cannot read it."""
+        """Return the perplexity of each text, or None if the model cannot read it."""
         assert self._perplexities is not None, "open it first"
         if not isinstance(self.backend, ReadsPrompts):
             raise ConfigError(f"member {self.name!r}: backend {self.spec.backend!r} cannot tell how likely a prompt is")
@@ -297,6 +302,7 @@ class Member:
                 if isinstance(server, Preparing) and draws:
                     await server.prepare_draws([draw for draw in draws if not _is_done(rows.get(request_key(draw)))])
                 size = IN_BULK if isinstance(server, BulkBackend) else self.spec.serve.concurrency
+                # one iterator for all workers: each takes the next request when it is free, and none waits for a batch
                 todo = iter(missing)
 
                 async def work() -> None:
@@ -327,12 +333,14 @@ class Member:
         """Return the most that a request can cost: a token per byte, and answers of the full length."""
         prompt, length = draw.prompt, draw.sampling.max_tokens + (self.spec.serve.reasoning_room or 0)
         size = sum(len(text.encode()) for text in (prompt.system or "", *prompt.turns, *prompt.answered))
+        # each further turn sends the earlier answers again, so they count as prompt, too
         turns = len(prompt.turns) - len(prompt.answered)
         return self.spec.dollars(turns * (size + turns * length), turns * length) or 0.0
 
 
 def request_key(draw: Draw) -> str:
     """Return the digest of everything that decides an answer besides the model."""
+    # `n` is left out: it says how many draws there are, and more draws must not lose the stored ones
     facts = draw.prompt.model_dump(mode="json", include={"id", "system", "turns", "answered"})
     return digest([facts, draw.sampling.model_dump(mode="json", exclude={"n"}), draw.index])
 
@@ -375,6 +383,7 @@ async def opened(members: Sequence[Member], stack: AsyncExitStack) -> None:
 async def in_turn(members: Sequence[Member], work: Callable[[Member], Awaitable[None]]) -> None:
     """Do the work of each member: servers of others all at once, models of this machine one after another."""
 
+    # two models of this machine at once would need the memory of both
     async def local() -> None:
         for member in members:
             if not member.is_remote:

@@ -1,4 +1,4 @@
-"""Models that think: the server's parser for a checkpoint, whether its prompts open the reasoning, and the switches.
+"""Handle models that think: find their parser, how their prompts open the reasoning, and their switches.
 
 >>> template = "{% for message in messages %}{{ message.content }}{% endfor %}<think>\\n"
 >>> opened_block(template)
@@ -99,7 +99,7 @@ BLANKS = "\\s\u010a\u0120\u2581"
 
 
 def choose_parser(template: str, model_type: str) -> str | None:
-    """Return the vLLM reasoning parser for a chat template; None if it has no marks of reasoning."""
+    """Return the vLLM reasoning parser for a chat template, or None if it has no marks of reasoning."""
     for marks in (SPECIAL_MARKS, TAGGED):
         for mark, parser in marks.items():
             if mark in template:
@@ -114,7 +114,7 @@ def choose_parser(template: str, model_type: str) -> str | None:
 
 
 def chosen_for(checkpoint: Checkpoint) -> str | None:
-    """Return the vLLM reasoning parser for a checkpoint, installed or not; None if it has no marks of reasoning."""
+    """Return the vLLM reasoning parser for a checkpoint, installed or not, or None if it has no marks of reasoning."""
     if checkpoint.template is None:
         return None
     return choose_parser(checkpoint.template, model_type(checkpoint))
@@ -127,16 +127,16 @@ def model_type(checkpoint: Checkpoint) -> str:
 
 
 def parser_for(checkpoint: Checkpoint) -> str | None:
-    """Return the parser that the installed vLLM can use for this checkpoint; None if it needs none or has none.
+    """Return the parser that the installed vLLM can use for this checkpoint, or None if it needs none or has none.
 
     Some parsers do not start without their marks in the vocabulary, and some never see marks that are special tokens.
     """
-    parser, known = chosen_for(checkpoint), installed_parsers()
+    parser, installed = chosen_for(checkpoint), installed_parsers()
     if parser == "openai_gptoss" and model_type(checkpoint) != "gpt_oss":
         return None  # vLLM reads channels for models of that type alone; for others its parser fails at each reply
     if parser in TEXT_ALONE and is_special_token(checkpoint, "</think>"):
         parser = "qwen3"  # reads the same marks, and asks for special tokens
-    if parser is None or (known and parser not in known):
+    if parser is None or (installed and parser not in installed):
         return None
     folders = {checkpoint.path, checkpoint.base or checkpoint.path}
     needed = NEEDED.get(parser, ("</think>",) if parser not in {*SPECIAL_MARKS.values(), *TAGGED.values()} else ())
@@ -161,29 +161,31 @@ def is_special_token(checkpoint: Checkpoint, token: str) -> bool:
 
 
 def sglang_parser_for(checkpoint: Checkpoint) -> str | None:
-    """Return SGLang's parser for this checkpoint; None if it needs none or the installed SGLang has none.
+    """Return SGLang's parser for this checkpoint, or None if it needs none or the installed SGLang has none.
 
     Its parsers read texts, so no vocabulary is asked.
     """
     parser = SGLANG_NAMES.get(chosen_for(checkpoint) or "")
-    known = installed_sglang_parsers()
-    return None if known and parser not in known else parser
+    installed = installed_sglang_parsers()
+    return None if installed and parser not in installed else parser
 
 
-def parser_in_use(wanted: str, label: str, *, server: str, known: Collection[str], chosen: str | None) -> str | None:
+def parser_in_use(
+    setting: str, label: str, *, server: str, installed: Collection[str], chosen: str | None
+) -> str | None:
     """Return the parser that `--reasoning` asks for, and print one that was chosen.
 
     `chosen`: that of the checkpoint, for "auto". Raise ConfigError if the installed server has none of that name.
     """
-    if wanted == "off":
+    if setting == "off":
         return None
-    if wanted != "auto":
-        if known and wanted not in known:
+    if setting != "auto":
+        if installed and setting not in installed:
             raise ConfigError(
-                f"--reasoning {wanted!r} is not a reasoning parser of this {server}; give auto, off or one of: "
-                + ", ".join(sorted(known))
+                f"--reasoning {setting!r} is not a reasoning parser of this {server}; give auto, off or one of: "
+                + ", ".join(sorted(installed))
             )
-        return wanted
+        return setting
     if chosen is not None:
         log.info("%s: reasoning parser %s, by its chat template (--reasoning off for none)", label, chosen)
     return chosen
@@ -197,12 +199,12 @@ def _has_token(folder: Path, token: str) -> bool:
 
 
 def installed_parsers() -> frozenset[str]:
-    """Return the names of the installed vLLM's reasoning parsers, without importing it; empty if unknown."""
+    """Return the names of the installed vLLM's reasoning parsers, without importing it, or nothing if unknown."""
     return _names_in("vllm", "reasoning/__init__.py", r'^    "(\w+)": \(')
 
 
 def installed_sglang_parsers() -> frozenset[str]:
-    """Return the names of the installed SGLang's reasoning parsers, without importing it; empty if unknown."""
+    """Return the names of the installed SGLang's reasoning parsers, without importing it, or nothing if unknown."""
     return _names_in("sglang", "srt/parser/reasoning_parser.py", r'^        "([\w-]+)": \w+Detector,')
 
 

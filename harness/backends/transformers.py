@@ -1,4 +1,4 @@
-"""`transformers serve` as a child process: slower than vLLM, but it runs on machines where vLLM does not.
+"""Serve a checkpoint by `transformers serve`: slower than vLLM, but it runs on machines where vLLM does not.
 
 transformers itself is never imported here. One request is in flight at a time: the seed is global to the process, so
 an answer would otherwise depend on what else is asked.

@@ -1,4 +1,4 @@
-"""vLLM as a child process: `python -m vllm.entrypoints.openai.api_server` on a free loopback port.
+"""Serve a checkpoint by vLLM: `python -m vllm.entrypoints.openai.api_server` as a child process on a free port.
 
 vLLM itself is never imported here. Which build is installed (for a GPU, or for CPUs) decides a few flags.
 """
@@ -88,16 +88,16 @@ class VllmBackend(ServedBackend):
 
     def _reasoning_parser(self) -> str | None:
         """Return the parser in use. Raise CheckpointError or ConfigError if the replies could not be divided."""
-        wanted = self.options.reasoning
-        chosen = parser_for(self.checkpoint) if wanted == "auto" else None
-        parser = parser_in_use(wanted, self.label, server="vLLM", known=installed_parsers(), chosen=chosen)
+        setting = self.options.reasoning
+        chosen = parser_for(self.checkpoint) if setting == "auto" else None
+        parser = parser_in_use(setting, self.label, server="vLLM", installed=installed_parsers(), chosen=chosen)
         package, requirement = PARSER_PACKAGES.get(parser or "", ("", ""))
         if package and importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"{self.label!r} needs vLLM's reasoning parser {parser!r}, which needs a package: "
                 f"pip install '{requirement}'"
             )
-        mark = lost_mark(self.checkpoint) if parser is None and wanted == "auto" else None
+        mark = lost_mark(self.checkpoint) if parser is None and setting == "auto" else None
         if mark is not None:
             raise CheckpointError(
                 f"{self.label!r} marks its reasoning with {mark!r}, which vLLM leaves out of its replies, and it "

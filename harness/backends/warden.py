@@ -1,4 +1,4 @@
-"""A tiny process between the harness and a model server, so that no server outlives the harness.
+"""Stand between the harness and a model server as a tiny process, so that no server outlives the harness.
 
 Run as a file: `python -I warden.py COMMAND…`. Its standard input is a pipe that only the harness keeps open. When the
 pipe closes (the harness stopped, crashed or was killed with -9), every process below the warden is stopped: SIGTERM,

@@ -119,7 +119,7 @@ def calibrate(flags: CalibrateFlags) -> None:
 
 
 def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Calibration | None:
-    """Return one judge's calibration, asking what is missing; None after `--dry-run`."""
+    """Return one judge's calibration, asking what is missing, or None after `--dry-run`."""
     sets = load_sets(spec.suites, data_folder(flags.data), SuiteOptions(mirror=flags.mirror))
     items = chosen_items(spec, sets)
     if not items:
@@ -137,7 +137,7 @@ def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Cali
     judgments: list[Judgment] = []
     if spec.judges:
         store = RunStore(folder).open(settings, fresh=flags.fresh)
-        judgments = _asked(spec, sets, items, store, expected.calls)
+        judgments = _judge_missing(spec, sets, items, store, expected.calls)
     calibration = report(spec, sets, items, judgments)
     files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
     write(calibration, *files)
@@ -159,14 +159,14 @@ def _check_budget(spec: CalibrationSpec) -> None:
             )
 
 
-def _asked(
+def _judge_missing(
     spec: CalibrationSpec, sets: list[CalibrationSet], items: list[Item], store: RunStore, total: int
 ) -> list[Judgment]:
     try:
-        done = store.judgments.count_succeeded
-        if done:
-            log.info("resuming: %d of %d judgments exist already", done, total)
-        with progress(STDERR, {("calibration", "judgments"): total - done}) as on_progress:
+        judged = store.judgments.count_succeeded
+        if judged:
+            log.info("resuming: %d of %d judgments exist already", judged, total)
+        with progress(STDERR, {("calibration", "judgments"): total - judged}) as on_progress:
             until_stopped(ask(spec, sets, items, store, on_progress))
         return list(store.judgments.all())
     finally:

@@ -1,4 +1,4 @@
-"""`harness compare`: two or more runs on the same questions, from their verdicts or answer against answer."""
+"""`harness compare`: compare two or more runs on the same questions, from their verdicts or answer against answer."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class CompareFlags(ResultsFlags, MirrorFlags):
     runs: Annotated[list[str], typer.Argument(metavar="A B [C ...]", help="Run folders, card files or model names.")]
     suite: Annotated[str | None, typer.Option(help="Only these suites (comma list).")] = None
     population: Annotated[
-        Population, typer.Option(help="all: on other questions of the kind too? these: on these very questions?")
+        Population, typer.Option(help="Decide for these questions only (these), or for others like them (all).")
     ] = "all"
     force: Annotated[bool, typer.Option("--force", help="Compare runs even if their protocols differ.")] = False
-    best: Annotated[bool, typer.Option("--best", help="Which of them may be the best? All with all, 95 % at once.")] = (
-        False
-    )
+    best: Annotated[
+        bool, typer.Option("--best", help="Say which of them may be the best: all compared with all, 95 % at once.")
+    ] = False
     flips: Annotated[int, typer.Option(min=0, help="Flipped questions to list.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="Seed of bootstrap and permutations.")] = 0
     file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = "table"

@@ -1,4 +1,4 @@
-"""What a shell completes after a flag: suites, judges, the models of the results folder.
+"""Complete words in a shell: suites, judges, and the models of the results folder.
 
     harness --install-completion    # once; then: harness compare <Tab>
 
@@ -38,12 +38,14 @@ def comma_values(incomplete: str, values: Iterable[str]) -> list[str]:
     return [",".join([*before, value]) for value in values if value.startswith(last) and value not in before]
 
 
-def glued(words: Sequence[str], at: int) -> tuple[list[str], int, str]:
-    """Return bash's words with those that it split joined again, the position of word `at`, and how much of that word
-    stands before what bash replaces."""
+def glued(words: Sequence[str], cursor: int) -> tuple[list[str], int, str]:
+    """Rejoin words that bash split at ":" or "=".
+
+    Return them, the index of the word under the cursor, and its typed prefix, which bash does not replace.
+    """
     joined: list[str] = []
     before, joins = "", False
-    for word in words[: at + 1]:
+    for word in words[: cursor + 1]:
         is_break = bool(word) and not word.strip(BREAKS)
         if joined and word and (joins or is_break):
             before = joined[-1] + (word if is_break else "")
@@ -52,7 +54,7 @@ def glued(words: Sequence[str], at: int) -> tuple[list[str], int, str]:
             before = ""
             joined.append(word)
         joins = is_break
-    return [*joined, *words[at + 1 :]], len(joined) - 1, before
+    return [*joined, *words[cursor + 1 :]], len(joined) - 1, before
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`harness config`: which harness.yaml may run code here and send keys."""
+"""`harness config`: decide which harness.yaml may run code here and send keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share while they work: logging, progress, Ctrl-C, and what the judges cost."""
+"""Share among commands how they log, print tables, stop on Ctrl-C, and state what the judges cost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _LinesThatStay(RichHandler):
 
 
 def set_up_logging(*, verbose: bool = False) -> None:
-    """Log INFO to stderr: through the console on a terminal, as plain timed lines elsewhere."""
+    """Log INFO to stderr, through the console on a terminal and as plain timed lines otherwise."""
     handler: logging.Handler
     if STDERR.is_terminal:
         handler = _LinesThatStay(console=STDERR, show_path=False, show_level=False, markup=False, highlighter=None)
@@ -50,6 +50,7 @@ def set_up_logging(*, verbose: bool = False) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    # these log every request at INFO, which would bury the progress
     for noisy in ("asyncio", "urllib3", "filelock", "httpx", "httpx2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -60,7 +61,7 @@ def stdout_console(*, wide: bool = False) -> Console:
 
 
 def print_tables(*tables: FittedTable, more: str = "--json has them") -> None:
-    """Print tables as wide as the terminal; `more`: how to see the columns for which it is too narrow."""
+    """Print tables as wide as the terminal. `more` says how to see the columns for which it is too narrow."""
     console = stdout_console()
     for table in tables:
         console.print(table)
@@ -93,6 +94,7 @@ def until_stopped(job: Coroutine[Any, Any, T]) -> T:
 async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
     task = asyncio.current_task()
     assert task is not None
+    # schedulers send SIGTERM before they kill: cancelled like Ctrl-C, the job closes its files and servers
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await job
 
@@ -101,7 +103,7 @@ def announce(estimates: Sequence[Estimate]) -> None:
     """Log who judges and what that costs, before the first call."""
     for part in estimates:
         cost = "" if part.judge_cost_open is None else f", about {dollars(part.judge_cost_open)} to pay"
-        known = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
+        reused = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
         log.info(
             "%s: %d prompts, %d generation calls; judge %s, %d calls%s%s",
             part.suite,
@@ -109,15 +111,15 @@ def announce(estimates: Sequence[Estimate]) -> None:
             part.generation_calls,
             part.judge,
             part.judge_calls,
-            known if part.judge_calls_done or part.judge_calls_cached else "",
+            reused if part.judge_calls_done or part.judge_calls_cached else "",
             cost,
         )
 
 
 def estimate_rows(estimates: Sequence[Estimate], self_scored: Sequence[str] = ()) -> list[dict[str, JsonValue]]:
     """Return the rows of a dry run as `--json` prints them."""
-    own: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
-    return [part.as_dict() for part in estimates] + own
+    self_rows: list[dict[str, JsonValue]] = [{"suite": name, "judge": "none"} for name in self_scored]
+    return [part.as_dict() for part in estimates] + self_rows
 
 
 def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (), *, as_json: bool) -> None:
@@ -128,9 +130,11 @@ def print_estimate(estimates: Sequence[Estimate], self_scored: Sequence[str] = (
     lines: list[list[str]] = []
     for part in estimates:
         counts = (part.prompts, part.generation_calls, part.judge_calls, part.judge_calls_done, part.judge_calls_cached)
-        lines.append([part.suite, part.judge, *map(str, counts), _shown(part.judge_cost), _shown(part.judge_cost_open)])
+        lines.append(
+            [part.suite, part.judge, *map(str, counts), _amount(part.judge_cost), _amount(part.judge_cost_open)]
+        )
         for name, share in part.by_judge.items():
-            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _shown(share.cost), ""])
+            lines.append(["", f"  {name}", "", "", str(share.calls), "", "", _amount(share.cost), ""])
     lines += [[name, "none", *["-"] * 7] for name in self_scored]
     if len(estimates) > 1 and all(part.judge_cost is not None for part in estimates):
         totals = (sum(part.judge_cost or 0 for part in estimates), sum(part.judge_cost_open or 0 for part in estimates))
@@ -150,12 +154,12 @@ def print_cost(cards: Sequence[ScoreCard]) -> None:
     for card in cards:
         if "judgment_calls" not in card.usage:
             continue
-        worth, paid, calls = (card.usage.get(f"judgment_{name}") for name in ("cost", "paid", "calls"))
-        if worth is None and paid is None:
+        value, paid, calls = (card.usage.get(f"judgment_{name}") for name in ("cost", "paid", "calls"))
+        if value is None and paid is None:
             print(f"{card.suite}: {calls} judge calls, of unknown price")
         else:
-            print(f"{card.suite}: {calls} judge calls, {_shown(paid)} paid; the verdicts are worth {_shown(worth)}")
+            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid; the verdicts are worth {_amount(value)}")
 
 
-def _shown(amount: object) -> str:
+def _amount(amount: object) -> str:
     return dollars(amount) if isinstance(amount, int | float) else "unknown"

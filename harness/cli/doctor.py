@@ -1,4 +1,4 @@
-"""`harness doctor`: what this machine can do, and how to fix what it cannot. It changes nothing."""
+"""`harness doctor`: report what this machine can do, and how to fix what it cannot. It changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ OPTIONAL = {
     "torch": "pip install torch==2.13.0",
     "transformers": install_command("transformers"),
     "huggingface_hub": "pip install huggingface_hub  (for --model hf:…)",
-    "alpaca-eval": f"{install_command('alpaca-eval')}  (AlpacaEval's judge prompts)",
+    "alpaca-eval": f"{install_command('alpaca-eval')}  (its judge prompts)",
     "fschat": f"{install_command('fastchat')}  (--chat-template fastchat:NAME)",
     "peft": install_command("train"),
     "trl": install_command("train"),
@@ -50,11 +50,17 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
+    """The state of one part of this machine."""
+
     name: str
     status: Status
-    found: str
-    mend: str = ""
-    """How to fix it; empty if the check passed. The names of the two fields are part of `--json`."""
+    finding: str
+    fix: str = ""
+    """How to fix it; empty if the check passed."""
+
+    def as_json(self) -> dict[str, str]:
+        # "mend" is the former name of "fix", kept for one release so that scripts that read it keep working
+        return {"name": self.name, "status": self.status, "found": self.finding, "mend": self.fix, "fix": self.fix}
 
 
 @command
@@ -66,12 +72,12 @@ def doctor(flags: JsonFlags) -> None:
     checks = examine()
     failed = any(check.status == "fail" for check in checks)
     if flags.as_json:
-        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}, indent=2))
+        print(json.dumps({"ok": not failed, "checks": [check.as_json() for check in checks]}, indent=2))
     else:
         for check in checks:
-            print(f"{check.status:<5} {check.name:<13} {check.found}")
-            if check.mend:
-                print(f"{'':<19} -> {check.mend}")
+            print(f"{check.status:<5} {check.name:<13} {check.finding}")
+            if check.fix:
+                print(f"{'':<19} -> {check.fix}")
         print("something must be fixed" if failed else "everything required is available")
     raise typer.Exit(2 if failed else 0)
 
@@ -88,7 +94,7 @@ def examine() -> list[Check]:
         vllm(),
         transformers(),
         memory(available_memory()),
-        *(disk(folder) for folder in dict.fromkeys((Path.cwd(), _existing(cache_folder())))),
+        *disks(Path.cwd(), _existing(cache_folder())),
         data(),
     ]
 
@@ -105,10 +111,10 @@ def python(running: tuple[int, ...]) -> Check:
 
 def core_packages() -> list[Check]:
     try:
-        wanted = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
+        requirements = [line for line in requires(DISTRIBUTION) or () if "extra ==" not in line]
     except PackageNotFoundError:
         return [Check("packages", "fail", f"{DISTRIBUTION} is not installed", install_command())]
-    names = [match[0] for line in wanted if (match := re.match(r"[\w.-]+", line))]
+    names = [match[0] for line in requirements if (match := re.match(r"[\w.-]+", line))]
     missing = [name for name in names if _version(name) is None]
     if missing:
         return [Check("packages", "fail", f"missing: {', '.join(missing)}", install_command())]
@@ -229,12 +235,18 @@ def memory(available: int | None) -> Check:
     return Check("memory", "ok", text)
 
 
-def disk(folder: Path) -> Check:
+def disks(here: Path, cache: Path) -> list[Check]:
+    """Return the space in this folder, for results and logs, and in the cache's if that is another folder."""
+    checks = [disk("disk", here, "results and logs")]
+    return checks if cache == here else [*checks, disk("disk (cache)", cache, "official files and judges' replies")]
+
+
+def disk(name: str, folder: Path, content: str) -> Check:
     free = shutil.disk_usage(folder).free
     text = f"{free / GIB:.1f} GiB free at {folder}"
     if free < DISK_NEEDED:
-        return Check("disk", "fail", text, "free some space for results and logs")
-    return Check("disk", "warn" if free < DISK_WANTED else "ok", text)
+        return Check(name, "fail", text, f"free some space for {content}")
+    return Check(name, "warn" if free < DISK_WANTED else "ok", text)
 
 
 def _existing(folder: Path) -> Path:
@@ -243,9 +255,9 @@ def _existing(folder: Path) -> Path:
 
 
 def data() -> Check:
-    wanted = [file for file in pinned_files().values() if not file.optional]
-    missing = [file for file in wanted if not cached_path(file).is_file()]
-    summary = f"{len(wanted) - len(missing)} of {len(wanted)} official files in {cache_folder() / 'data'}"
+    required = [file for file in pinned_files().values() if not file.optional]
+    missing = [file for file in required if not cached_path(file).is_file()]
+    summary = f"{len(required) - len(missing)} of {len(required)} official files in {cache_folder() / 'data'}"
     if not missing:
         return Check("data", "ok", summary)
     repair = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"

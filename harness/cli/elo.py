@@ -1,4 +1,4 @@
-"""`harness elo`: models on the scale of people's votes, and how well a judge predicts the votes."""
+"""`harness elo`: place models on the scale of people's votes, and say how well a judge predicts the votes."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class ExportFlags(ResultsFlags, MirrorFlags):
 
 @command
 def export(flags: ExportFlags) -> None:
-    """Write a run's answers, judgments and (AlpacaEval) leaderboard row for FastChat, AlpacaEval or Arena-Hard.
+    """Write a run's answers, judgments and, if the original tool keeps one, its leaderboard row as that tool's files.
 
     Example: harness export my-model --format fastchat --out fastchat-files
     """

@@ -1,4 +1,4 @@
-"""`harness gate`: a verdict on a candidate as an exit code; `gate promote` and `gate power` beside it."""
+"""`harness gate`: turn the verdict on a candidate into an exit code. `gate promote` and `gate power` go with it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from .run import work
 
 
 class GateGroup(TyperGroup):
-    """The gate's subcommands; a model that is named without its flag is told which flag it takes."""
+    """The gate's subcommands. If a model is given without a flag, the error names the flag to use."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         names = self.list_commands(ctx)
@@ -93,7 +93,8 @@ class LiveFlags(Flags):
 class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     candidate: Annotated[str | None, typer.Option(help="Run folder, card or model; with --live a MODEL.")] = None
     candidates: Annotated[
-        str | None, typer.Option(help="Several judged ones (comma list): which pass, and which of those is best.")
+        str | None,
+        typer.Option(help="Several judged models (comma list): which of them pass, and which of those is best."),
     ] = None
     baseline: Annotated[
         str | None, typer.Option(help="Run folder, card, model, or a name in baselines.yaml.  [default: default]")
@@ -101,7 +102,9 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     policy: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/gate.md's margins.")] = None
     population: Annotated[
         Population | None,
-        typer.Option(help="these: on these very questions? all: on others too?  [default: the policy's, or all]"),
+        typer.Option(
+            help="Decide for these questions only (these), or for others like them (all); default: policy, or all."
+        ),
     ] = None
     sequential: Annotated[
         bool, typer.Option("--sequential", help="Stop judging as soon as the verdict is safe; replayed on judged runs.")
@@ -210,8 +213,7 @@ def judge_candidate(flags: GateFlags, policy: GatePolicy, options: GateOptions) 
 
 
 def live_settings(flags: GateFlags, suites: Sequence[str], baselines: Sequence[StoredRun]) -> FileSpec:
-    """Return the settings of the candidate's run: own suites, and what answers are compared with, as the baseline had
-    them, whose folder has copies of both."""
+    """Return the candidate's settings, with the suites and comparison answers copied in the baseline run's folder."""
     folders = {run.card.suite: run.folder for run in reversed(baselines) if run.folder is not None}
     copies = {suite: folder / SUITE_COPY for suite, folder in folders.items() if (folder / SUITE_COPY).is_file()}
     named = [f"{plugin_name(suite)}:{copies[suite]}" if suite in copies else suite for suite in suites]

@@ -46,7 +46,7 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
 
 @command
 def import_(flags: ImportFlags) -> None:
-    """Import answers (judge them with `harness run --backend scripted`), judgments, or lm-eval results.
+    """Import answers (judge them with `harness run --backend scripted`), judgments, or results of other tools.
 
     Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl --format
     fastchat; harness import gpt-4_single.jsonl --format fastchat --model my-model
@@ -57,6 +57,7 @@ def import_(flags: ImportFlags) -> None:
         numbers = numbers_of_models(load_function(first_format.numbers)(flags.files), model)
         show([write_numbers(results, name, part, origin) for name, part in numbers], [], flags)
         return
+    # kept in memory: the rows are read once per model and suite
     sources = list(read_files(flags.files))
     if model is None:
         import_all(flags, sources, origin)
@@ -90,6 +91,7 @@ def import_all(flags: ImportFlags, sources: Sequence[SourceFile], origin: Origin
             failures.append(f"{model}: {error}")
             continue
         cards += [judgments_card(flags.results, model, suite, rows, origin) for suite, rows in parts if rows.judgments]
+    # nothing was written, so this is bad input (exit 2); with some cards it is an incomplete import (exit 4)
     if not cards and failures:
         raise ConfigError(failures[0])
     if flags.as_json:
@@ -146,6 +148,7 @@ def suites_in(file_format: str, sources: Sequence[SourceFile], model: str) -> li
     readable = with_format(file_format, "read")
     functions = {facts.name: files.judged for facts, files in readable if files.judged}
     judged = {name: models for name, function in functions.items() if (models := load_function(function)(sources))}
+    # one file may have verdicts on several suites' questions, of which this model answered only some
     if len(judged) > 1:
         judged = {name: models for name, models in judged.items() if model in models}
     return list(judged) or [readable[0][0].name]

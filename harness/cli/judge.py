@@ -96,6 +96,7 @@ def injections(flags: InjectionsFlags) -> None:
         folder = find_run(name, flags.results)
         card = read_card(folder / "card.json")
         answers, judgments = read_rows(folder)
+        # answers are searched again, as rules may be newer than the run; flags say what its judge was told
         flagged = sum("injection" in row.flags for row in judgments)
         suite = f"{card.suite}@{card.suite_version}"
         rows.append(RunInjections(card.model, suite, count_injections(answers), flagged))
@@ -239,6 +240,7 @@ def list_judges(flags: ListFlags) -> None:
 
     Any model of a provider can be a judge too: --judge openai:gpt-5.4. Example: harness judge list
     """
+    # listing asks nothing, so it does not need a trusted harness.yaml
     own_judges = listed_judges()
     specs = [find_judge(name, own_judges) for name in [*own_judges, *judge_files(), *judge_presets()]]
     if flags.as_json:

@@ -1,4 +1,4 @@
-"""`harness leaderboard`: the cards of a results folder as tables, a page, or figures."""
+"""`harness leaderboard`: rank the cards of a results folder in tables, on a page, or in figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ from .console import stdout_console
 from .options import ResultsFlags, comma_list, command
 
 FORMATS = ("table", "md", "csv", "json", "html")
-
 
 content = partial(typer.Option, rich_help_panel="What is on the board")
 look = partial(typer.Option, rich_help_panel="How it is shown")
@@ -170,6 +169,7 @@ def cut(table: Table, sort: str | None, top: int | None) -> Table:
     rows = list(table.rows)
     if sort is not None:
         rows.sort(key=sort_key(table, sort))
+        # `above` is the difference from the row above, which another order makes another row
         if not table.baseline and rows != list(table.rows):
             rows = [row.model_copy(update={"above": None}) for row in rows]
     return table.model_copy(update={"rows": tuple(rows[:top])})
@@ -232,6 +232,7 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
     if flags.summary:
         console.print(summary_table(summary(board.tables).top(flags.top)))
         return
+    # named columns are shown in full, so the console is wide for them, too
     chosen = comma_list(flags.columns)
     if chosen:
         check_columns(board.tables, chosen)
@@ -254,10 +255,10 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
 
 def check_columns(tables: Iterable[Table], chosen: Sequence[str]) -> None:
     """Raise ConfigError for a column that no table has."""
-    known = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
+    columns = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
     for name in chosen:
-        if name not in known:
-            raise ConfigError(f"no column {name!r}; known: {', '.join(known)}")
+        if name not in columns:
+            raise ConfigError(f"no column {name!r}; known: {', '.join(columns)}")
 
 
 def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
@@ -278,6 +279,7 @@ def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
 
         return page(tables, board.reported, page_facts(board, flags))
     text = markdown(tables) + markdown_reported(board.reported)
+    # only the heading: a model or column may contain the same words
     return text if flags.title is None else text.replace("# Leaderboard", f"# {escape_markdown(flags.title)}", 1)
 
 

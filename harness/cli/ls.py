@@ -1,4 +1,4 @@
-"""`harness ls`: the runs of a results folder, or what is installed under an entry-point group."""
+"""`harness ls`: list the runs of a results folder, or what is installed under an entry-point group."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from .console import stdout_console
 from .options import JsonFlags, ResultsFlags, command
 
 # ------------------------------------------------------------------------------------------------- the runs of a folder
-# The runs of a results folder, finished or not, from their manifests and cards: no row is parsed, so it is quick.
-#
-# [run for run in list_runs(Path("results")) if run.state == "unfinished"]
+# They are read from manifests and cards. No row is parsed, because a folder may have thousands of runs.
 
 
 State = Literal["finished", "incomplete", "unfinished", "unreadable"]
@@ -91,6 +89,7 @@ def _listed(folder: Path) -> ListedRun:
 def _lines(file: Path) -> int:
     try:
         with file.open("rb") as stream:
+            # lines are counted in blocks of 1 MiB: a file of rows may have gigabytes
             return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
     except OSError:
         return 0
@@ -102,10 +101,7 @@ def _changed(folder: Path) -> float:
 
 # ---------------------------------------------------------------------------------------------------------- the command
 
-
 GROUPS: dict[str, Group] = {name: name for name in ("backends", "suites", "judges", "rewards", "checks")}
-
-
 RUNS, SUITES = "runs", "suites"
 
 
@@ -116,7 +112,7 @@ class LsFlags(ResultsFlags, JsonFlags):
 
 @command
 def ls(flags: LsFlags) -> None:
-    """List runs, finished or not; or what is installed: suites, judges, backends, rewards, checks.
+    """List runs, finished or not, or what is installed: suites, judges, backends, rewards, checks.
 
     Examples: harness ls runs; harness ls suites
     """
@@ -124,8 +120,8 @@ def ls(flags: LsFlags) -> None:
         show_runs(flags)
         return
     if flags.group not in GROUPS:
-        known = (RUNS, *GROUPS)
-        raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, known)}; known: {', '.join(known)}")
+        groups = (RUNS, *GROUPS)
+        raise ConfigError(f"no group {flags.group!r}{did_you_mean(flags.group, groups)}; known: {', '.join(groups)}")
     if flags.group == SUITES and not flags.as_json:
         show_suites(flags)
         return
@@ -165,8 +161,6 @@ def show_suites(flags: LsFlags) -> None:
 def show_runs(flags: LsFlags) -> None:
     """Print the runs of the results folder, the latest last."""
     from ..pages.text import hidden_line, rich_table
-
-    pass
 
     runs = list_runs(flags.results)
     if flags.as_json:

@@ -27,9 +27,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Evaluate": {
         "run": ("run:run", "Serve a model, ask it a suite's questions, judge, score."),
         "watch": ("watch:watch_app", "Evaluate each new checkpoint of a training folder."),
-        "import": ("importing:import_", "Import answers, judgments or lm-eval results made elsewhere."),
+        "import": ("importing:import_", "Import answers, judgments or results made elsewhere."),
         "score": ("score:score", "Score judgment files made by the original tools."),
-        "export": ("export:export", "Write a run as files of FastChat, AlpacaEval or Arena-Hard."),
+        "export": ("export:export", "Write a run as files of the original tools."),
     },
     "Read and decide": {
         "leaderboard": ("leaderboard:leaderboard", "Rank the models of a results folder; --summary: all suites."),

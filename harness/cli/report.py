@@ -1,4 +1,4 @@
-"""`harness report`: a decision among a few models as a message, a page, or metadata of a model card."""
+"""`harness report`: write a decision among a few models as a message, a page, or metadata of a model card."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ def read_report(flags: ReportFlags) -> ModelsReport:
     pairs = compare_models(names, flags.results, options) if len(names) > 1 else []
     sections = []
     for number, runs in enumerate(groups):
+        # the comparisons come suite by suite, and in each of them model by model
         compared = pairs[number * (len(names) - 1) : (number + 1) * (len(names) - 1)]
         first = runs[0].card
         best, unranked = _best(runs, options) if len(names) > 2 else (None, "")
@@ -170,6 +171,7 @@ def push(flags: ReportFlags, repo: str) -> None:
         raise ConfigError(f"--push-to-hub writes the card of one model, got {len(flags.runs)}: {', '.join(flags.runs)}")
     results = results_of(flags.runs[0], flags)
     card = HubCard(repo)
+    # the commit on which the edit is based: if the card changes meanwhile, the Hub rejects ours
     text, commit = card.read()
     edited = edited_card(text, repo.rpartition("/")[2], results)
     if edited == text:
@@ -178,6 +180,7 @@ def push(flags: ReportFlags, repo: str) -> None:
     lines = difflib.unified_diff(text.splitlines(), edited.splitlines(), "README.md", "README.md", lineterm="")
     print("\n".join(printable(line) for line in lines))
     if not flags.yes:
+        # in CI a question would wait for ever
         if not sys.stdin.isatty():
             raise ConfigError("nothing was pushed: no terminal to ask on; --yes pushes what the diff shows")
         if not typer.confirm(f"Commit this to {repo}?"):

@@ -19,6 +19,7 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..pages.progress import progress
 from ..records import ScoreCard
 from ..records.errors import ConfigError, IncompleteError, StoppedRunError
+from ..records.facts import reference_sets
 from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
@@ -168,7 +169,10 @@ class RunFlags(MirrorFlags, JsonFlags, VerboseFlags):
     ] = None
     backend: Annotated[str | None, typer.Option(help="vllm, sglang, transformers, llamacpp, endpoint, ray, ...")] = None
     edition: Annotated[str | None, typer.Option(help="official or pocket.")] = None
-    references: Annotated[str | None, typer.Option(help="MT-Bench reference answers: official, pr3158 or FILE.")] = None
+    references: Annotated[
+        str | None,
+        typer.Option(help=f"Which reference answers judges are shown: {', '.join(reference_sets())} or FILE."),
+    ] = None
     strict_reference: Annotated[
         bool | None,
         typer.Option(
@@ -249,16 +253,16 @@ def run_one(
     trackers: Sequence[str],
     *,
     fresh: bool,
-    kept: SharedServer | None = None,
+    shared: SharedServer | None = None,
     later: Sequence[Backend] = (),
 ) -> tuple[Plan, list[ScoreCard]]:
     """Run one model; return its plan and its cards, complete or not.
 
-    `kept` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
+    `shared` serves it if it can, and else its own server from then on. `later`: the backends of the models that follow.
     """
     run_plan = planned(settings)
-    if kept is not None:
-        hand_over(kept, run_plan, later)
+    if shared is not None:
+        hand_over(shared, run_plan, later)
     cards = ask_and_judge(run_plan, fresh=fresh)
     track(trackers, cards, run_plan.spec.results)
     return run_plan, cards
@@ -273,14 +277,14 @@ def track(trackers: Sequence[str], cards: Sequence[ScoreCard], results: Path) ->
         log_scores(trackers, cards, tracked_files(read_board(results).tables, results))
 
 
-def hand_over(kept: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
-    """Let the kept server serve this model, unless a judge waits until the devices are free."""
+def hand_over(shared: SharedServer, run_plan: Plan, later: Sequence[Backend]) -> None:
+    """Let the shared server serve this model, unless a judge waits until the devices are free."""
     from ..running.pipeline import waits  # deferred: it needs numpy, which the help does not
 
     if any(waits(judge) for suite in run_plan.suites for judge in suite.judges):
-        kept.close()
+        shared.close()
     else:
-        kept.adopt(run_plan.backend, later)
+        shared.adopt(run_plan.backend, later)
 
 
 def raise_if_incomplete(cards: Sequence[ScoreCard]) -> None:
@@ -328,12 +332,14 @@ def one_after_the_other(
         backends.append(run_plan.backend)
     cards: list[ScoreCard] = []
     failed = []
-    kept = SharedServer()
+    shared = SharedServer()
     try:
         for number, settings in enumerate(each, start=1):
             log.info("model %d of %d: %s", number, len(each), settings.model)
             try:
-                run_plan, new_cards = run_one(settings, trackers, fresh=flags.fresh, kept=kept, later=backends[number:])
+                run_plan, new_cards = run_one(
+                    settings, trackers, fresh=flags.fresh, shared=shared, later=backends[number:]
+                )
                 cards += new_cards
                 if not flags.as_json:
                     show(run_plan, new_cards, verbose=flags.verbose, is_last=False)
@@ -344,7 +350,7 @@ def one_after_the_other(
                 exit_code_of(error)
                 failed.append(str(settings.model))
     finally:
-        kept.close()
+        shared.close()
     return cards, failed
 
 
@@ -455,7 +461,7 @@ def announced(run_plan: Plan, runs: Sequence[SuiteRun]) -> list[Estimate]:
 
 
 def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool = True) -> None:
-    """Print the headline scores, where they stand, what qualifies them, and the next command; `verbose`: all scores.
+    """Print the headline scores, or all if `verbose`, where they stand, what qualifies them, and the next command.
 
     Unless it is the last model, where they stand and the next command are left to `show_summary`.
     """

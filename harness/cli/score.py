@@ -1,4 +1,4 @@
-"""`harness score`: judgment files made by the original tools, as score cards."""
+"""`harness score`: turn judgment files made by the original tools into score cards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from ..pages.tables import card_table
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..records.facts import load_function
+from ..records.facts import all_facts, load_function
 from ..stats.length_control import FoldOrder
 from ..suites.exchange import formats, with_format
 from ..suites.files import ScoreOptions, stream_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, command
+
+
+def _for_formats(flag: str) -> str:
+    """Return the help of a flag that only some formats read, as their facts state it."""
+    formats_of_facts = (file_format for facts in all_facts() for file_format in facts.formats)
+    texts = {item.name: item.score_flags[flag] for item in formats_of_facts if flag in item.score_flags}
+    return "; ".join(f"{name}: {text}" for name, text in texts.items()) + "."
 
 
 class ScoreFlags(MirrorFlags, JsonFlags):
@@ -31,15 +38,13 @@ class ScoreFlags(MirrorFlags, JsonFlags):
     strict_reference: Annotated[
         bool, typer.Option("--strict-reference", help="Score all that the reference scores, broken rows included.")
     ] = False
-    fold_order: Annotated[str, typer.Option(help="AlpacaEval's folds: published or stable.")] = "published"
+    fold_order: Annotated[str, typer.Option(help=_for_formats("fold_order"))] = "published"
     intervals: Annotated[bool, typer.Option(help="Add our intervals, which the original tools lack.")] = True
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0
-    baseline: Annotated[str | None, typer.Option(help="Arena-Hard: the baseline's name, if not the official.")] = None
-    style_control: Annotated[str | None, typer.Option(help="Arena-Hard: v0.1, v2, length or markdown.")] = None
-    pool: Annotated[bool, typer.Option("--pool", help="Arena-Hard: also fit all models and baselines jointly.")] = False
-    unanchored: Annotated[
-        bool, typer.Option("--unanchored", help="Arena-Hard: the reference's interval as with a baseline of your own.")
-    ] = False
+    baseline: Annotated[str | None, typer.Option(help=_for_formats("baseline"))] = None
+    style_control: Annotated[str | None, typer.Option(help=_for_formats("style_control"))] = None
+    pool: Annotated[bool, typer.Option("--pool", help=_for_formats("pool"))] = False
+    unanchored: Annotated[bool, typer.Option("--unanchored", help=_for_formats("unanchored"))] = False
 
     def options(self) -> ScoreOptions:
         """Return the options of the formats' modules. Raise ConfigError for an unknown fold order."""
@@ -51,7 +56,7 @@ class ScoreFlags(MirrorFlags, JsonFlags):
 
 @command
 def score(flags: ScoreFlags) -> None:
-    """Score judgments that FastChat, AlpacaEval or Arena-Hard wrote.
+    """Score judgments that a benchmark's original tool wrote.
 
     Example: harness score gpt-4_single.jsonl --format fastchat --json
     """

@@ -1,4 +1,4 @@
-"""`harness suite check`: what a suite of the user's own will ask, before it asks anything."""
+"""`harness suite check`: show what a suite of the user's own will ask, before it asks anything."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check(flags: CheckFlags) -> None:
         return
     for name, value in summary.items():
         if value not in (None, {}):
-            print(f"{name.replace('_', ' ')}: {_shown(value)}")
+            print(f"{name.replace('_', ' ')}: {_value_text(value)}")
     for request in requests:
         order = {"ab": ", baseline shown first", "ba": ", candidate shown first"}.get(request["order"] or "", "")
         print(f"\n=== prompt {request['prompt']}{order}")
@@ -112,7 +112,7 @@ def _answer(prompt: Prompt) -> Answer:
     return Answer(prompt_id=prompt.id, model="candidate", turns=turns, finish=tuple("stop" for _ in turns))
 
 
-def _shown(value: JsonValue) -> str:
+def _value_text(value: JsonValue) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {content}" for key, content in value.items() if content not in (None, [], ()))
     return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

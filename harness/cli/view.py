@@ -38,7 +38,7 @@ class ViewFlags(Flags):
 
 @command
 def view(flags: ViewFlags) -> None:
-    """Read runs in the browser: cards, every question with both answers, replies and verdicts; two runs compared.
+    """Read runs in the browser: cards, every question with its answers, replies and verdicts, and two runs compared.
 
     Read-only. Example: harness view results --port 8642; as files: --export site
     """

@@ -85,7 +85,7 @@ def watch(context: typer.Context, flags: WatchFlags) -> None:
             time.sleep(flags.every)
             problems = watching.look()
     finally:
-        watching.kept.close()
+        watching.server.close()
     if flags.as_json:
         print(json.dumps(watching.state.model_dump(mode="json"), indent=2))
     else:
@@ -102,7 +102,7 @@ class Watching:
         self._flags = flags
         self._run_flags = run_flags([*words, "--results", str(flags.results)])
         self._settings = self._run_flags.settings()
-        self.kept = SharedServer(grows=True)
+        self.server = SharedServer(grows=True)
         self._trackers = tracker_names(flags.log_to)
         self._settings_sha = settings_digest(words)
         self._file = state_file(flags.results, flags.folder)
@@ -139,9 +139,9 @@ class Watching:
             return f"failed {TRIES} times; restart harness watch to retry"
         log.info("%s: evaluating", candidate.name)
         settings, begin = self._settings.model_copy(update={"model": str(candidate.path)}), time.monotonic()
-        kept = None if self._flags.stop_server else self.kept
+        server = None if self._flags.stop_server else self.server
         try:
-            run_plan, cards = run_one(settings, (), fresh=self._run_flags.fresh, kept=kept)
+            run_plan, cards = run_one(settings, (), fresh=self._run_flags.fresh, shared=server)
             raise_if_incomplete(cards)
         except (BrokenPipeError, StoppedRunError):
             raise

@@ -1,1 +1,1 @@
-"""What people read: tables, the leaderboard page, figures, reports and the viewer."""
+"""Write what people read: tables, the leaderboard page, figures, reports and the viewer."""

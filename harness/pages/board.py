@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML file that needs no network, and its figures as SVG and PNG.
+"""Write the leaderboard as one HTML file that needs no network, and its figures as SVG and PNG.
 
 Names and texts are untrusted: they are autoescaped, and invisible characters are shown. The page's own
 Content-Security-Policy allows its one script and one style by their hashes, and nothing else. The viewer and the
@@ -31,16 +31,13 @@ from ..records.facts import facts_of
 from ..store.checkpoint import Fusion
 from ..store.provenance import install_command
 from . import charts
-from . import tables as reported
 from .charts import ChartPoint, Drawing, axes
 from .summary import summary
-from .tables import against_name, certainty, measured, notes_of, shown_metrics
+from .tables import against_name, cells, certainty, measured, notes_of, reported_columns, shown_metrics
 from .text import interval, marked, number, visible
 
 # -------------------------------------------------------------------------------------------- data of the page's script
-# What the leaderboard page's script needs of a table, as JSON: rows, their categories, and every pair. Pure.
-#
-# The script draws the figures and compares the rows that a reader chooses.
+# The script draws the figures and compares the rows that a reader chooses, so it needs every pair, not only the shown.
 
 
 NO_PAIRS: Mapping[str, Sequence[BoardPair]] = {}
@@ -67,7 +64,7 @@ class PageFacts:
     """Run id -> MODEL/SUITE@VERSION/ID."""
 
     def links(self, table: Table) -> dict[str, str]:
-        """Return run id -> the run's page in the viewer; empty without a viewer."""
+        """Return run id -> the run's page in the viewer, or nothing without a viewer."""
         folders = {row.run_id: self.folders[row.run_id] for row in table.rows if self.folders.get(row.run_id)}
         start = self.viewer.rstrip("/")
         return {run: f"{start}/run/{quote(folder, safe='/@')}" for run, folder in folders.items() if start}
@@ -79,7 +76,7 @@ def page_data(tables: Iterable[Table], facts: PageFacts) -> JsonValue:
 
 
 def _table(table: Table, facts: PageFacts) -> JsonValue:
-    position = {row.run_id: at for at, row in enumerate(table.rows)}
+    position = {row.run_id: index for index, row in enumerate(table.rows)}
     across = axes(table)
     games = [
         _games(position, game)
@@ -142,9 +139,9 @@ def _pair(position: Mapping[str, int], pair: BoardPair) -> JsonValue:
     """
     step = pair.difference
     numbers = [round(value, 2) + 0.0 for value in (step.difference, step.ci_low, step.ci_high)]
-    places = [position[pair.run], position[pair.other]]
+    indices = [position[pair.run], position[pair.other]]
     return [
-        *places,
+        *indices,
         *numbers,
         float(f"{step.p:.8g}"),
         pair.won,
@@ -192,15 +189,15 @@ class Cell:
     """The interval."""
 
 
-def page(tables: Sequence[Table], beside: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:
-    """Return the whole file; `beside` are the tables of figures that others reported."""
+def page(tables: Sequence[Table], reported: Sequence[ReportedTable], about: PageFacts = PageFacts()) -> str:
+    """Return the whole file; `reported` are the tables of figures that others published."""
     style, script = asset("style.css") + asset("board.css"), asset("board.js")
     return (
         environment()
         .get_template("leaderboard.html")
         .render(
             tables=tables,
-            reported=beside,
+            reported=reported,
             about=about,
             overview=summary(tables) if len(tables) > 1 else None,
             data=page_data(tables, about),
@@ -254,8 +251,8 @@ def environment() -> Environment:
         "scaling_of": charts.scaling,
         "count_of": count_of,
         "newest_of": newest_of,
-        "reported_columns": reported.reported_columns,
-        "reported_cells": reported.cells,
+        "reported_columns": reported_columns,
+        "reported_cells": cells,
     }
     return templates
 
@@ -345,7 +342,7 @@ def count_of(tables: Sequence[Table]) -> str:
 
 
 def newest_of(tables: Sequence[Table]) -> str:
-    """Return the day of the newest run; empty if none is known."""
+    """Return the day of the newest run, or nothing if none is known."""
     return max((row.date for table in tables for row in table.rows if row.date), default="")
 
 
@@ -399,7 +396,7 @@ def _point(model: str, step: HeadlineDifference, sign: int) -> ChartPoint:
 
 
 def png(drawing: Drawing) -> bytes:
-    """Return the figure on white as PNG; raise ConfigError if resvg is not installed."""
+    """Return the figure on white as PNG. Raise ConfigError if resvg is not installed."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:

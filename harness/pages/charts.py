@@ -1,5 +1,4 @@
-"""Draw the figures of a leaderboard table as SVG: forest plot, differences, score against length or cost, categories,
-scaling. Pure.
+"""Draw the figures of a leaderboard table as SVG: forest plot, differences, score against length or cost, categories.
 
 Names are written in full, so a figure is as wide as the longest name needs. All text is escaped. A figure has no
 colours of its own: the page that contains it styles the CSS classes (light and dark), and `standalone` adds print
@@ -70,7 +69,7 @@ class Drawing:
         self.parts.append(f'<polyline points="{steps}" class="{css}"/>')
 
     def mark(self, x: float, y: float, kind: int = 0, *, hint: str = "", css: str = "mark") -> None:
-        """A circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
+        """Draw a circle, square, diamond or triangle by `kind` (modulo 4), with a hint that shows on hovering."""
         size = 4.0
         shapes = (
             f'<circle cx="{_coordinate(x)}" cy="{_coordinate(y)}" r="{size}" class="{css}">',
@@ -110,11 +109,12 @@ class Axis:
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
-    def ticks(self, wanted: int = 5) -> list[float]:
-        """Return about `wanted` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
-        raw = (self.high - self.low) / max(wanted, 1)
+    def ticks(self, count: int = 5) -> list[float]:
+        """Return about `count` round numbers inside low..high, in steps of 1, 2 or 5 times a power of ten."""
+        raw = (self.high - self.low) / max(count, 1)
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+        # rounding must not lose a tick that lies on an end of the axis
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [round(step * index, 10) for index in range(first, last + 1)]
@@ -151,7 +151,7 @@ class ChartPoint:
 
 
 def forest(table: Table) -> Drawing | None:
-    """Draw value and 95 % interval of each row, best at the top; None without a value."""
+    """Draw value and 95 % interval of each row, best at the top, or None without a value."""
     rows = [row for row in table.rows if row.score.value is not None]
     if not rows:
         return None
@@ -242,7 +242,7 @@ def axes(table: Table) -> dict[str, str]:
 
 
 def against(table: Table, key: str, across: str) -> Drawing | None:
-    """Draw the headline against a field of `axes`; None with fewer than two rows that have both."""
+    """Draw the headline against a field of `axes`, or None with fewer than two rows that have both."""
     points = [
         ChartPoint(row.model, x, row.score.value, row.score.ci_low, row.score.ci_high)
         for row in table.rows
@@ -268,12 +268,13 @@ def scatter(points: Sequence[ChartPoint], title: str, across: str, upwards: str,
     for point in points:
         ends = [y(value) for value in (point.low, point.y, point.high) if value is not None]
         taken.reserve(x(point.x) - 5, min(ends) + 4, max(ends) + 4, 10)
+    # from top to bottom, because a label that finds no room moves down
     for point in sorted(points, key=lambda point: -point.y):
         at_x, at_y = x(point.x), y(point.y)
         if point.low is not None and point.high is not None:
             drawing.line(at_x, y(point.low), at_x, y(point.high), "whisker")
         drawing.mark(at_x, at_y, hint=f"{point.label}: {point.x:g}, {point.y:.2f}")
-        place_x, place_y = taken.beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
+        place_x, place_y = taken.place_beside(at_x, at_y + 4, width_of(point.label) * 0.9, (60, height - 60))
         if abs(place_y - at_y - 4) > TakenPlaces.HEIGHT:
             drawing.line(at_x, at_y, at_x, place_y - 4, "grid")
         drawing.text(place_x, place_y, point.label, css="small")
@@ -292,11 +293,11 @@ class TakenPlaces:
         """Keep labels away from a mark and its interval."""
         y = top
         while y < bottom + self.HEIGHT:
-            at = min(y, bottom)
-            self._bands[self._band(at)].append((at, x, x + width))
+            level = min(y, bottom)
+            self._bands[self._band(level)].append((level, x, x + width))
             y += self.HEIGHT
 
-    def beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
+    def place_beside(self, x: float, y: float, width: float, limits: tuple[float, float]) -> tuple[float, float]:
         """Return where a mark's label covers nothing, and take that place: to the right or left, then above or below.
 
         `limits`: least x and largest y. If nothing is free, it is the nearest free height below.

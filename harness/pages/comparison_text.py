@@ -1,4 +1,8 @@
-"""Comparisons of runs as tables and sentences: by their scores, and by games between two models. Pure."""
+"""Write comparisons of runs as tables and sentences: by their scores, and by games between two models.
+
+>>> p_cell(0.0004), p_cell(0.25)
+('<0.001', '0.250')
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from ..analysis.comparison import AnswerShift, Comparison
 from ..analysis.differences import Difference, adjustment_line
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
-from .text import FittedTable, escape_markdown, interval, markdown_list, markdown_table, number, rich_table
+from .text import FittedTable, escape_markdown, interval, listed, markdown_list, markdown_table, number, rich_table
 
 HEAD = ("metric", "category", "first", "other", "difference [95 %]", "p", "detectable", "questions")
 ORDER = ("metric", "category", "difference [95 %]", "p", "first", "other", "detectable")
@@ -65,9 +69,11 @@ def title(pair: Comparison) -> str:
 
 def verdict(pair: Comparison) -> str:
     """Return one sentence on the headline, which a person reads first."""
+    # a fitted headline may have no difference, for want of refits; the main rate, which comes first, then stands for it
     row = pair.deciding(pair.headline) or next(iter(pair.differences), None)
     if row is None:
         return f"{pair.suite}: nothing to compare"
+    # p_shown is the corrected one if several models are compared, so that the sentence agrees with the table
     span = f"{difference_span(row)}, p {p_cell(row.p_shown)}"
     if row.is_shown and row.gain is not None:
         word = "better" if row.gain > 0 else "worse"
@@ -133,10 +139,10 @@ def other_lines(pair: Comparison) -> list[str]:
         lines.append(f"{len(pair.flips)} questions flipped: {gained} in favour of {pair.other}, {lost} against it")
     if (orders := pair.orders) is not None:
         doubtful = sum(flip.doubtful for flip in pair.flips)
-        kept = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"
+        without = "" if orders.without is None else f"; without them the difference is {orders.without:+.2f}"
         lines.append(
             f"of {orders.judged_twice} questions judged in both orders, the judge contradicted itself on "
-            f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{kept}"
+            f"{orders.first} of {pair.first} and {orders.other} of {pair.other}, {doubtful} flips among them{without}"
         )
     return lines + [shift_line(shift) for shift in pair.shifts]
 
@@ -167,8 +173,8 @@ def correction_lines(pair: Comparison) -> list[str]:
     models, tests = _most_tests(pair, by_category=False), _most_tests(pair, by_category=True)
     lines = models_correction_lines(pair)
     if tests > 1:
-        what = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
-        lines.append(f"p of categories: corrected by Holm over {what}")
+        family = f"{tests} categories" if models == 1 else f"{tests} tests, the categories of {models} models"
+        lines.append(f"p of categories: corrected by Holm over {family}")
     return lines
 
 
@@ -240,7 +246,7 @@ def best_sentence(best: BestOf) -> str:
         others = "the other is" if worse == 1 else "the others are"
         return f"{best.suite}: {best.tied[0]} is the best of {len(best.models)} {by}; {others} shown to be worse"
     rest = f"; {worse} of {len(best.models)} {'is' if worse == 1 else 'are'} shown to be worse" if worse else ""
-    return f"{best.suite}: {' and '.join(best.tied)} are tied for the best {by}{rest}"
+    return f"{best.suite}: {listed(best.tied)} are tied for the best {by}{rest}"
 
 
 def best_lines(best: BestOf) -> list[str]:

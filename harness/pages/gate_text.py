@@ -1,4 +1,4 @@
-"""A gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems. Pure.
+"""Write a gate's report as Markdown (for a GitHub step summary), as one line, and as JUnit XML for CI systems.
 
 The XML follows the common schema of Jenkins' xunit plugin (junit-10.xsd), with one test case per check and per limit.
 Worse checks and the candidate's exceeded limits are failures. What makes the gate invalid, and undecided critical
@@ -17,7 +17,7 @@ from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, Sequent
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
 from .comparison_text import best_sentence, difference_span, p_cell
-from .text import FittedTable, escape_markdown, markdown_list, markdown_table, plain, rich_table
+from .text import FittedTable, escape_markdown, listed, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
 GATE_ORDER = ("check", "result", "difference [95 %]", "margin", "lower bound", "baseline", "candidate")
@@ -59,15 +59,6 @@ def shipping_line(report: CandidatesReport) -> str:
             f"{head}; ship {report.shippable[0]}: the others are shown to be worse than the best on some suite"
         )
     return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, such as the cheapest")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def candidates_markdown(report: CandidatesReport) -> str:
@@ -112,12 +103,12 @@ def sequential_line(stop: SequentialReport) -> str:
     if not stop.steps:  # no early stop was asked for
         return f"{stop.suite}: all {stop.of} questions judged, with {stop.calls} judge calls"
     steps = ", ".join(f"{metric} {step}" for metric, step in stop.steps.items())
-    stopped, saved, made = (
+    stopped, saved, asked_calls = (
         ("would have stopped", "would have been saved", "needed") if stop.replayed else ("stopped", "saved", "made")
     )
     return (
         f"{stop.suite}: {stopped} after {stop.questions} of {stop.of} questions ({steps}): "
-        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {made}"
+        f"{stop.calls_saved} judge calls {saved}, {stop.calls} {asked_calls}"
     )
 
 

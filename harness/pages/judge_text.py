@@ -1,4 +1,4 @@
-"""How far judges can be trusted, as tables: of a card, of a calibration, and on the scale of people's votes. Pure."""
+"""Show how far judges can be trusted: on a card, in a calibration, and on the scale of people's votes."""
 
 from __future__ import annotations
 
@@ -79,11 +79,12 @@ def _audit(judging: Judging) -> Iterator[Line]:
     audit = judging.audit
     if audit is None:
         return
+    # the cheap judge may be a jury, whose members are paid separately
     cheap = "+".join(name for name in audit.spending if name != audit.judge)
     yield ("questions judged", audit.judge, f"{audit.judged} of {audit.of}", str(audit.drawn))
     for metric, gain in audit.gains.items():
-        worth = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
-        yield (f"{metric} is as precise as", audit.judge, worth, str(audit.judged))
+        gained = f"{gain.effective:.0f} questions judged by it alone (correlation {gain.correlation:.2f})"
+        yield (f"{metric} is as precise as", audit.judge, gained, str(audit.judged))
     for metric, score in audit.cheap.items():
         yield from _line(f"{metric}, not audited", cheap, score)
     for name, part in audit.spending.items():
@@ -232,9 +233,9 @@ def _with_n(score: Score | None) -> str:
 
 
 def _ordered(scores: Iterable[str]) -> list[str]:
-    known = set(scores)
+    names = set(scores)
     # a measure of a newer version has no label yet, but is shown
-    return [name for name in MEANING if name in known] + sorted(known - MEANING.keys())
+    return [name for name in MEANING if name in names] + sorted(names - MEANING.keys())
 
 
 def _cells(score: Score) -> tuple[str, str, str]:
@@ -262,8 +263,6 @@ def markdown_grid(grid: CalibrationGrid) -> str:
 
 
 # ------------------------------------------------------------------------------------------ the scale of people's votes
-# Models on the scale of people's votes, as tables and sentences. Pure.
-
 
 PREDICTORS = {
     COIN: "a coin",
@@ -296,6 +295,7 @@ def _elo_models(result: HumanElo) -> CalibrationGrid:
     rows = []
     for model in result.models:
         source = f"{model.source}, extrapolated" if model.extrapolated else model.source
+        # Elo is written in whole points: its intervals are tens of points wide
         alone = "" if model.by_judge is None else shown(model.by_judge, 0)
         rows.append((model.model, shown(model.elo, 0), source, str(model.elo.n), alone))
     columns = head if any(row[-1] for row in rows) else head[:-1]

@@ -1,6 +1,7 @@
-"""How far a run is, while it works: bars on a terminal, plain lines elsewhere.
+"""Show how far a run is while it works: as bars on a terminal, as plain lines elsewhere.
 
-    with progress(console, {("mt_bench", "answers"): 80}) as on_progress: ...
+>>> _clock_text(38), _clock_text(3725)
+('0:38', '1:02:05')
 
 The rate counts from the first row, so that a server's start is not part of it.
 """
@@ -99,11 +100,12 @@ def progress(console: Console, totals: Mapping[tuple[str, str], int]) -> Iterato
         tasks = {key: bars.add_task(tally.name, total=tally.total, info="") for key, tally in tallies.items()}
         waiting = _WaitingLine(bars)
 
-        def step(done: Step) -> None:
+        def step(event: Step) -> None:
+            # a row arrived, so whatever was waited for is there
             waiting.remove()
-            key = done.suite, done.stage
+            key = event.suite, event.stage
             if key in tasks:
-                tallies[key].add(done)
+                tallies[key].add(event)
                 bars.update(tasks[key], advance=1, info=tallies[key].details())
 
         logging.getLogger().addHandler(waiting)

@@ -1,12 +1,10 @@
-r"""A decision among a few models as a message, for Slack or a pull request; as an HTML file or PDF; for a model card.
+r"""Write a decision among a few models as a Slack or pull request message, an HTML or PDF page, or a model card.
 
 >>> slack_text("<!channel> *ship* @here")
 '&lt;!channel&gt; *\u2060ship*\u2060 @\u2060here'
 
 >>> edited_card("---\nlicense: mit\n---\n# m\n", "m", []).splitlines()[:3]
 ['---', 'license: mit', 'model-index:']
-
-    report_text(report, "slack")
 
 Each format escapes names and texts in its own way: a model called `<!channel>` notifies nobody.
 """
@@ -230,7 +228,7 @@ def html(report: ModelsReport) -> str:
 
 
 def section_figure(section: ReportSection) -> Figure | None:
-    """Return the figure of the differences from the first model; None if nothing was compared."""
+    """Return the figure of the differences from the first model, or None if nothing was compared."""
     compared = [
         ChartPoint(row.model, row.difference.value, 0.0, row.difference.ci_low, row.difference.ci_high)
         for row in section.rows
@@ -244,9 +242,8 @@ def section_figure(section: ReportSection) -> Figure | None:
 
 
 # ----------------------------------------------------------------------------------------------- model-index of the Hub
-# Results of a checkpoint in a model card of the Hub: the `model-index` of its YAML, and nothing else of it. Pure.
-#
-# The format is https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
+# Only `model-index` of the card's YAML is ours; all else in it stays as its author wrote it. The format is
+# https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
 
 
 KEY = "model-index"
@@ -335,13 +332,13 @@ def _merged(index: object, name: str, results: Sequence[Entry]) -> list[JsonValu
     if not (isinstance(index, list) and all(isinstance(model, dict) for model in index)):
         raise ConfigError(f"{README}: {KEY} is not a list of models; correct the card first")
     position = next((number for number, model in enumerate(index) if model.get("name") == name), 0)
-    known = index[position].get("results") or []
-    if not (isinstance(known, list) and all(isinstance(result, dict) for result in known)):
+    earlier = index[position].get("results") or []
+    if not (isinstance(earlier, list) and all(isinstance(result, dict) for result in earlier)):
         raise ConfigError(f"{README}: {KEY} has results that are not a list; correct the card first")
     new = {_identity(result) for result in results}
-    kept = [result for result in known if _identity(result) not in new]
+    unrelated = [result for result in earlier if _identity(result) not in new]
     edited: list[JsonValue] = [*index]
-    edited[position] = index[position] | {"results": [*kept, *results]}
+    edited[position] = index[position] | {"results": [*unrelated, *results]}
     return edited
 
 
@@ -354,7 +351,7 @@ def _identity(result: Entry) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------------ PDF
-# A page of ours as PDF, printed by a Chromium that is on this machine through Playwright. Neither is a dependency.
+# Playwright prints the page through a Chromium of this machine. Neither is a dependency.
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -1,4 +1,4 @@
-"""One table over all suites: a row per model, a column per suite and protocol. Pure: records in, text out.
+"""Write one table over all suites, with a row per model and a column per suite and protocol.
 
 Scores of different suites are on different scales, so there is no average; models are ordered by their mean rank.
 """
@@ -32,13 +32,14 @@ class Summary:
     """Per model its row in each table; the best one if it has several."""
 
     def top(self, count: int | None) -> Summary:
-        """Return the first `count` models; None: all."""
+        """Return the summary of the first `count` models, or of all for None."""
         return Summary(self.columns, self.tables, self.models[:count], self.rows[:count])
 
 
 def summary(tables: Sequence[Table]) -> Summary:
     """Return all tables side by side."""
     names = dict.fromkeys(row.model for table in tables for row in table.rows)
+    # reversed, because rows are ranked: the best run of a model comes last and stays
     by_table = [{row.model: row for row in reversed(table.rows)} for table in tables]
     rows = {name: tuple(of_model.get(name) for of_model in by_table) for name in names}
     models = sorted(rows, key=lambda name: (_mean_rank(rows[name], tables), name))
@@ -48,6 +49,7 @@ def summary(tables: Sequence[Table]) -> Summary:
 def _mean_rank(rows: Sequence[BoardRow | None], tables: Sequence[Table]) -> float:
     """Return the mean of the ranks as shares of the tables' lengths, 0..1; a missing suite counts as last."""
     return fmean(
+        # a share, as the third of 3 and the third of 60 are not the same
         (row.rank / len(table.rows)) if row is not None and row.rank is not None else 1.0
         for row, table in zip(rows, tables, strict=True)
     )

@@ -1,4 +1,8 @@
-"""Leaderboard tables, cards and reported figures as rich tables, Markdown and CSV. Pure: records in, text out."""
+"""Write leaderboard tables, cards and reported figures as rich tables, Markdown and CSV.
+
+>>> harmless("=SUM(A1)"), _short(61.23456)
+("'=SUM(A1)", '61.23')
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,7 @@ def card_table(cards: Sequence[ScoreCard]) -> FittedTable:
             value = interval(score, facts.metric(name).decimals)
             headlines += [len(rows)] if name == card.headline else []
             rows.append([suite, card.model, card.judge, name, value, str(score.n), str(score.unscored)])
+            # the suite stands on its first line only
             suite = ""
     table = rich_table("Scores (95 % intervals)", CARD_HEAD, rows, CARD_HEAD[:4], CARD_ORDER, 3)
     return replace(table, bold=frozenset(headlines))
@@ -106,19 +111,20 @@ def rich_tables(tables: Iterable[Table], chosen: Collection[str] = ()) -> list[F
 def _rich(table: Table, chosen: Collection[str]) -> FittedTable:
     """Return the table with the difference, its interval and its p in columns of their own: a narrow one keeps p."""
     head, rows = columns(table), body(table)
-    at = head.index(against_name(table))
+    against = head.index(against_name(table))
     difference_head = ("difference", "95 %", "p")
-    head[at : at + 1] = difference_head
+    head[against : against + 1] = difference_head
     for row, cells in zip(table.rows, rows, strict=True):
-        cells[at : at + 1] = _difference_cells(row.above)
+        cells[against : against + 1] = _difference_cells(row.above)
     difference, span, p = difference_head
-    order: tuple[str, ...] = (*head[:at], difference, p, *shown_metrics(table)[:1], span, "n")
-    zeros = {name for at, name in enumerate(head) if all(cells[at] == "0" for cells in rows)}
+    order: tuple[str, ...] = (*head[:against], difference, p, *shown_metrics(table)[:1], span, "n")
+    # a column of zeros, such as `truncated`, says nothing: the first to go is one that a narrow terminal never misses
+    zeros = {name for position, name in enumerate(head) if all(cells[position] == "0" for cells in rows)}
     order += tuple(name for name in head if name not in order and name not in zeros)
-    essential = at + 2
+    essential = against + 2
     if chosen:
-        kept = [position for position, name in enumerate(head) if name in (*head[:at], *chosen)]
-        head, rows = [head[position] for position in kept], [[cells[position] for position in kept] for cells in rows]
+        indices = [index for index, name in enumerate(head) if name in (*head[:against], *chosen)]
+        head, rows = [head[index] for index in indices], [[cells[index] for index in indices] for cells in rows]
         order, essential = tuple(head), len(head)
     return rich_table(table.title, head, rows, LEFT, order, essential)
 
@@ -235,7 +241,7 @@ def certainty(step: HeadlineDifference) -> str:
 def csv_text(tables: list[Table], reported: Iterable[Sequence[CsvCell]] = ()) -> str:
     """Return one line per card and metric in full precision; no cell can be a spreadsheet formula.
 
-    `reported` are lines of `reported.csv_lines`, appended below the measured ones."""
+    `reported` are lines of `csv_lines`, appended below the measured ones."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -270,7 +276,7 @@ def _extra(table: Table, row: BoardRow) -> list[CsvCell | None]:
 
 
 # ----------------------------------------------------------------------------------------------------- reported figures
-# Reported figures as text: own sections and lines below the measured ones. Pure: records in, text out.
+# They never share a table with measured scores: nobody here checked how they were obtained.
 
 
 def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Text]:
@@ -282,15 +288,15 @@ def rich_reported(tables: Iterable[ReportedTable]) -> Iterator[FittedTable | Tex
 
 def of_measured(tables: Iterable[ReportedTable]) -> list[ReportedTable]:
     """Return the tables with only the models that were measured here too; none of models that were not."""
-    kept = []
+    narrowed = []
     for table in tables:
         rows = tuple(row for row in table.rows if row.differences)
-        kept += [table.model_copy(update={"rows": rows})] if rows else []
-    return kept
+        narrowed += [table.model_copy(update={"rows": rows})] if rows else []
+    return narrowed
 
 
 def markdown_reported(tables: Iterable[ReportedTable]) -> str:
-    """Return one section per source and suite; empty text if there is none."""
+    """Return one section per source and suite, or an empty text if there is none."""
     parts: list[str] = []
     for table in tables:
         parts += ["", f"## {escape_markdown(table.title)}", ""]
@@ -303,7 +309,7 @@ def markdown_reported(tables: Iterable[ReportedTable]) -> str:
 
 
 def csv_lines(tables: Iterable[ReportedTable]) -> Iterator[list[CsvCell]]:
-    """Yield lines under `tables.CSV_HEAD`: one per figure, or one per run compared with it; never with a rank."""
+    """Yield lines under `CSV_HEAD`, one per figure or per run compared with it. They never have a rank."""
     for table in tables:
         source = harmless(f"reported: {table.source}")
         fixed = [harmless(table.suite), harmless(table.suite_version), "", harmless(table.judge or ""), ""]

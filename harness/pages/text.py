@@ -1,4 +1,4 @@
-r"""Untrusted text made harmless, scores as text, and tables of both for a terminal and for Markdown. Pure.
+r"""Make untrusted text harmless, and lay out scores and tables for a terminal and for Markdown.
 
 >>> visible("red\x1b[31m")
 'red␛[31m'
@@ -127,8 +127,18 @@ def marked(text: str | Markup, words: str) -> Markup:
     return Markup(pattern.sub(lambda match: f"<mark>{match[0]}</mark>" if match["words"] else match[0], str(html)))
 
 
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence has them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 # ------------------------------------------------------------------------------------------------ tables for a terminal
-# Tables that fit the terminal: columns leave by priority, names shorten in the middle, numbers never break.
+# A table that is too wide loses columns by priority. Then names shorten in the middle, where variants of one model
+# differ least; numbers never break.
 
 
 GAP = "  "
@@ -176,21 +186,26 @@ class FittedTable:
     """Positions of the rows that stand out."""
 
     @property
-    def known(self) -> set[str | int]:
+    def available(self) -> set[str | int]:
         return {*self.head, *range(len(self.head))}
 
     def priorities(self) -> list[int]:
         """Return the columns' positions, the most important first."""
-        places = [self.head.index(key) if isinstance(key, str) else key for key in self.order if key in self.known]
-        named = list(dict.fromkeys(places))
+        columns = [self.head.index(key) if isinstance(key, str) else key for key in self.order if key in self.available]
+        named = list(dict.fromkeys(columns))
         return [*named, *(position for position in range(len(self.head)) if position not in named)]
 
     def layout(self, width: int) -> dict[int, int]:
         """Return position -> width of the columns that fit, in the order of `head`."""
-        natural = [max(map(cell_len, (name, *(row[at] for row in self.rows)))) for at, name in enumerate(self.head)]
+        natural = [
+            max(map(cell_len, (name, *(row[column] for row in self.rows)))) for column, name in enumerate(self.head)
+        ]
         shown = self.priorities()[: self.essential]
         for position in self.priorities()[self.essential :]:
-            least = [min(natural[at], WHOLE) if self._is_text(at) else natural[at] for at in [*shown, position]]
+            least = [
+                min(natural[column], WHOLE) if self._is_text(column) else natural[column]
+                for column in [*shown, position]
+            ]
             if _total(least) <= width:
                 shown.append(position)
         shown.sort()
@@ -239,6 +254,6 @@ def _total(sizes: Iterable[int]) -> int:
 
 
 def hidden_line(tables: Iterable[FittedTable], width: int, more: str = "--wide shows all columns") -> str:
-    """Return which columns do not fit, and how to see them; empty if all are shown."""
+    """Return which columns do not fit, and how to see them, or nothing if all are shown."""
     names = dict.fromkeys(name for table in tables for name in table.hidden(width))
     return f"not shown for lack of width: {', '.join(names)}; {more}" if names else ""

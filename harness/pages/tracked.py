@@ -1,4 +1,4 @@
-"""What experiment trackers show besides numbers: a table of scores, the differences from a baseline, the cards."""
+"""Give experiment trackers more than numbers: a table of scores, the differences from a baseline, the cards."""
 
 from __future__ import annotations
 

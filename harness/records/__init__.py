@@ -1,4 +1,4 @@
-"""Frozen records: the data that crosses file and module boundaries, without behaviour.
+"""Define the frozen records that cross file and module boundaries. They have no behaviour.
 
 A record is validated when it is created and when it is read from a file. Text fields come from a model or a judge: they
 are untrusted and must be escaped wherever they are shown.

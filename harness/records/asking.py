@@ -1,4 +1,4 @@
-"""Records of asking and answering: models, prompts, sampling settings, answers, failures; and the base of all records.
+"""Define the records of asking and answering: models, prompts, sampling settings, answers and failures.
 
 >>> model = ModelRef.parse("hf:org/model@main")
 >>> model.label, model.slug, model.revision
@@ -334,7 +334,7 @@ class Answer(DigestedRecord):
 
     @property
     def visible_tokens(self) -> int | None:
-        """Return the tokens of what a reader sees, all turns together; None if the server's count cannot be divided."""
+        """Return the tokens of what a reader sees, over all turns, or None if the server's count cannot be divided."""
         if not self.completion_tokens or (any(self.reasoning) and not self.reasoning_tokens):
             return None
         return sum(self.completion_tokens) - sum(self.reasoning_tokens)
@@ -350,5 +350,5 @@ class Answer(DigestedRecord):
 
 
 def answers_digest(answers: Sequence[Answer]) -> str:
-    """Return what a protocol of games states of the opponent's answers: 12 characters; failed answers do not count."""
+    """Return 12 characters for the opponent's answers, as a protocol of games has them. Failed answers do not count."""
     return digest(sorted([answer.key, answer.sha] for answer in answers if answer.error is None))[:12]

@@ -1,4 +1,4 @@
-"""Read YAML and JSON that others wrote: bounded in size, depth and aliases, and every fault is a ConfigError.
+"""Read YAML and JSON that others wrote. Size, depth and aliases are bounded, and every fault is a ConfigError.
 
 >>> parse_yaml("judge: gpt-4.1", "harness.yaml")
 {'judge': 'gpt-4.1'}
@@ -62,15 +62,15 @@ SUITE_COPY = "suite.json"
 """In a run's folder: what the user's own suite contained when the run asked it."""
 
 
-def parse_yaml(text: str, where: object) -> Any:
-    """Return the value of a YAML text. Raise ConfigError that begins with `where` if it is invalid or too much."""
+def parse_yaml(text: str, source: object) -> Any:
+    """Return the value of a YAML text. Raise ConfigError that begins with `source` if it is invalid or too much."""
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"{where} has {len(text):,} characters; at most {MAX_BYTES:,} are read")
+        raise ConfigError(f"{source} has {len(text):,} characters; at most {MAX_BYTES:,} are read")
     try:
         return yaml.load(text, Loader=BoundedLoader)
     except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as error:
         # PyYAML's own constructors raise the others: for dates such as 2026-99-99, or `!!int ""`
-        raise ConfigError(f"{where} is not YAML: {one_line(error)}") from error
+        raise ConfigError(f"{source} is not YAML: {one_line(error)}") from error
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -96,14 +96,14 @@ def read_text(path: Path, kind: str) -> str:
         raise ConfigError(f"{path} is not {kind}: {one_line(error)}") from error
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
-    """Return the value of a JSON text. Raise ConfigError, beginning with `where`, if the text is not JSON."""
+def parse_json(text: str | bytes, source: object) -> Any:
+    """Return the value of a JSON text. Raise ConfigError, beginning with `source`, if the text is not JSON."""
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ConfigError(f"{where} is not JSON: it is nested too deeply") from error
+        raise ConfigError(f"{source} is not JSON: it is nested too deeply") from error
     except ValueError as error:
-        raise ConfigError(f"{where} is not JSON: {one_line(error)}") from error
+        raise ConfigError(f"{source} is not JSON: {one_line(error)}") from error
 
 
 def read_json_object(path: Path, advice: str) -> dict[str, Any]:

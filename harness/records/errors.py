@@ -1,4 +1,4 @@
-"""The error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
+"""Define the error tree. Every error that a user can cause or meet is one of these, with a text of one sentence.
 
 >>> ConfigError("no judge named 'gpt-5'").exit_code
 2
@@ -79,13 +79,13 @@ PROBLEMS = {
 """Pydantic's type of an error -> our words, which follow a key and its value."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known names that resemble one, or an empty text.
 
     >>> did_you_mean("mtbench", ["mt_bench", "arena_hard"])
     " (did you mean 'mt_bench'?)"
     """
-    near = get_close_matches(name, list(known), n=3, cutoff=0.7)
+    near = get_close_matches(name, list(names), n=3, cutoff=0.7)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 

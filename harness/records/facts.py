@@ -1,4 +1,4 @@
-"""What the product knows about one benchmark, as data: the `Facts` record that each suite's folder states once.
+"""State what the product knows about one benchmark, as data: the `Facts` record that each suite's folder has.
 
 Leaderboard, compare, gate, viewer, import, export, planning and `harness data` read it, so that a suite of a
 third-party package is treated like ours. A package names its record under `fusion_harness.facts`:
@@ -89,12 +89,14 @@ class DefaultCheck:
 class FileFormat:
     """Files in which another tool stores answers, judgments or results of this benchmark. Suites may share a format.
 
-    Each function is "module:function", or empty if the product cannot do that with these files.
+    Each function is "module:function", or nothing if the product cannot do that with these files.
     """
 
     name: str
     score: str = ""
     """`(files, ScoreOptions) -> list[ScoreCard]`: score the judgments of every model in the files."""
+    score_flags: Mapping[str, str] = field(default_factory=dict)
+    """The flags of `harness score` that not every format reads: field of `ScoreOptions` -> help, for those it reads."""
     read: str = ""
     """`(files, ImportRequest) -> Imported`: read the rows of one model."""
     judged: str = ""
@@ -188,6 +190,8 @@ class Facts:
     """The suite whose recorded judgments use the same judge prompts; None: its own."""
     formats: tuple[FileFormat, ...] = ()
     files: tuple[OfficialFile, ...] = ()
+    references: tuple[str, ...] = ()
+    """Names of its sets of reference answers, for `--references`."""
     argument: str = ""
     """What `NAME:ARGUMENT` takes, for suggested commands."""
     by_argument: bool = False
@@ -206,22 +210,26 @@ class Facts:
     rows do not say what the judge was asked; empty: the suite itself."""
 
     def __post_init__(self) -> None:
-        known = {metric.name for metric in self.metrics} or {self.headline}
+        metric_names = {metric.name for metric in self.metrics} or {self.headline}
         rules = (*self.rules, *(rule for rules in self.rules_by_headline.values() for rule in rules))
         named = {self.headline, *self.columns, *self.rules_by_headline, *(rule.metric for rule in rules)}
         named |= {check.metric for check in self.gate if check.metric is not None}
-        if named - known:
-            raise ValueError(f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - known)}")
+        # a misspelt metric would silently lose its column, rule or check
+        if named - metric_names:
+            raise ValueError(
+                f"facts of {self.name!r} name metrics that are not in `metrics`: {sorted(named - metric_names)}"
+            )
+        # tables and gates rank by the headline and take more for better without asking
         if not self.metric(self.headline).higher_is_better:
             raise ValueError(f"facts of {self.name!r}: more must be better of the headline, {self.headline!r}")
 
     @property
     def all_judge_calls(self) -> int | None:
-        """Return the calls that judge one model on the official edition; None if its size is not stated."""
+        """Return the calls that judge one model on the official edition, or None if its size is not stated."""
         return None if self.questions is None else self.questions * self.judge_calls
 
     def metric(self, name: str) -> Metric:
-        """Return the metric; of one that the record lacks, the name tells the unit."""
+        """Return the metric. If the record lacks it, its unit follows from its name."""
         return next((metric for metric in self.metrics if metric.name == name), Metric(name, _unit(name)))
 
     def length_of(self, scores: Collection[str]) -> Metric | None:
@@ -249,18 +257,20 @@ def all_facts() -> tuple[Facts, ...]:
 
     Raise PluginError if a package's facts are not a `Facts` of that suite.
     """
+    # cached: help texts and tables ask often, and entry points do not change while a process runs
     stated = [_load(name) for name in installed("facts")]
     return tuple(sorted(stated, key=lambda facts: (facts.order is None, facts.order or 0, facts.name)))
 
 
 def facts_of(suite: str) -> Facts:
-    """Return the facts of `NAME` or `NAME:ARGUMENT`; for a suite without facts, defaults without a headline."""
+    """Return the facts of `NAME` or `NAME:ARGUMENT`. A suite without facts gets defaults without a headline."""
+    # `NAME:ARGUMENT` is one of many suites that share the facts of NAME
     name = suite.partition(":")[0]
     return next((facts for facts in all_facts() if facts.name == name), Facts(name, headline=""))
 
 
 def higher_is_better(card: ScoreCard, metric: str) -> bool | None:
-    """Return whether more of a card's metric is better; None: neither is, or nobody states which.
+    """Return whether more of a card's metric is better, or None if neither is or nobody states it.
 
     The card's own statement comes first, because facts cannot list the metrics of every task.
     """
@@ -272,6 +282,11 @@ def higher_is_better(card: ScoreCard, metric: str) -> bool | None:
 def suites_of_all() -> tuple[str, ...]:
     """Return the suites that `--suite all` runs, in order."""
     return tuple(facts.name for facts in all_facts() if facts.order is not None)
+
+
+def reference_sets() -> tuple[str, ...]:
+    """Return the names of all suites' sets of reference answers."""
+    return tuple(dict.fromkeys(name for facts in all_facts() for name in facts.references))
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -288,6 +303,7 @@ def _load(name: str) -> Facts:
         facts = load_plugin("facts", name)
     except ValueError as error:
         raise PluginError(f"entry point {name!r} in fusion_harness.facts: {error}") from None
+    # a record under another suite's name would describe the wrong benchmark
     if not isinstance(facts, Facts) or facts.name != name:
         raise PluginError(f"entry point {name!r} in fusion_harness.facts is not the Facts of suite {name!r}: {facts!r}")
     return facts

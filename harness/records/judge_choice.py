@@ -40,8 +40,6 @@ from .providers import (
 from .settings import EDITIONS, ServeSpec, checked
 
 # --------------------------------------------------------------------------------------- judges named by their provider
-# Name a judge by its provider, `openai:gpt-5.4`, and warn of a judge that its provider shuts down.
-
 
 WARNING_DAYS = 60
 """A judge that will be shut down within this many days warns: later runs cannot be compared with its verdicts."""
@@ -55,7 +53,7 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
     Raise ConfigError if the model is missing, or the resource for Azure.
     """
     entry = providers()[provider]
-    model, *elsewhere = INLINE_URL.split(text, maxsplit=1)
+    model, *urls = INLINE_URL.split(text, maxsplit=1)
     if not model:
         raise ConfigError(f"--judge {provider + ':' + text!r} is not {provider}:MODEL or {provider}:MODEL@URL")
     params: dict[str, JsonValue] = {} if entry.logprobs else dict.fromkeys(LOGPROBS)
@@ -66,8 +64,8 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
             params |= dict.fromkeys(quirk.omits) | quirk.params
             limit, room = quirk.token_limit, quirk.reasoning_room
     access, url = Access(key_header=entry.key_header), entry.url
-    if elsewhere:
-        url, key = base_url(elsewhere[0]), JUDGE_KEY if JUDGE_KEY in os.environ else None
+    if urls:
+        url, key = base_url(urls[0]), JUDGE_KEY if JUDGE_KEY in os.environ else None
     else:
         key = entry.key_env
         if not url:
@@ -84,7 +82,7 @@ def provider_judge(provider: str, text: str) -> JudgeSpec:
         logprobs_as="count" if entry.logprobs == "count" else "flag",
         reasoning_room=room,
     )
-    return spec if elsewhere else with_provider_facts(spec)
+    return spec if urls else with_provider_facts(spec)
 
 
 def _azure_address(entry: Provider, deployment: str) -> tuple[str, Access]:
@@ -129,7 +127,7 @@ def refuse_shut_down(spec: JudgeSpec, today: date) -> None:
 
 
 def shutdown_warning(spec: JudgeSpec, today: date) -> str | None:
-    """Return a sentence about a judge that was shut down, or will be within WARNING_DAYS; None otherwise."""
+    """Return a sentence about a judge that was shut down, or will be within WARNING_DAYS, and None for others."""
     if spec.retired is None or spec.retired > today + timedelta(days=WARNING_DAYS):
         return None
     if spec.retired <= today:
@@ -201,6 +199,7 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
     Raise ConfigError for an unknown name.
     """
     prefix, colon, rest = name.partition(":")
+    # forms and providers come first: no file may give `openai:MODEL` another address
     if colon and prefix in JUDGE_FORMS:
         return JUDGE_FORMS[prefix](rest)
     if colon and prefix in providers():
@@ -219,11 +218,11 @@ def find_judge(name: str, own_judges: OwnJudges) -> JudgeSpec:
         return with_provider_facts(checked(JudgeSpec, read_yaml(shipped[name]), str(shipped[name])))
     if name in installed("judges"):
         return JudgeSpec(name=name, kind=name)  # a judge that needs no settings needs no file
-    known = [*own_judges, *shipped]
+    names = [*own_judges, *shipped]
     if colon and (near := did_you_mean(prefix, prefixes())):
         raise ConfigError(f"no judge named {name!r}: {prefix!r} is neither a provider nor a form{near}")
     raise ConfigError(
-        f"no judge named {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}; or a FILE.yaml, or one of "
+        f"no judge named {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}; or a FILE.yaml, or one of "
         f"{', '.join(f'{form}:…' for form in prefixes())}"
     )
 
@@ -261,8 +260,8 @@ def _model_judge(kind: str) -> Callable[[str], JudgeSpec]:
             return _preset_judge(checked(JudgeSpec, read_yaml(path), str(path)), detail)
         if not text or text.startswith("endpoint:"):
             raise ConfigError(f"--judge {kind}:{text} is not {kind}:PATH or {kind}:hf:ORG/NAME@REVISION")
-        known = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
-        if "/" not in text and not Path(text).exists() and (near := did_you_mean(text, known)):
+        names = [name.partition(":")[2] for name in judge_presets() if name.startswith(f"{kind}:")]
+        if "/" not in text and not Path(text).exists() and (near := did_you_mean(text, names)):
             raise ConfigError(f"--judge {kind}:{text}: there is no such folder, and no such preset{near}")
         return JudgeSpec(
             name=f"{kind}:{ModelRef.parse(text).short}", kind=kind, model=text, price_in=0.0, price_out=0.0
@@ -311,6 +310,7 @@ def with_devices(judges: Mapping[str, tuple[JudgeSpec, ...]], devices: str, serv
     if not any(is_local(spec) for specs in judges.values() for spec in specs):
         raise ConfigError(f"--judge-devices {devices}: no judge of this run is loaded here; local:PATH would be")
     workers = serve.tensor_parallel * serve.pipeline_parallel * serve.data_parallel
+    # a server that is told no devices takes the first ones
     taken = serve.devices.split(",") if serve.devices else [str(number) for number in range(workers)]
     both = sorted(set(taken) & set(devices.split(",")))
     if both:
@@ -331,8 +331,8 @@ def _on(spec: JudgeSpec, devices: str) -> JudgeSpec:
     return spec.model_copy(update={"serve": {**spec.serve, "devices": devices}}) if is_local(spec) else spec
 
 
-def _own_judge(settings: Mapping[str, Any], where: str) -> JudgeSpec:
-    spec = checked(JudgeSpec, settings, where)
+def _own_judge(settings: Mapping[str, Any], source: str) -> JudgeSpec:
+    spec = checked(JudgeSpec, settings, source)
     note_key_variable(spec.key_env)
     return spec if spec.url is None else with_provider_facts(spec.model_copy(update={"url": base_url(spec.url)}))
 
@@ -360,8 +360,8 @@ def choose_judges(
     fallback = _fallback_judge(edition)
     chosen: dict[str, tuple[JudgeSpec, ...]] = {}
     for suite, argument in ((judged_as(name), name.partition(":")[2]) for name in filter(is_judged, suites)):
-        own = facts_of(suite).judge_of
-        only = load_function(own)(argument) if own and argument else None
+        chooser = facts_of(suite).judge_of
+        only = load_function(chooser)(argument) if chooser and argument else None
         name = only or names.get(suite, names.get(plugin_name(suite), names.get("*", fallback)))
         if name is None:
             pocket = "" if facts_of(plugin_name(suite)).by_argument else ", or try --edition pocket, which needs none"
@@ -375,7 +375,7 @@ def choose_judges(
 def choose_audits(
     judges: Mapping[str, tuple[JudgeSpec, ...]], choice: str | Mapping[str, str] | None, own_judges: OwnJudges
 ) -> dict[str, AuditSpec]:
-    """Return judged suite -> its audit, of `JUDGE:N` for all suites or per suite; empty for None.
+    """Return judged suite -> its audit, from `JUDGE:N` for all suites or per suite, or nothing for None.
 
     Raise ConfigError if N is missing or too small, or if the judge of an audit judges every question anyway.
     """
@@ -394,6 +394,7 @@ def choose_audits(
                 f"least {MIN_AUDITED}"
             )
         judge = usable_judge(name, own_judges)
+        # an audit by the judge itself would find no error, and cost the same calls twice
         if judge.name in {spec.name for spec in specs}:
             raise ConfigError(f"--audit {text!r}: {judge.name} is {suite}'s own judge; name a cheaper one in --judge")
         audits[suite] = AuditSpec(judge=judge, questions=int(number))
@@ -419,6 +420,7 @@ def find_jury(name: str, own_judges: OwnJudges) -> tuple[JudgeSpec, ...]:
 
     Raise ConfigError if two members have the same name.
     """
+    # sorted, because A+B and B+A are one protocol
     members = tuple(
         sorted((usable_judge(part, own_judges) for part in split_jury(name, own_judges)), key=lambda spec: spec.name)
     )
@@ -512,13 +514,13 @@ def suite_names(text: str) -> tuple[str, ...]:
 
     Raise ConfigError for an unknown suite.
     """
-    known = list(installed("suites"))
+    suites = list(installed("suites"))
     names: list[str] = []
     for part in text.split(","):
         for name in suites_of_all() if part.strip() == "all" else _with_arguments(_spelled_out(part.strip())):
-            if name.partition(":")[0] not in known:
-                near = did_you_mean(name, known)
-                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(known)}; or all{near}")
+            if name.partition(":")[0] not in suites:
+                near = did_you_mean(name, suites)
+                raise ConfigError(f"no suite named {name!r}; installed: {', '.join(suites)}; or all{near}")
             if name not in names:
                 names.append(name)
     return tuple(names)

@@ -1,4 +1,4 @@
-"""Records of judging: templates, tasks, verdicts, judgments, and a judge's configuration.
+"""Define the records of judging: templates, tasks, verdicts, judgments, and a judge's configuration.
 
 >>> Preference(value=1.0, strength=2).model_dump()  # the candidate wins, and clearly
 {'kind': 'preference', 'value': 1.0, 'strength': 2}

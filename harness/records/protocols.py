@@ -1,4 +1,4 @@
-"""What a plug-in implements: the interfaces of backends, suites, judges and rewards, and how they are loaded.
+"""Define what a plug-in implements, and load plug-ins: backends, suites, judges, rewards.
 
 >>> sorted(installed("judges"))[:2]
 ['alpaca_eval', 'checks']
@@ -173,7 +173,7 @@ class InParts(Protocol):
     """A backend whose model may consist of several folders, as an adapter and its base."""
 
     def parts(self) -> dict[str, JsonValue]:
-        """Return the digest of each part's weights by its role; nothing for a model of one folder."""
+        """Return the digest of each part's weights by its role, or nothing for a model of one folder."""
         ...
 
 
@@ -332,7 +332,7 @@ class Serving(Protocol):
     def served(self) -> Served: ...
 
     async def revive(self) -> bool:
-        """Return True if the server had died and serves again, maybe at another address; False if it is healthy.
+        """Return True if the server had died and serves again, maybe at another address, or False if it is healthy.
 
         Raise ServerError if it cannot be restarted.
         """
@@ -397,15 +397,15 @@ class SuiteOptions:
 
     edition: str = "official"
     references: str = "official"
-    """MT-Bench's reference answers: official, pr3158, or a file."""
+    """Reference answers for the judge: a name of the suite's `Facts.references`, or a file."""
     cache_dir: Path | None = None
     """Folder of `harness data`; None: the default cache."""
     mirror: str | None = None
     """Folder or URL that is tried before upstream; None: `HARNESS_MIRROR`, then upstream."""
     generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
-    """The checkpoint's own sampling defaults, for a suite that prescribes none (AlpacaEval)."""
+    """The checkpoint's own sampling defaults, for a suite that prescribes none."""
     argument: str = ""
-    """The text after `NAME:` on the command line, e.g. lm-eval's task."""
+    """The text after `NAME:` on the command line, e.g. the name of a task."""
     definition: JsonValue = None
     """Of a `Definable` suite: its definition in the folder of a run; None: there is none."""
 
@@ -422,9 +422,9 @@ class SuiteData:
     baseline: dict[str, Answer] = field(default_factory=dict)
     """Prompt id -> the baseline's answer."""
     difficulty: dict[str, float] = field(default_factory=dict)
-    """AlpacaEval only: prompt id -> instruction difficulty, logit scale (about -3..6)."""
+    """For length control: prompt id -> instruction difficulty, logit scale (about -3..6)."""
     gamed: tuple[tuple[float, float, float], ...] = ()
-    """AlpacaEval only: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
+    """For length control: regularisation rows (preference 0..1, standardised length difference, difficulty)."""
     files: dict[str, str] = field(default_factory=dict)
     """File name -> sha256 of every file with the data."""
 
@@ -459,10 +459,10 @@ class Refits:
 
 @runtime_checkable
 class RefitsPairs(Protocol):
-    """A suite whose headline is fitted to all questions together (AlpacaEval's length-controlled win rate)."""
+    """A suite whose headline is fitted to all questions together, such as a length-controlled win rate."""
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, other: RunRows) -> Refits | None:
-        """Return the statistic of both runs; None if one of them cannot be fitted."""
+        """Return the statistic of both runs, or None if one of them cannot be fitted."""
         ...
 
 

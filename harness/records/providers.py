@@ -1,4 +1,4 @@
-"""What is known of the providers of judges: addresses, hosts of keys, quirks, shutdown days, prices, and our keys.
+"""Look up what is known of the providers of judges, from their prices to their shutdown days, and keep our keys.
 
 >>> providers()["groq"].url
 'https://api.groq.com/openai/v1'
@@ -78,19 +78,19 @@ def providers() -> Mapping[str, Provider]:
 
 
 def provider_at(url: str | None) -> str | None:
-    """Return the provider whose host a URL names; None for any other host."""
+    """Return the provider whose host a URL names, or None for any other host."""
     return next((name for name, entry in providers().items() if url and entry.is_host(url)), None)
 
 
 def shutdown_day(provider: str, model: str) -> date | None:
-    """Return the announced day of a model's shutdown; None if none is known."""
+    """Return the announced day of a model's shutdown, or None if none is known."""
     days = providers()[provider].shutdowns
     return next((day for day, models in days.items() if model in models), None)
 
 
 @cache
 def list_price(provider: str, model: str) -> tuple[float, float] | None:
-    """Return US dollars per million tokens sent and received; None if genai-prices does not know the model."""
+    """Return US dollars per million tokens sent and received, or None if genai-prices does not know the model."""
     from genai_prices import Usage, calc_price  # deferred: 1.6 MB of tables
 
     name = providers()[provider].prices
@@ -105,7 +105,7 @@ def list_price(provider: str, model: str) -> tuple[float, float] | None:
 
 
 def nearest_model(provider: str, model: str) -> str:
-    """Return `did_you_mean` of a provider's models in genai-prices; empty if it has this one."""
+    """Return `did_you_mean` of a provider's models in genai-prices, or nothing if it has this one."""
     from genai_prices.data_snapshot import get_snapshot  # deferred: 1.6 MB of tables
 
     if list_price(provider, model) is not None or providers()[provider].prices is None:
@@ -116,7 +116,7 @@ def nearest_model(provider: str, model: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------- keys
-# API keys: read from the environment, sent only where they belong, and kept from the processes that we start.
+# Keys are read from the environment, sent only where they belong, and kept from the processes that we start.
 
 
 JUDGE_KEY = "HARNESS_JUDGE_KEY"

@@ -1,4 +1,4 @@
-"""Split a model's reply into what a reader sees and the reasoning before it. Pure.
+"""Split a model's reply into what a reader sees and the reasoning before it.
 
 >>> split_reasoning("<think>Is it 3? No.</think>\\n\\nRating: [[9]]")
 Thoughts(visible='Rating: [[9]]', reasoning='Is it 3? No.', closed=True)

@@ -1,4 +1,4 @@
-"""Records of results: scores with their intervals, and the score card.
+"""Define the records of results: scores with their intervals, and the score card.
 
 >>> Score(value=52.3, ci_low=49.8, ci_high=54.9, n=805).unscored
 0
@@ -100,7 +100,7 @@ class PairAgreement(Record):
 class VarianceParts(Record):
     """Where the headline's sampling error comes from: components of variance of one verdict, and their effect.
 
-    In the square of `unit`; None if the design cannot tell a level from the one above it (one draw, one judge and
+    In the square of `unit`, or None if the design cannot tell a level from the one above it (one draw, one judge and
     order, one repeat), which then includes both. Negative estimates are 0 and listed in `truncated`.
     """
 
@@ -253,7 +253,7 @@ class ScoreCard(Record):
 
     @property
     def empty_share(self) -> float | None:
-        """Return the share of answers that show the reader nothing; None if the card has no such counts."""
+        """Return the share of answers that show the reader nothing, or None if the card has no such counts."""
         empty, answers = self.counts.get("empty"), self.counts.get("answers")
         if not isinstance(empty, int) or not isinstance(answers, int) or not answers:
             return None

@@ -1,4 +1,7 @@
-"""The settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
+"""Define the settings of one run, from harness.yaml and the flags of `harness run`: `RunSpec`.
+
+>>> SamplingOverride(temperature=0.0, max_tokens=512).deviation([Sampling(temperature=0.0, max_tokens=1024)])
+{'max_tokens': 512}
 
 Unknown keys are rejected, with the known ones in the message.
 """
@@ -35,6 +38,7 @@ class ServeSpec(Record):
     """Numbers of the GPUs the server may use, e.g. `2,3`."""
     dtype: str | None = None
     quantization: str | None = None
+    # newer fields are left out of dumps at their default, so that run ids from before them stay valid
     reasoning: str = Field(default="auto", exclude_if=lambda name: name == "auto")
     """`auto`, `off`, or the name of a vLLM reasoning parser."""
     reasoning_effort: str | None = Field(default=None, exclude_if=is_empty)
@@ -89,7 +93,7 @@ def is_none(value: object) -> bool:
 
 
 class SamplingOverride(Record):
-    """`sampling:` in harness.yaml: replaces a benchmark's own answer settings; the card reports it as a deviation."""
+    """`sampling:` in harness.yaml: replaces a benchmark's answer settings, which the card reports as a deviation."""
 
     n: int | None = Field(default=None, ge=1)
     """Answers per prompt."""
@@ -160,9 +164,9 @@ class SamplingOverride(Record):
             changed["omits"] = self.omit
         return sampling.model_copy(update=changed)
 
-    def deviation(self, own: Iterable[Sampling]) -> dict[str, JsonValue]:
+    def deviation(self, defaults: Iterable[Sampling]) -> dict[str, JsonValue]:
         """Return those of the changes that differ from a benchmark's own settings of at least one prompt."""
-        settings = list(own)
+        settings = list(defaults)
         shared = {name: getattr(self, name) for name in SHARED_FIELDS}
         same = {name for name, value in shared.items() if all(getattr(each, name) == value for each in settings)}
         return {name: value for name, value in self.changes.items() if name not in same}
@@ -265,7 +269,7 @@ def file_spec(values: Mapping[str, Any], path: Path) -> FileSpec:
     return spec
 
 
-def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
+def checked(kind: type[R], values: Mapping[str, Any], source: str) -> R:
     """Return the validated record.
 
     Raise ConfigError with the first wrong key and its value, and for an unknown key the known ones.
@@ -279,9 +283,9 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
         key = ".".join(str(part) for part in first["loc"]) or "(top level)"
         if first["type"] == "extra_forbidden":
             *parents, name = first["loc"]
-            known = sorted(_fields(kind, parents))
-            near = did_you_mean(str(name), known)
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}{near}") from None
+            fields = sorted(_fields(kind, parents))
+            near = did_you_mean(str(name), fields)
+            raise ConfigError(f"{source}: unknown key {key!r}; known: {', '.join(fields)}{near}") from None
         first = _most_precise(first, errors, values)
         keys = _keys_of(values, first)
         # a value that may be of several types is wrong for each of them
@@ -289,9 +293,9 @@ def checked(kind: type[R], values: Mapping[str, Any], where: str) -> R:
         problem, *alternatives = dict.fromkeys(words)
         problem = " or ".join([problem, *(text.removeprefix("must be ") for text in alternatives)])
         has_value = first["type"] != "missing" and not isinstance(first["input"], Mapping)
-        shown = f" = {first['input']!r}" if has_value else ""
-        prefix = f"{'.'.join(map(str, keys))}{shown}: " if keys else ""
-        raise ConfigError(f"{where}: {prefix}{problem}") from None
+        value_text = f" = {first['input']!r}" if has_value else ""
+        prefix = f"{'.'.join(map(str, keys))}{value_text}: " if keys else ""
+        raise ConfigError(f"{source}: {prefix}{problem}") from None
 
 
 def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | str, ...]:
@@ -311,6 +315,7 @@ def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | st
 def _most_precise(first: ErrorDetails, errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> ErrorDetails:
     """Return the problem deepest inside the first wrong value."""
     keys = _keys_of(values, first)
+    # of `judge: {url: 3}` pydantic also says that the mapping is no text, which explains nothing
     inside = [each for each in errors if keys and _keys_of(values, each)[: len(keys)] == keys]
     return max(inside, key=lambda each: len(_keys_of(values, each)), default=first)
 

@@ -1,4 +1,4 @@
-"""The only writer of results: one folder per run, append-only JSONL, atomic whole files, one process at a time.
+"""Write results, as the only room that does: a folder per run, append-only JSONL, atomic whole files.
 
     results/runs/<model>/<suite>@<version>/<run-id>/
         manifest.json     what the run is; written before the first row

@@ -1,4 +1,4 @@
-"""Inspect a model folder before it is served: is it complete and safe to load, its chat template, digest, fusion.
+"""Inspect a model folder before it is served: is it complete and safe to load, and what identifies it?
 
 >>> Fusion.of({"method": "wrpo", "sources": ["a", "b"], "alpha": 0.1}).method
 'wrpo'
@@ -22,9 +22,8 @@ from .files import file_sha256
 from .weights import NOT_WEIGHTS, PICKLES, check_names, check_weights, no_folder, read_object, right_folder
 
 # -------------------------------------------------------------------------------------------------------------- pickles
-# Refuse weights that a loader would unpickle, whatever lies beside them: a pickle can run code when it is loaded.
-#
-# A safetensors file proves nothing: loaders look for certain names, and open `pytorch_model.bin` if only others are
+# Weights that a loader would unpickle are rejected, because a pickle can run code when it is loaded. A safetensors file
+# beside them proves nothing: loaders look for certain names, and open `pytorch_model.bin` if only others are
 # there. vLLM is told to read safetensors alone (`--load-format`); transformers, PEFT and vLLM's adapters have no such
 # switch.
 
@@ -364,7 +363,7 @@ class Fusion(Record):
 
     @classmethod
     def of(cls, value: JsonValue) -> Fusion | None:
-        """Return the fusion of a card; None if it is missing or unreadable (a card of another version)."""
+        """Return the fusion of a card, or None if it is missing or unreadable (a card of another version)."""
         try:
             return None if value is None else cls.model_validate(value)
         except ValidationError:
@@ -372,7 +371,7 @@ class Fusion(Record):
 
 
 def read_checkpoint_fusion(folder: Path) -> Fusion | None:
-    """Return `fusion.json` of a checkpoint folder, or None without one; raise ConfigError if it is invalid."""
+    """Return `fusion.json` of a checkpoint folder, or None without one. Raise ConfigError if it is invalid."""
     path = folder / FILE
     try:
         return Fusion.model_validate(parse_json(path.read_bytes(), path))
@@ -383,7 +382,7 @@ def read_checkpoint_fusion(folder: Path) -> Fusion | None:
 
 
 def read_fusion(results: Path) -> dict[str, Fusion]:
-    """Return `fusion.yaml` of a results folder, model name -> fusion; raise ConfigError if it is invalid."""
+    """Return `fusion.yaml` of a results folder, model name -> fusion. Raise ConfigError if it is invalid."""
     path = results / "fusion.yaml"
     try:
         document = parse_yaml(path.read_text("utf-8"), path) or {}

@@ -1,4 +1,4 @@
-"""Files and folders of results: written whole or not at all, locked between processes, hashed once.
+"""Write files of results whole or not at all, lock them between processes, and hash them once.
 
 >>> print(run_dir(Path("results"), model="qwen", suite="mt_bench", version="1.0", run_id="3f2a"))
 results/runs/qwen/mt_bench@1.0/3f2a
@@ -110,7 +110,7 @@ def dump_json(value: object) -> str:
 
 
 def archive_run(folder: Path) -> Path | None:
-    """Hide a run's folder by renaming it (`--fresh`), deleting nothing. Return its new path; None if there is none."""
+    """Hide a run's folder by renaming it (`--fresh`). Return its new path, or None if there is no such folder."""
     if not folder.exists():
         return None
     aside = folder.with_name(f".{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}")
@@ -140,9 +140,9 @@ def find_cards(results: Path) -> list[Path]:
 
 
 def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the files below a folder whose names match, by path, without those that nobody means.
+    """Return matching files below a folder, sorted by path, without hidden files, backups and copies.
 
-    These are hidden files and folders (`.ipynb_checkpoints`, `._NAME`, `.~lock.NAME#`), editors' backups, and copies
+    Skipped are hidden files and folders (`.ipynb_checkpoints`, `._NAME`, `.~lock.NAME#`), editors' backups, and copies
     that a file manager made: `NAME (1)`, `NAME copy` or `Copy of NAME` with the content of a `NAME` beside them.
     """
     files = [
@@ -187,7 +187,7 @@ def acquire(path: Path, *, timeout: float = -1) -> BaseFileLock:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock on `path` inside the block; wait for other processes before it."""
+    """Wait for other processes, then keep the lock on `path` during the block."""
     lock = acquire(path)
     try:
         yield
@@ -228,7 +228,7 @@ class FolderLock:
             raise StoreError(f"cannot lock {path}: {error.strerror}") from error
 
     def release(self) -> None:
-        """Unlock the folder; its lock file stays."""
+        """Unlock the folder, but leave its lock file."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -269,9 +269,9 @@ def file_sha256(file: Path) -> str:
     key = hashlib.sha256(f"{file.resolve()}\0{facts.st_size}\0{facts.st_mtime_ns}".encode()).hexdigest()
     note = cache_folder() / "digests" / key
     with suppress(OSError):
-        known = note.read_text("ascii")
-        if len(known) == 64:
-            return known
+        stored = note.read_text("ascii")
+        if len(stored) == 64:
+            return stored
     with file.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     with suppress(OSError):  # a cache that cannot be written only costs time

@@ -1,6 +1,6 @@
-"""The model card of a Hub repository: read it, and commit another text on top of the version that was read.
+"""Read the model card of a Hub repository, and commit another text on top of the version that was read.
 
-card = HubCard("org/name"); text, commit = card.read(); card.write(text + "...", commit)
+If the repository changed meanwhile, the Hub rejects the commit, and nothing is written.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HubCard:
             return Path(file).read_bytes().decode("utf-8"), commit
 
     def write(self, text: str, parent: str | None) -> str:
-        """Commit the card and return the commit's address; nothing is written if the repository changed since."""
+        """Commit the card and return the commit's address. Nothing is written if the repository changed since."""
         from huggingface_hub import CommitOperationAdd
 
         with self._api() as api:

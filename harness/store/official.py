@@ -1,5 +1,8 @@
 """Fetch pinned upstream files into the local cache and verify them by sha256.
 
+>>> pinned_files()["mt_bench/questions"].size
+48929
+
 Upstream's texts are never in this repository: they are read at run time from these files. A file comes from the cache,
 else from a mirror (a folder or a URL with the same paths), else from upstream. A file without the pinned sha256 is
 never kept. A file without a pinned sha256 is never fetched from a network: the user puts it into a folder, and later
@@ -68,12 +71,12 @@ def pinned_files() -> dict[str, OfficialFile]:
 
 def files_of(suites: Iterable[str]) -> list[OfficialFile]:
     """Return the files of these suites, or all files if none is named. Raise ConfigError for a suite without files."""
-    wanted = list(suites)
-    known = sorted({file.suite for file in pinned_files().values()})
-    for suite in wanted:
-        if suite not in known:
-            raise ConfigError(f"no official data for suite {suite!r}; suites with data: {', '.join(known)}")
-    return [file for file in pinned_files().values() if not wanted or file.suite in wanted]
+    chosen = list(suites)
+    with_data = sorted({file.suite for file in pinned_files().values()})
+    for suite in chosen:
+        if suite not in with_data:
+            raise ConfigError(f"no official data for suite {suite!r}; suites with data: {', '.join(with_data)}")
+    return [file for file in pinned_files().values() if not chosen or file.suite in chosen]
 
 
 def cached_path(file: OfficialFile, cache_dir: Path | None = None) -> Path:

@@ -67,7 +67,7 @@ def packages() -> dict[str, JsonValue]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, JsonValue] | None:
-    """Return the commit and whether tracked files differ from it; None outside a checkout or without git."""
+    """Return the commit and whether tracked files differ from it, or None outside a checkout or without git."""
     folder = folder or Path(__file__).parent
     try:
         sha = _git(folder, "rev-parse", "HEAD")

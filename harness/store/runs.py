@@ -88,7 +88,7 @@ class JsonlRows(Generic[Row]):
         self.index()
 
     def index(self) -> None:
-        """Note the key of every row, also without opening for appending; a torn last line is skipped."""
+        """Note the key of every row, also without opening for appending. A torn last line is skipped."""
         for offset, row in self._scan() if self.path.exists() else ():
             self._note(row, offset)
 
@@ -313,7 +313,7 @@ class RunStore:
             raise ConfigError(f"{path} belongs to a run with another {', '.join(changed)}; use --fresh to start over")
 
     def close(self) -> None:
-        """Unlock; remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
+        """Unlock. Remove the folder of a run without any row, e.g. of a checkpoint that did not start."""
         opened = self.answers.is_open and self.judgments.is_open
         self.answers.close()
         self.judgments.close()
@@ -363,7 +363,7 @@ class RunStore:
         return records
 
     def write_questions(self, rows: Sequence[QuestionScores]) -> None:
-        """Write the questions' own scores of a benchmark that scored by itself; nothing if it has none."""
+        """Write the questions' own scores of a benchmark that scored by itself, or nothing if it has none."""
         if rows:
             write_atomic(
                 self.folder / QUESTIONS, "".join(row.model_dump_json(exclude_none=True) + "\n" for row in rows)
@@ -418,7 +418,7 @@ def read_baseline(folder: Path | None) -> dict[str, Answer]:
 
 
 def read_definition(folder: Path | None) -> dict[str, JsonValue] | None:
-    """Return the content of the user's suite that a run asked; None if its folder has none."""
+    """Return the content of the user's suite that a run asked, or None if its folder has none."""
     path = None if folder is None else folder / SUITE_COPY
     if path is None or not path.is_file():
         return None

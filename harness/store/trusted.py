@@ -37,7 +37,7 @@ Named = Mapping[str, frozenset[str]]
 
 
 def config_folder() -> Path | None:
-    """Return `fusion-harness` in the user's configuration folder; None for a user without a home folder."""
+    """Return `fusion-harness` in the user's configuration folder, or None for a user without a home folder."""
     if configured := os.environ.get("XDG_CONFIG_HOME"):
         return Path(configured) / "fusion-harness"
     try:
@@ -62,7 +62,7 @@ def read_config(path: Path | None) -> FileSpec:
 
 
 def configured_results_folder() -> str | None:
-    """Return `results:` of ./harness.yaml, for commands that read nothing else of it; None without one."""
+    """Return `results:` of ./harness.yaml, for commands that read nothing else of it, or None without one."""
     return read_file_spec(Path(NAME)).results if Path(NAME).is_file() else None
 
 
@@ -94,9 +94,9 @@ def _implicit(path: Path, named: Named) -> FileSpec:
     log.warning("using ./%s (%s)", path, "trusted" if trusted else "not trusted: see harness config --help")
     for line in judge_lines(file):
         log.warning("%s", line)
-    if not trusted and (asked := wishes(file, named)):
+    if not trusted and (requests := wishes(file, named)):
         raise ConfigError(
-            f"./{path} is not trusted and asks for {'; '.join(asked)}: read it, then run `harness config trust`, or "
+            f"./{path} is not trusted and asks for {'; '.join(requests)}: read it, then run `harness config trust`, or "
             f"name it with --config {path}"
         )
     return file
@@ -143,7 +143,7 @@ def _is_path(argument: str) -> bool:
 
 
 def _keys_sent(file: FileSpec) -> Iterator[tuple[str, str | None]]:
-    """Yield (variable, URL) of every key that the file may send; URL None: its evaluator decides."""
+    """Yield (variable, URL) of every key that the file may send. The URL is None if its evaluator decides it."""
     for judge in file.judges.values():
         # an evaluator without `key_env` sends JUDGE_KEY to its own `url` (judges/llm.py), and so may a plug-in
         key = judge.get("key_env") or (JUDGE_KEY if judge.get("kind") != "llm" and judge.get("url") else None)

@@ -1,4 +1,4 @@
-"""Weight files of a model folder, by their headers: whether they are whole, and whether their names are a model's.
+"""Read the headers of a model folder's weight files: are they whole, and are their names a model's?
 
 >>> wrapper_of(["_orig_mod.model.norm.weight", "_orig_mod.lm_head.weight"]).name
 'torch.compile'
@@ -23,9 +23,7 @@ from typing import Any
 from ..records.errors import CheckpointError
 
 # ------------------------------------------------------------------------------------------------ folders one step away
-# Folders one step away from a checkpoint: which path or command is the right one.
-#
-# Everything here is a guess for an error message about a path that cannot be served as it is.
+# Everything here is a guess for an error message: which path or command was meant by one that cannot be served.
 
 
 CACHED = re.compile(r"models--(?P<org>.+?)--(?P<name>.+)")
@@ -38,22 +36,22 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".xz", ".bz2")
 
 def no_folder(path: Path) -> str:
     """Return a sentence on a path that is not a folder: a file, or nothing."""
-    shown = str(path)
+    name = str(path)
     if not path.exists():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", shown) and not shown.startswith("."):
-            return f"no such model folder: {shown!r}; a model of the Hub is --model hf:{shown}"
-        return f"no such model folder: {shown!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL"
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+            return f"no such model folder: {name!r}; a model of the Hub is --model hf:{name}"
+        return f"no such model folder: {name!r}; give a folder, hf:ORG/NAME or endpoint:NAME@URL"
     if path.suffix == ".gguf":
         return _gguf(path)
     if (path.parent / "config.json").is_file():
-        return f"{shown!r} is a file; give its folder: --model {path.parent}"
+        return f"{name!r} is a file; give its folder: --model {path.parent}"
     if path.suffix in ARCHIVES:
-        return f"{shown!r} is an archive; unpack it, then give the folder with config.json and weights in it"
-    return f"{shown!r} is a file; a checkpoint is a folder with config.json and weights in it"
+        return f"{name!r} is an archive; unpack it, then give the folder with config.json and weights in it"
+    return f"{name!r} is a file; a checkpoint is a folder with config.json and weights in it"
 
 
 def right_folder(folder: Path) -> str | None:
-    """Return a sentence that names what to give instead of a folder without a checkpoint; None if nothing is near."""
+    """Return a sentence that names a checkpoint near a folder without one, or None if there is none."""
     for guess in (_empty, _hub_cache, _deepspeed, _fsdp, _lone_adapter, _gguf_folder, _inside):
         sentence = guess(folder)
         if sentence is not None:
@@ -247,7 +245,7 @@ def tensor_names(folder: Path) -> list[str]:
 
 
 def active_parameters(folder: Path) -> float | None:
-    """Return the number of parameters used per token; None without readable safetensors files.
+    """Return the number of parameters used per token, or None without readable safetensors files.
 
     All parameters, but of a mixture of experts only the share of the experts that a token is sent to.
     """
@@ -257,6 +255,7 @@ def active_parameters(folder: Path) -> float | None:
         return None
     experts = next((config[key] for key in EXPERTS if isinstance(config.get(key), int)), None)
     per_token = config.get("num_experts_per_tok")
+    # experts are equally large, so a token uses their share of the parameters
     share = per_token / experts if experts and isinstance(per_token, int) else 1.0
     total = 0.0
     try:
@@ -302,6 +301,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
+        # a clone without git-lfs has text files of this beginning in place of weights
         if start == b"version ":
             raise CheckpointError(f"{str(file)!r} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER + 1
@@ -310,14 +310,14 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         header = json.loads(raw)
         header.pop("__metadata__", None)
         ends = [entry["data_offsets"][1] for entry in header.values()]
-        wanted = 8 + length + max(ends, default=0)
+        expected = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise CheckpointError(
             f"{str(file)!r} is not a readable safetensors file (broken header); copy or save it again"
         ) from None
-    if size != wanted:
+    if size != expected:
         raise CheckpointError(
-            f"{str(file)!r} has {size} bytes, but its header describes {wanted}: it is truncated; copy it again"
+            f"{str(file)!r} has {size} bytes, but its header describes {expected}: it is truncated; copy it again"
         )
     tensors: dict[str, dict[str, Any]] = header
     return tensors
@@ -345,8 +345,8 @@ class LoadingReport:
         )
 
 
-def _mismatch(name: str, stored: Iterable[int], wanted: Iterable[int]) -> str:
-    return f"{name} {list(stored)} instead of {list(wanted)}"
+def _mismatch(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:
+    return f"{name} {list(stored)} instead of {list(expected)}"
 
 
 def check_loaded(folder: Path, architecture: str, report: LoadingReport) -> list[str]:
@@ -383,11 +383,11 @@ def _belongs_inside(name: str, report: LoadingReport) -> bool:
 def _repair(report: LoadingReport) -> str:
     """Return what to do, with the prefix in question if the names differ by one only."""
     for name in report.unexpected[:SHOWN]:  # a common prefix shows in any of them
-        for wanted in report.missing:
-            if name.endswith(f".{wanted}"):
-                return f"rename them without the prefix {name.removesuffix(wanted)!r}, or save the model inside"
-            if wanted.endswith(f".{name}"):
-                return f"rename them with the prefix {wanted.removesuffix(name)!r}"
+        for missing in report.missing:
+            if name.endswith(f".{missing}"):
+                return f"rename them without the prefix {name.removesuffix(missing)!r}, or save the model inside"
+            if missing.endswith(f".{name}"):
+                return f"rename them with the prefix {missing.removesuffix(name)!r}"
     return "save the model again with save_pretrained, so that config.json and weights belong together"
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks: their prompts, their judge tasks, and the scores of verdicts."""
+"""Define the benchmarks: their prompts, their judge tasks, and the scores of verdicts."""

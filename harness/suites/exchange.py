@@ -1,4 +1,4 @@
-"""Official files in and out: what the formats share when a run becomes another tool's files, or rows become a run.
+"""Exchange runs with other tools: what the formats share when a run becomes files, or rows become a run.
 
 >>> prompts = [Prompt(id="1", turns=("Hi",), category="all")]
 >>> answers_of_rows([{"id": 1, "answer": "Hello", "model": "m"}], prompts, "answers.jsonl")["1"].turns
@@ -49,7 +49,7 @@ def formats(*uses: Use) -> tuple[str, ...]:
 
 
 def with_format(name: str, *uses: Use) -> list[tuple[Facts, FileFormat]]:
-    """Return the suites that can use a format in any of these ways; raise ConfigError if there is none."""
+    """Return the suites that can use a format in any of these ways. Raise ConfigError if there is none."""
     matches = [(facts, file_format) for facts in all_facts() if (file_format := facts.format(name))]
     matches = [match for match in matches if any(getattr(match[1], use) for use in uses)]
     if not matches:
@@ -58,7 +58,7 @@ def with_format(name: str, *uses: Use) -> list[tuple[Facts, FileFormat]]:
 
 
 class FirstRows:
-    """Files on their way to a reader, of which each one's first row is kept to say what a wrong file is."""
+    """Stream files and remember each first row, so that an error can describe an unrecognised file."""
 
     def __init__(self, files: Iterable[SourceFile]) -> None:
         self._files = files
@@ -75,10 +75,10 @@ class FirstRows:
         """Return the files' names, with the content of the first file that has another format."""
         names = ", ".join(self._rows) or "no file"
         for name, row in self._rows.items():
-            for known in formats("score", "read"):
-                kind = "" if row is None or known == file_format else _kind_of(row, known)
+            for other_format in formats("score", "read"):
+                kind = "" if row is None or other_format == file_format else _kind_of(row, other_format)
                 if kind:
-                    return f"{names}: {name} has {kind}, which --format {known} reads"
+                    return f"{names}: {name} has {kind}, which --format {other_format} reads"
         return names
 
 
@@ -123,7 +123,7 @@ class ImportRequest:
 
 
 def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
-    """Return the wanted name, or the only one there is; raise ConfigError if there are several."""
+    """Return the wanted name, or the only one there is. Raise ConfigError if there are several."""
     names = sorted(set(candidates))
     if wanted_name in names or not names:
         return wanted_name or ""
@@ -150,18 +150,18 @@ class TextIndex:
         return {plain_text(text): text for text in self._texts}
 
     def find(self, text: str) -> str | None:
-        """Return the benchmark's text; None if it has no such text."""
+        """Return the benchmark's text, or None if it has no such text."""
         return text if text in self._texts else self._by_plain.get(plain_text(text))
 
 
-def same_baseline(known: Mapping[str, Answer], answers: Mapping[str, Answer]) -> bool:
-    """Return whether these are the known baseline's answers, except for white space and Unicode form."""
-    pairs = [(known.get(prompt_id), answer) for prompt_id, answer in answers.items()]
+def same_baseline(baseline: Mapping[str, Answer], answers: Mapping[str, Answer]) -> bool:
+    """Return whether these are the baseline's answers, except for white space and Unicode form."""
+    pairs = [(baseline.get(prompt_id), answer) for prompt_id, answer in answers.items()]
     return all(
-        own is not None
-        and own.model == answer.model
-        and [*map(plain_text, own.turns)] == [*map(plain_text, answer.turns)]
-        for own, answer in pairs
+        counterpart is not None
+        and counterpart.model == answer.model
+        and [*map(plain_text, counterpart.turns)] == [*map(plain_text, answer.turns)]
+        for counterpart, answer in pairs
     )
 
 
@@ -171,7 +171,7 @@ def respelled_note(count: int, kind: str) -> tuple[str, ...]:
 
 
 def differing_answers(texts: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """Return a note if some questions have answers that differ; nothing without. `texts`: a question's id and a text.
+    """Return a note if some questions have answers that differ, or nothing. `texts`: a question's id and a text.
 
     >>> differing_answers([("a", "yes"), ("b", "no"), ("a", "yes"), ("b", "maybe")])
     ('1 question has several answers that differ: the last one counts',)
@@ -229,7 +229,7 @@ def _text(turn: JsonValue) -> str:
 
 
 def answers_of(files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
-    """Return the model's answers by question; raise ConfigError for several models, none with its name."""
+    """Return the model's answers by question. Raise ConfigError for several models, none with its name."""
     rows = list(_answer_rows(files))
     model = only("model", (row[0] for row in rows), request.model)
     answers = {question: answer_of(question, request.model, turns) for name, question, turns in rows if name == model}
@@ -252,7 +252,7 @@ Exporter = Callable[["FinishedRun"], dict[str, str]]
 
 
 def exporter(file_format: str, suite: str) -> Exporter:
-    """Return the exporter of a suite; raise ConfigError if the format has no files for it."""
+    """Return the exporter of a suite. Raise ConfigError if the format has no files for it."""
     for facts, match in with_format(file_format, "export"):
         if facts.name == suite:
             return load_function(match.export)
@@ -301,7 +301,7 @@ def slug(name: str) -> str:
 
 
 def user_prompt_of(task: JudgeTask) -> str:
-    """Return the judge prompt's user text; raise ConfigError if the task's fields do not fill the template."""
+    """Return the judge prompt's user text. Raise ConfigError if the task's fields do not fill the template."""
     try:
         return task.template.user.format(**task.fields)
     except (KeyError, IndexError, ValueError) as error:
@@ -318,10 +318,9 @@ def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- a baseline's answers
-# Read a baseline's answers from a user's file, for any suite's questions.
-#
-# Known forms of a row: ours (`prompt_id` and `turns`, or `id` and `answer`), FastChat's and Arena-Hard's answer files,
-# and AlpacaEval's (`instruction`, `output`, `generator`), whose questions are known by their text.
+# A user's file may have answers to any suite's questions. Known forms of a row: ours (`prompt_id` and `turns`, or `id`
+# and `answer`), FastChat's and Arena-Hard's answer files, and AlpacaEval's (`instruction`, `output`, `generator`),
+# whose questions are known by their text.
 
 
 def read_answer_file(path: Path, prompts: Sequence[Prompt]) -> dict[str, Answer]:
@@ -367,7 +366,7 @@ def answers_of_rows(rows: Iterable[Mapping[str, JsonValue]], prompts: Sequence[P
 
 
 def _content(row: Mapping[str, JsonValue]) -> tuple[str | None, list[str] | None, str | None]:
-    """Return a row's question id, turns and model; None for what it does not state."""
+    """Return a row's question id, turns and model, or None for what it does not state."""
     question = next((row[key] for key in ("prompt_id", "id", "question_id", "uid") if row.get(key) is not None), None)
     model = next((row[key] for key in ("model", "model_id", "generator") if isinstance(row.get(key), str)), None)
     turns: JsonValue = row.get("turns", row.get("answer", row.get("output")))
@@ -378,8 +377,9 @@ def _content(row: Mapping[str, JsonValue]) -> tuple[str | None, list[str] | None
             turns = [content]
     listed = turns if isinstance(turns, list) else [turns]
     texts = [_answer_text(turn) for turn in listed]
-    known = None if any(text is None for text in texts) or not texts else [text for text in texts if text is not None]
-    return None if question is None else str(question), known, model if isinstance(model, str) else None
+    present = [text for text in texts if text is not None]
+    complete = present if present and len(present) == len(texts) else None
+    return None if question is None else str(question), complete, model if isinstance(model, str) else None
 
 
 def _answer_text(turn: JsonValue) -> str | None:

@@ -1,4 +1,4 @@
-"""Read rows of the original tools' files, and build the score card of a model judged in such files.
+"""Read rows of the original tools' files and of a suite's data, and build the score card of judged files.
 
 Files are .json and .jsonl, compressed or not, single, in a folder or in a tar. They are read row by row, so a file may
 be larger than the memory. Each suite's own `files.py` turns their rows into scores.
@@ -171,7 +171,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> Iterator[SourceFile]:
 
 
 def _source_file(content: _Content, stream: IO[bytes]) -> Iterator[SourceFile]:
-    """Yield the file; nothing for an unnamed one without rows, or a .json that is not a list (settings, a manifest)."""
+    """Yield the file, unless it is unnamed and has no rows or is a .json without a list (settings, a manifest)."""
     texts = _texts(content, stream)
     rows = _lines(texts, content) if content.name.endswith(".jsonl") else _elements(texts, content)
     try:
@@ -272,7 +272,7 @@ class _Array:
 
     def __init__(self, texts: Iterable[str], content: _Content) -> None:
         self._parts, self._content = iter(texts), content
-        self._text, self._at, self._count = "", 0, 0
+        self._text, self._position, self._count = "", 0, 0
         self._decode = json.JSONDecoder().raw_decode
 
     def rows(self) -> Generator[Row]:
@@ -282,7 +282,7 @@ class _Array:
             if named:
                 raise ConfigError(f"{location}: expected a list of objects" if opened else f"{location} is empty")
             return
-        self._at += 1
+        self._position += 1
         if self._mark() == "]":
             return
         while True:
@@ -299,22 +299,22 @@ class _Array:
             if mark != ",":
                 end = "the file is cut off, as by a killed writer" if not mark else f"expected a comma, found {mark!r}"
                 raise ConfigError(f"{location}, after row {self._count}: not JSON: {end}")
-            self._at += 1
+            self._position += 1
 
     def _mark(self) -> str:
-        """Return the next character that is not blank; empty at the end of the file."""
+        """Return the next character that is not blank, or an empty text at the end of the file."""
         while True:
-            blanks = SPACE.match(self._text, self._at)
-            self._at = blanks.end() if blanks else self._at
-            if self._at < len(self._text):
-                return self._text[self._at]
+            blanks = SPACE.match(self._text, self._position)
+            self._position = blanks.end() if blanks else self._position
+            if self._position < len(self._text):
+                return self._text[self._position]
             if not self._read_on():
                 return ""
 
     def _read_on(self) -> bool:
         """Append the next part of the text; return False at the end of the file."""
         part = next(self._parts, "")
-        self._text, self._at = self._text[self._at :] + part, 0
+        self._text, self._position = self._text[self._position :] + part, 0
         _check_length(len(self._text) - len(part), self._content, self._count)
         return bool(part)
 
@@ -322,11 +322,11 @@ class _Array:
         self._mark()
         while True:
             try:
-                value, self._at = self._decode(self._text, self._at)
+                value, self._position = self._decode(self._text, self._position)
             except (ValueError, RecursionError) as error:
                 if not self._is_partial(error) or not self._read_on():
-                    where = f"{self._content.location}, row {self._count}"
-                    raise ConfigError(f"{where}: not JSON: {error}") from None
+                    row = f"{self._content.location}, row {self._count}"
+                    raise ConfigError(f"{row}: not JSON: {error}") from None
             else:
                 document: JsonValue = value
                 return document
@@ -378,28 +378,28 @@ def latest(
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """Options of `harness score`; each format uses the ones that apply to it."""
+    """Options of `harness score`. `FileFormat.score_flags` states which formats read those that not all do."""
 
     answers: tuple[Path, ...] = ()
     """Files or folders with the judged answers, in the benchmark's own format."""
     strict_reference: bool = False
     """Score what the reference scores, broken rows included."""
     fold_order: FoldOrder = "published"
-    """AlpacaEval's cross-validation folds."""
+    """The order of the cross-validation folds, for formats whose score is a cross-validated fit."""
     intervals: bool = True
     """False: point estimates only, for speed."""
     seed: int = 0
     """Seed of every bootstrap."""
     mirror: str | None = None
-    """Folder or URL of the pinned files that scoring needs (AlpacaEval's gamed rows, the question lists)."""
+    """Folder or URL of the pinned files that scoring needs, such as the lists of questions."""
     baseline: str | None = None
-    """Arena-Hard: the baseline's name if the rows do not state it; None: the benchmark's own."""
+    """The baseline's name if the rows do not state it; None: the benchmark's own."""
     style_control: str | None = None
-    """Arena-Hard: v0.1, v2, length or markdown; None: no style control."""
+    """v0.1, v2, length or markdown; None: no style control."""
     unanchored: bool = False
-    """Arena-Hard v0.1: use the reference's interval with its error for custom baselines."""
+    """Use the reference's interval with the error that it has for custom baselines."""
     pool: bool = False
-    """Arena-Hard: also fit one Bradley-Terry model over all models and baselines of the files."""
+    """Also fit one Bradley-Terry model over all models and baselines of the files."""
 
 
 @dataclass(frozen=True)
@@ -446,13 +446,12 @@ def card_of(result: FileResult) -> ScoreCard:
 
 
 # ------------------------------------------------------------------------------------------------------------- editions
-# Load a suite's data: pinned official files, or the pocket edition of this package.
 
 
 def load_edition(
     suite: pocket.SuiteName, options: SuiteOptions, load_official: Callable[[SuiteOptions], SuiteData]
 ) -> SuiteData:
-    """Return the suite's data in the requested edition; raise ConfigError for an unknown edition."""
+    """Return the suite's data in the requested edition. Raise ConfigError for an unknown edition."""
     if options.edition == "official":
         return load_official(options)
     if options.edition == "pocket":
@@ -475,14 +474,14 @@ def template_shas(templates: Mapping[str, JudgeTemplate]) -> dict[str, JsonValue
 
 
 def only_template(data: SuiteData) -> JudgeTemplate:
-    """Return the template of a suite that has only one; raise DataError for none or several."""
+    """Return the template of a suite that has only one. Raise DataError for none or several."""
     if len(data.templates) != 1:
         raise DataError(f"expected one judge template, got {', '.join(data.templates) or 'none'}")
     return next(iter(data.templates.values()))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file without blank lines; raise DataError with the line's number."""
+    """Return the objects of a JSON Lines file without blank lines. Raise DataError with the line's number."""
     rows = []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line.strip():

@@ -55,7 +55,7 @@ class HeadToHead:
         return {"baseline": self._opponent, "baseline_answers": answers, "templates": list(templates)}
 
     def _example(self, prompt: Prompt) -> Sequence[JudgeTask]:
-        opponent = self._of(prompt.id, 0)
+        opponent = self._opponent_of(prompt.id, 0)
         return self._suite.games(prompt, opponent, opponent) if opponent is not None else ()
 
     def prompts(self) -> Sequence[Prompt]:
@@ -66,12 +66,13 @@ class HeadToHead:
         return self._suite.sampling(prompt).model_copy(update={"n": 1})
 
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
-        opponent = self._of(prompt.id, answer.index)
+        opponent = self._opponent_of(prompt.id, answer.index)
         if answer.error is not None or opponent is None:
             return ()
         return self._suite.games(prompt, answer, opponent)
 
-    def _of(self, prompt_id: str, index: int) -> Answer | None:
+    def _opponent_of(self, prompt_id: str, index: int) -> Answer | None:
+        # an opponent with fewer draws meets the further ones with its first answer
         return self._answers.get(f"{prompt_id}#{index}") or self._answers.get(f"{prompt_id}#0")
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:

@@ -1,4 +1,4 @@
-"""Records of calibration: recorded comparisons and ratings, and the judge's verdicts on them. Data only."""
+"""Describe a calibration as data: recorded comparisons and ratings, and the judge's verdicts on them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class DataFolder:
     """Name under the folder -> sha256 of the file as stored (compressed or not)."""
 
     def find(self, name: str) -> Path | None:
-        """Return the path of the file, compressed or not, and record its digest; None if it does not exist."""
+        """Return the path of the file, compressed or not, and record its digest, or None if it does not exist."""
         for ending in PACKED:
             path = self.path / (name + ending)
             if path.is_file():
@@ -170,7 +170,7 @@ class DataFolder:
         return path
 
     def rows(self, name: str) -> tuple[dict[str, object], ...]:
-        """Return the rows of a file; raise DataError if it is missing."""
+        """Return the rows of a file. Raise DataError if it is missing."""
         (file,) = read_files([self.need(name)])
         return tuple(dict(row) for row in file.rows)
 
@@ -185,7 +185,7 @@ class DataFolder:
 
 
 def data_folder(folder: Path | None) -> DataFolder:
-    """Return the data folder; raise DataError if none is configured or it does not exist."""
+    """Return the data folder. Raise DataError if none is configured or it does not exist."""
     named = folder or (Path(os.environ["HARNESS_PUBLISHED"]) if os.environ.get("HARNESS_PUBLISHED") else None)
     if named is None:
         raise DataError(

@@ -1,4 +1,9 @@
-"""Turn judgments into scores: what the suites' scorers share. Pure.
+"""Turn judgments into scores: what the suites' scorers share. Nothing here reads a file.
+
+>>> units = [Unit("1", value=1.0), Unit("2", value=0.5), Unit("3", value=0.0, weight=3.0)]  # the third lost clearly
+>>> score = mean_score(units, expected=4, scale=100.0, bounds=PREFERENCES)
+>>> score.value, score.n, score.unscored
+(30.0, 3, 1)
 
 A score is a ratio of sums over questions (for a mean, the sum over the count), so that one interval over questions
 serves all suites. A slot without a verdict counts as unscored and adds nothing to either sum.
@@ -26,7 +31,7 @@ RATINGS: Bounds = (1.0, 10.0)
 """Bounds of a rating that states no others."""
 RIGHT_OR_WRONG: Bounds = (0.0, 1.0)
 MIN_SCORED = 0.9
-"""A card with a smaller scored share has complete=False and is never ranked (specs: 90 %)."""
+"""A card with a smaller scored share has complete=False and is never ranked. The original tools rank any share."""
 
 
 def is_complete(headline: Score) -> bool:
@@ -119,7 +124,7 @@ def slot_unit(prompt_id: str, verdicts: Sequence[Verdict], *, weighted: bool = T
 
 
 def draws(answers: Iterable[Answer]) -> int:
-    """Return answers per prompt: one more than the highest index; 1 if there is no answer."""
+    """Return the answers per prompt, which are one more than the highest index, or 1 without any answer."""
     return 1 + max((answer.index for answer in answers), default=0)
 
 
@@ -143,6 +148,7 @@ def mean_score(
     score = Score(value=scale * sum(unit.value for unit in units) / below, n=len(units), unscored=unscored)
     if not intervals:
         return score
+    # the interval is over questions: both games or turns of one question are not independent
     sums = np.array(list(_sums(units).values()))
     return score.with_interval(ratio_interval(sums[:, 0], sums[:, 1], bounds), scale)
 
@@ -203,24 +209,24 @@ class QuestionSums:
 
     @property
     def value(self) -> float | None:
-        """Return the metric; None if nothing is scored."""
+        """Return the metric, or None if nothing is scored."""
         total = float(self.below.sum())
         return self.scale * float(self.above.sum()) / total if total else None
 
     def of(self, ids: Iterable[str]) -> QuestionSums:
         """Return these questions' terms in the order of `ids`, without questions that have no verdict."""
-        positions = {prompt_id: at for at, prompt_id in enumerate(self.ids)}
-        kept = [prompt_id for prompt_id in ids if prompt_id in positions]
-        at = np.array([positions[prompt_id] for prompt_id in kept], dtype=np.int64)
-        return replace(self, ids=tuple(kept), above=self.above[at], below=self.below[at])
+        positions = {prompt_id: position for position, prompt_id in enumerate(self.ids)}
+        present = [prompt_id for prompt_id in ids if prompt_id in positions]
+        indices = np.array([positions[prompt_id] for prompt_id in present], dtype=np.int64)
+        return replace(self, ids=tuple(present), above=self.above[indices], below=self.below[indices])
 
     def by_cluster(self, clusters: Mapping[str, str]) -> QuestionSums:
-        """Return the same metric with the questions of one cluster as one; `clusters`: question id -> cluster."""
+        """Return the same metric with the questions of one cluster as one. `clusters`: question id -> cluster."""
         if not clusters:
             return self
         groups: dict[str, list[int]] = defaultdict(list)
-        for at, prompt_id in enumerate(self.ids):
-            groups[clusters.get(prompt_id, prompt_id)].append(at)
+        for position, prompt_id in enumerate(self.ids):
+            groups[clusters.get(prompt_id, prompt_id)].append(position)
         above, below = ([float(terms[rows].sum()) for rows in groups.values()] for terms in (self.above, self.below))
         return replace(self, ids=tuple(groups), above=np.array(above), below=np.array(below))
 
@@ -262,7 +268,7 @@ def question_sums(
 
 
 def verdict_bounds(judgments: Iterable[Judgment]) -> Bounds | None:
-    """Return the lowest and highest value that these verdicts can have; None without a verdict."""
+    """Return the lowest and highest value that these verdicts can have, or None without a verdict."""
     ends = {
         (row.verdict.low, row.verdict.high) if isinstance(row.verdict, Rating) else PREFERENCES
         for row in judgments
@@ -281,7 +287,7 @@ def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstim
 
 
 def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
-    """Return the lowest and highest value that a question's score can have in either; None if unknown for one."""
+    """Return the lowest and highest value that a question's score can have in either, or None if unknown for one."""
     if first.bounds is None or second.bounds is None:
         return None
     return min(first.bounds[0], second.bounds[0]), max(first.bounds[1], second.bounds[1])
@@ -303,15 +309,16 @@ def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | 
 
     None if under 90 % of the fewest questions that an audit may have were judged by both, as in a small category.
     """
-    positions = {prompt_id: at for at, prompt_id in enumerate(cheap.ids)}
+    positions = {prompt_id: position for position, prompt_id in enumerate(cheap.ids)}
     ids = [prompt_id for prompt_id in expensive.ids if prompt_id in positions]
     if len(ids) < MIN_SCORED * MIN_AUDITED:
         return None
     audit = expensive.of(ids)
-    at = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
-    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), at)
+    indices = np.array([positions[prompt_id] for prompt_id in ids], dtype=np.int64)
+    ratio = audited_ratio((cheap.above, cheap.below), (audit.above, audit.below), indices)
     if ratio is None:
         return None
+    # no bounds: a term is a verdict plus a correction, which may lie outside the verdicts' range
     sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))
     return AuditedSums(sums, ratio, len(ids))
 

@@ -164,15 +164,15 @@ class InProcessBackend:
 
         sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
-        wanted = sampling.max_tokens + self._model.thinking.room
-        room = wanted if limit is None else limit - len(ids)
-        if room < min(wanted, MIN_ROOM):
+        length = sampling.max_tokens + self._model.thinking.room
+        room = length if limit is None else limit - len(ids)
+        if room < min(length, MIN_ROOM):
             message = f"the prompt's {len(ids)} tokens leave {max(room, 0)} of {limit} for an answer"
             return Failure(reason="context", message=message)
         seed = self.options.seed if sampling.seed is None else sampling.seed
         return Request(
             tuple(ids),
-            min(room, wanted),
+            min(room, length),
             key=stream_key(seed, draw.prompt.id, turn, draw.index),
             temperature=_first_number(sampling.temperature, defaults.get("temperature"), 1.0),
             top_p=_first_number(sampling.top_p, defaults.get("top_p"), 1.0),

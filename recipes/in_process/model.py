@@ -1,4 +1,4 @@
-"""A checkpoint loaded by transformers in this process: batched generation and conversations of several turns.
+"""Generate with a checkpoint in this process, by transformers: in batches, and in conversations of several turns.
 
 Generation is one loop with a KV cache and left padding. Every request draws from its own random stream. Its text
 therefore depends neither on the other requests of the batch nor on their order, apart from float rounding. Shapes: `_R`

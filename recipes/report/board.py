@@ -1,4 +1,12 @@
-"""The leaderboard of variants: mean reward on held-out prompts, and every model against the baselines.
+"""Compute the leaderboard of variants: mean reward on held-out prompts, and every model against the baselines.
+
+>>> def rewards(model: str, *means: float) -> Measured:
+...     by_prompt = {f"p{number}": mean for number, mean in enumerate(means)}
+...     return Measured(model, 1, "test", 0.0, by_prompt, scored=3, unscored=0, truncated=0, tokens=None)
+>>> models = [rewards("wrpo", 0.6, 0.7, 0.9), rewards("dpo", 0.5, 0.6, 0.7)]
+>>> (difference,) = variant_board("demo", models, baselines=["dpo"], preference=[]).differences
+>>> round(difference.value, 3), round(difference.p, 3), difference.verdict
+(0.133, 0.057, 'not shown')
 
 Answers are reduced to one mean reward per prompt, by model, seed and temperature. A draw without an answer or without a
 reward is counted as unscored and never enters a mean. Differences are paired by prompt and seed. Their interval is over
@@ -154,24 +162,24 @@ def variant_board(
     models = [_row(name, temperature, parts) for (name, temperature), parts in groups.items()]
     order = {temperature: rank for rank, temperature in enumerate(dict.fromkeys(row.temperature for row in models))}
     models.sort(key=lambda row: (order[row.temperature], not row.complete, -(row.reward.value or 0.0), row.model))
-    known = [name for name in baselines if any(row.model == name for row in models)]
+    measured_models = {row.model for row in models}
+    present = [name for name in baselines if name in measured_models]
     differences = [
         difference
-        for base in known
+        for base in present
         for temperature in order
         for difference in _against(groups, models, base, temperature)
     ]
-    measured_models = {row.model for row in models}
     test = {name for parts in groups.values() for result in parts.get("test", ()) for name in result.rewards}
     return VariantBoard(
         recipe=recipe,
-        baselines=tuple(known),
+        baselines=tuple(present),
         seeds=tuple(sorted({result.seed for parts in groups.values() for result in parts.get("test", ())})),
         prompts=len(test),
         models=tuple(models),
         differences=tuple(differences),
-        sentences=tuple(sentence(name, known, differences) for name in preference if name in measured_models),
-        notes=_notes(models, baselines, known),
+        sentences=tuple(sentence(name, present, differences) for name in preference if name in measured_models),
+        notes=_notes(models, baselines, present),
     )
 
 
@@ -241,23 +249,66 @@ def _crossed(by_seed: Sequence[Mapping[str, float]]) -> CrossedMean | None:
     return crossed_mean(table.reshape(len(shared), len(by_seed)))
 
 
+@dataclass(frozen=True)
+class _Difference:
+    """A model's mean reward minus a baseline's at one temperature."""
+
+    model: str
+    baseline: str
+    temperature: float
+    mean: CrossedMean
+    by_seed: dict[int, float]
+
+    def versus(self, p_adjusted: float, *, is_complete: bool) -> Versus:
+        """Return the comparison. Without `is_complete`, unscored answers make it undecided."""
+        mean = self.mean
+        low, high = mean.interval()
+        prompts_low, prompts_high = mean.interval_questions()
+        verdict: Verdict = "not shown"
+        if not is_complete:
+            verdict = "incomplete"
+        elif p_adjusted < ALPHA:
+            verdict = "better" if mean.value > 0 else "worse"
+        return Versus(
+            model=self.model,
+            baseline=self.baseline,
+            temperature=self.temperature,
+            value=mean.value,
+            ci_low=low,
+            ci_high=high,
+            prompts_low=prompts_low,
+            prompts_high=prompts_high,
+            se=mean.se if mean.varies else 0.0,
+            df=mean.df,
+            by_seed=self.by_seed,
+            prompts=mean.n,
+            p=mean.p_two_sided(),
+            p_adjusted=p_adjusted,
+            detectable=mean.detectable(),
+            verdict=verdict,
+        )
+
+
 def _against(
     groups: Mapping[Key, Mapping[str, list[Measured]]], models: Sequence[ModelRow], baseline: str, temperature: float
 ) -> list[Versus]:
     complete = {row.model: row.complete for row in models if row.temperature == temperature}
-    names = [name for name in complete if name != baseline]
     base = groups[baseline, temperature].get("test", [])
-    differences = [_difference(groups[name, temperature].get("test", []), base) for name in names]
-    pairs = [(name, difference) for name, difference in zip(names, differences, strict=True) if difference is not None]
-    adjusted = holm([mean.p_two_sided() for _, (mean, _) in pairs])
+    differences: list[_Difference] = []
+    for name in complete:
+        crossed = _paired(groups[name, temperature].get("test", []), base)
+        if name != baseline and crossed is not None:
+            differences.append(_Difference(name, baseline, temperature, *crossed))
+    # One family per baseline and temperature: the question is which of these models beats this baseline.
+    adjusted = holm([difference.mean.p_two_sided() for difference in differences])
     return [
-        _versus(name, baseline, temperature, mean, by_seed, p, whole=complete[name] and complete[baseline])
-        for (name, (mean, by_seed)), p in zip(pairs, adjusted, strict=True)
+        difference.versus(p, is_complete=complete[difference.model] and complete[baseline])
+        for difference, p in zip(differences, adjusted, strict=True)
     ]
 
 
-def _difference(first: list[Measured], base: list[Measured]) -> tuple[CrossedMean, dict[int, float]] | None:
-    """Return the difference paired by seed and prompt, and that of each seed; None if no seed or prompt is shared.
+def _paired(first: list[Measured], base: list[Measured]) -> tuple[CrossedMean, dict[int, float]] | None:
+    """Return the difference paired by seed and prompt and that of each seed, or None if they share no seed or prompt.
 
     The target has one seed, which is paired with every seed of the other model.
     """
@@ -289,45 +340,8 @@ def _is_fixed(measured: Measured) -> bool:
     return measured.is_fixed or measured.model == "target"
 
 
-def _versus(
-    model: str,
-    baseline: str,
-    temperature: float,
-    mean: CrossedMean,
-    by_seed: dict[int, float],
-    p_adjusted: float,
-    *,
-    whole: bool,
-) -> Versus:
-    low, high = mean.interval()
-    prompts_low, prompts_high = mean.interval_questions()
-    verdict: Verdict = "not shown"
-    if not whole:
-        verdict = "incomplete"
-    elif p_adjusted < ALPHA:
-        verdict = "better" if mean.value > 0 else "worse"
-    return Versus(
-        model=model,
-        baseline=baseline,
-        temperature=temperature,
-        value=mean.value,
-        ci_low=low,
-        ci_high=high,
-        prompts_low=prompts_low,
-        prompts_high=prompts_high,
-        se=mean.se if mean.varies else 0.0,
-        df=mean.df,
-        by_seed=by_seed,
-        prompts=mean.n,
-        p=mean.p_two_sided(),
-        p_adjusted=p_adjusted,
-        detectable=mean.detectable(),
-        verdict=verdict,
-    )
-
-
-def _notes(models: Sequence[ModelRow], baselines: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    notes = [f"{name} was not measured, so nothing is compared with it" for name in baselines if name not in known]
+def _notes(models: Sequence[ModelRow], baselines: Sequence[str], present: Sequence[str]) -> tuple[str, ...]:
+    notes = [f"{name} was not measured, so nothing is compared with it" for name in baselines if name not in present]
     seeds = {seed for row in models for seed in row.by_seed if row.model != "target"}
     if len(seeds) == 1:
         notes.append("only one seed, so the intervals do not cover what another seed would give")

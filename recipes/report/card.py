@@ -1,5 +1,8 @@
 """Write the model card of a checkpoint: README.md with the Hub's metadata, rewritten with every report.
 
+>>> hub_id("hf:meta-llama/Meta-Llama-3-8B-Instruct@main"), hub_id("./models/target"), shown_name("./models/target")
+('meta-llama/Meta-Llama-3-8B-Instruct', None, 'target')
+
 It has names, digests, settings and scores, but never a local path. `huggingface_hub` is imported only to write a card.
 """
 
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 LEVEL = 95
 """Confidence level of the intervals, in percent."""
 PAPER = "https://arxiv.org/abs/2412.03187"
+"""WRPO."""
+SEEDS = 3
+"""With fewer seeds, the card says so: our choice, the fewest from which a spread can be seen at all."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def _relation(facts: CardFacts) -> str:
 
 
 def _tags(facts: CardFacts) -> list[str]:
+    # sources are tags: the Hub's `base_model` would say that their weights are in this model
     sources = [name for source in facts.spec.sources if source.model and (name := hub_id(source.model))]
     kind = TAGS.get(facts.method, [facts.method])
     return ["model-fusion", *kind, *(f"fused-from:{name}" for name in sources)]
@@ -108,12 +115,13 @@ def _results(facts: CardFacts) -> list[EvalResult] | None:
 
     def add(score: Score, **fields: Any) -> None:
         if score.value is not None:
+            # the Hub has no field for an interval, but keeps what a metric's `args` have
             value, interval = round(score.value, 6), _interval(score.ci_low, score.ci_high, score.n)
             fields |= {"task_type": "text-generation", "task_name": "Text generation"}
             entries.append(EvalResult(metric_value=value, metric_args=interval, **fields))
 
     for row in facts.board.models:
-        score = row.seed_scores.get(facts.seed)
+        score = row.seed_scores.get(facts.seed)  # the mean over seeds is a result of other weights too
         if row.model == facts.model and score is not None and is_complete(score):
             add(
                 score,
@@ -289,7 +297,7 @@ def _settings_grid(settings: Mapping[str, JsonValue]) -> TextGrid:
 
 
 def _without_folders(value: JsonValue) -> str:
-    """Return the value as text, with paths cut to their last part, because a card must not reveal local paths."""
+    """Return the value as text, with paths cut to their last part: a card is published, and paths may name people."""
     if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
         return value.rstrip("/").rsplit("/", 1)[-1]
     return str(value)
@@ -329,8 +337,9 @@ def _limits(facts: CardFacts) -> list[str]:
     ]
     verdicts = {difference.verdict for difference in facts.board.differences if difference.model == facts.model}
     if facts.method != "sft" and facts.model != "sft" and "better" not in verdicts:
+        # said on the card itself, because whoever downloads the weights does not see the report
         lines.append("It was not shown to be better than any baseline that it was compared with.")
-    if len(facts.board.seeds) < 3:
+    if len(facts.board.seeds) < SEEDS:
         lines.append(f"Only {len(facts.board.seeds)} seed(s) were trained; another seed may give a different result.")
     lines += [escape_markdown(note) for note in facts.board.notes]
     return lines

@@ -79,7 +79,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 
 def training_curves(name: str, logs: Sequence[Log]) -> Drawing | None:
-    """Return the curves, two panels per row; None if no log has a number to draw."""
+    """Return the curves, two panels per row, or None if no log has a number to draw."""
     panels = [panel for panel in PANELS if any(_line(log, series.metric) for log in logs for series in panel.series)]
     if not panels:
         return None

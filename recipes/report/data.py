@@ -110,6 +110,7 @@ def read_data(recipe: Recipe) -> DataReport:
     for path in [path for depth in depths for path in sorted(recipe.out.glob(f"{depth}/{DONE}"))]:
         name = str(path.parent.relative_to(recipe.out))
         record = record_in(path.parent)
+        # hidden folders are steps that `--from` archived
         if record is not None and not name.startswith((".", "report")) and "/." not in name and record.counts:
             counts[name] = dict(record.counts)
     for seed in recipe.spec.seeds:

@@ -1,4 +1,4 @@
-"""Every way to fuse on one board: score per suite, difference to the target and to the best source, and cost.
+"""Put every way to fuse on one board: score per suite, difference to the target and to the best source, and cost.
 
 >>> first = CostRow(model="a", reward=0.5, parameter_tokens=10.0)
 >>> [row.model for row in pareto([first, CostRow(model="b", reward=0.4, parameter_tokens=20.0)])]
@@ -8,13 +8,16 @@ The first measure is the mean test reward at the first temperature, the others a
 are paired by question, and by seed if there are several. p-values are adjusted (Holm) over the models compared with one
 reference on one measure. The best source is chosen by validation reward; without one that was run on a suite, it is the
 source with the highest score there, which flatters the source and not the methods.
+
+Cost has two sides. Training counts every step that a checkpoint comes from: SFT, the variants, and for a merge those of
+all its models, but not the sampling of sources. Work per answer is over the held-out answers at the first temperature:
+active parameters times tokens read and written, summed over all models that took part.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from harness.analysis.reported import ReportedTable
 from harness.pages.charts import ChartPoint, Drawing, scatter
@@ -32,15 +35,10 @@ from .suite_scores import TARGET, Gap, SuiteComparison, SuiteGroup, Suites, gap_
 from .tables import Section, TextGrid, VariantBoard, Verdict, at, markdown_grid, score_text
 
 # ---------------------------------------------------------------------------------------------------------------- costs
-# What each model of a recipe costs: device-hours and tokens of its training, and its work per answer.
-#
-# Training counts every step that the checkpoint comes from: SFT, the variants, and for a merge those of all its
-# models, but not the sampling of sources. Work per answer is over the held-out answers at the first temperature:
-# active parameters times tokens read and written, summed over all models that took part.
 
 
 class CostRow(Record):
-    """One model. None: unknown."""
+    """What one model costs. None: unknown."""
 
     model: str
     reward: float | None
@@ -111,19 +109,19 @@ class _Sizes:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._known: dict[str, float | None] = {}
+        self._parameters: dict[str, float | None] = {}
         self._sources = {source.name: source for source in recipe.spec.sources}
 
     def parameters(self, model: str) -> float | None:
-        """Return those of a source, or of the target for every other model."""
+        """Return the active parameters of a source, or of the target for every other model, which has its size."""
         source = self._sources.get(model)
         text = self._recipe.spec.target if source is None else source.model
         if text is None:
             return None
-        if text not in self._known:
+        if text not in self._parameters:
             ref = ModelRef.parse(text)
-            self._known[text] = active_parameters(resolve(ref)) if ref.scheme == "path" else None
-        return self._known[text]
+            self._parameters[text] = active_parameters(resolve(ref)) if ref.scheme == "path" else None
+        return self._parameters[text]
 
     def dollars(self, model: str, prompt_tokens: int, completion_tokens: int) -> float | None:
         source = self._sources.get(model)
@@ -133,7 +131,7 @@ class _Sizes:
 
 
 def _work(model: str, answers: Sequence[Answer], sizes: _Sizes) -> dict[str, float | None]:
-    """Return the means per answer; None for what is unknown of any model that took part."""
+    """Return the means per answer, each None if it is unknown of a model that took part."""
     calls = tokens = 0.0
     parameter_tokens: list[float | None] = []
     dollars: list[float | None] = []
@@ -149,29 +147,29 @@ def _work(model: str, answers: Sequence[Answer], sizes: _Sizes) -> dict[str, flo
             dollars.append(sizes.dollars(name, read, written))
     if not answers or not tokens:
         return {}
-    total = partial(_sum_over, len(answers))
     return {
         "calls": calls / len(answers),
         "tokens": tokens / len(answers),
-        "parameter_tokens": total(parameter_tokens),
-        "dollars": total(dollars),
+        "parameter_tokens": _sum_over(len(answers), parameter_tokens),
+        "dollars": _sum_over(len(answers), dollars),
     }
 
 
-def _sum_over(count: int, values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None) / count
+def _sum_over(count: int, values: Sequence[float | None]) -> float | None:
+    # one unknown part makes the whole unknown: leaving it out would make the model look cheap
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / count if len(numbers) == len(values) else None
 
 
 def pareto(rows: Sequence[CostRow]) -> list[CostRow]:
-    """Return the rows that no other beats: none has at least their reward for at most their work, and one better."""
-    placed = [(row.model, row.reward, row.parameter_tokens) for row in rows]
-    front = front_of([(name, reward, work) for name, reward, work in placed if reward is not None and work is not None])
+    """Return the rows that no other row beats: neither its reward nor its work is worse, and one of them is better."""
+    points = [(row.model, row.reward, row.parameter_tokens) for row in rows]
+    front = front_of([(name, reward, work) for name, reward, work in points if reward is not None and work is not None])
     return [row for row in rows if row.model in front]
 
 
 def front_of(points: Sequence[tuple[str, float, float]]) -> set[str]:
-    """Return the names of (name, score, work) that no other beats: more of a score and less work are better."""
+    """Return the names of the (name, score, work) that no other beats. More score and less work are better."""
     return {
         name
         for name, score, work in points
@@ -227,7 +225,7 @@ class BoardMeasure(Record):
 
 
 class MethodBoard(Record):
-    """`report/methods.json`."""
+    """The board, as in `report/methods.json`."""
 
     recipe: str
     models: tuple[str, ...]
@@ -338,7 +336,7 @@ CLAIMS: dict[Verdict, str] = {
 
 
 def method_sentence(model: str, measures: Sequence[BoardMeasure], costs: Sequence[CostRow]) -> str:
-    """Return what a model is worth: better or worse than the target and the best source, where, and at what cost."""
+    """Return on which measures a model beats the target and the best source, or is worse, and what it costs."""
     clauses = [
         *_claims("the target", [(measure.name, measure.to_target.get(model)) for measure in measures]),
         *_claims("the best source", [(measure.name, measure.to_best_source.get(model)) for measure in measures]),
@@ -349,12 +347,12 @@ def method_sentence(model: str, measures: Sequence[BoardMeasure], costs: Sequenc
 
 
 def _claims(reference: str, gaps: Sequence[tuple[str, Gap | None]]) -> list[str]:
-    known = [(name, gap) for name, gap in gaps if gap is not None]
+    compared = [(name, gap) for name, gap in gaps if gap is not None]
     clauses = []
     for verdict, words in CLAIMS.items():
         figures = [
             f"{name} ({'' if gap.reference == TARGET else gap.reference + ': '}{gap.text})"
-            for name, gap in known
+            for name, gap in compared
             if gap.verdict == verdict
         ]
         if figures:
@@ -419,7 +417,7 @@ def _difference_grid(board: MethodBoard, measure: BoardMeasure) -> list[TextGrid
 
 
 def front_figure(board: MethodBoard, measure: BoardMeasure) -> Drawing | None:
-    """Return score against work per answer, `*` on the front; None with fewer than two models of known work."""
+    """Return a figure of score and work per answer, with `*` on the front, or None if fewer than two have both."""
     work = {row.model: row.parameter_tokens for row in board.costs if row.parameter_tokens}
     sign = _sign(measure.higher_is_better)
     values = {

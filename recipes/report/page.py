@@ -60,21 +60,23 @@ def _tables(board: VariantBoard, temperature: float) -> list[TextGrid]:
 
 def forest(rows: Sequence[ModelRow], temperature: float) -> Drawing:
     """Draw each model's mean reward with its interval, and above it one tick per seed."""
-    shown = [row for row in rows if row.reward.value is not None]
-    left = min(max((width_of(row.model) for row in shown), default=0.0) + 24, 300)
+    scored = [row for row in rows if row.reward.value is not None]
+    left = min(max((width_of(row.model) for row in scored), default=0.0) + 24, 300)
     right = 160.0
     ends = [
-        end for row in shown for end in (row.reward.ci_low, row.reward.value, row.reward.ci_high, *row.by_seed.values())
+        end
+        for row in scored
+        for end in (row.reward.ci_low, row.reward.value, row.reward.ci_high, *row.by_seed.values())
     ]
     scale = axis([end for end in ends if end is not None], left, WIDTH - right)
-    height = 24 + ROW * len(shown)
+    height = 24 + ROW * len(scored)
     drawing = Drawing(WIDTH, height + 28, f"Mean test reward with 95 % intervals, {at(temperature)}")
     drawing.text(left, 14, "mean test reward, 95 % interval; ticks are seeds", css="title")
     for tick in scale.ticks(6):
         drawing.line(scale(tick), 24, scale(tick), height, "grid")
         drawing.text(scale(tick), height + 16, f"{tick:g}", anchor="middle", css="small muted")
     drawing.line(scale.start, height, scale.end, height, "axis")
-    for position, row in enumerate(shown):
+    for position, row in enumerate(scored):
         y = 24 + ROW * (position + 0.5)
         name = row.model if len(row.model) <= 40 else row.model[:39] + "…"
         drawing.text(left - 12, y + 4, name, anchor="end", css="" if row.complete else "muted")

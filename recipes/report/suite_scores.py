@@ -1,4 +1,7 @@
-"""Scores and differences of a recipe's models on suites: one card per seed, paired by question and by seed.
+"""Compare a recipe's models on suites: one card per seed, paired by question and by seed.
+
+>>> Gap(reference="target", value=4.5, ci_low=1.2, ci_high=7.8, verdict="better").text
+'+4.500 [1.200, 7.800]'
 
 Intervals are over questions, and over seeds if there are several. p-values are adjusted (Holm) over the models compared
 with one reference on one suite.
@@ -27,7 +30,7 @@ from .tables import Verdict, p_text, signed
 
 TARGET = "target"
 NORMAL = 1.96
-"""Half a 95 % interval in standard errors, for many questions."""
+"""Half a 95 % interval in standard errors, for many questions: the normal distribution's 97.5 % quantile."""
 SeedCards = Mapping[int, ScoreCard]
 """Cards of one model and protocol by seed; a model that is the same for all seeds has one."""
 Suites = Sequence[tuple[Path, ScoreCard]]
@@ -136,29 +139,29 @@ class SuiteComparison:
         return score_of(value, interval, se, n=sum(row.n for row in scores), lost=sum(row.unscored for row in scores))
 
     def gaps(self, group: SuiteGroup, reference: str | None) -> dict[str, Gap]:
-        """Return each other model of a group minus the reference; none if the reference was not run on the suite."""
+        """Return each model of a group minus the reference, or nothing if the reference was not run on the suite."""
         if reference is None or reference not in group.cards:
             return {}
         complete = {model: all(card.complete for card in cards.values()) for model, cards in group.cards.items()}
         pairs = {name: self._difference(group, name, reference) for name in group.cards if name != reference}
-        known = {name: pair for name, pair in pairs.items() if pair is not None}
-        adjusted = dict(zip(known, holm([pair.p for pair in known.values()]), strict=True))
+        differences = {name: pair for name, pair in pairs.items() if pair is not None}
+        adjusted = dict(zip(differences, holm([pair.p for pair in differences.values()]), strict=True))
         higher = group.higher_is_better
         return {
             name: _gap(reference, pair, adjusted[name], higher, complete[name] and complete[reference])
-            for name, pair in known.items()
+            for name, pair in differences.items()
         }
 
     def _difference(self, group: SuiteGroup, model: str, reference: str) -> HeadlineDifference | None:
-        """Return the mean over seeds of the differences; None if a value, an error or a seed is missing."""
+        """Return the mean over seeds of the differences, or None if a value, an error or a seed is missing."""
         pairs = self._seed_pairs(group, model, reference)
-        single = [self._pair(card, base) for card, base in pairs]
-        known = [pair for pair in single if pair is not None]
-        if len(single) < 2 or len(known) < len(single):
-            return single[0] if len(single) == 1 else None
-        value = sum(pair.difference for pair in known) / len(known)
-        errors = [(pair.ci_high - pair.ci_low) / 2 / NORMAL for pair in known]
-        mean = self._mean(pairs, [pair.difference for pair in known], errors)
+        by_seed = [self._pair(card, base) for card, base in pairs]
+        paired = [pair for pair in by_seed if pair is not None]
+        if len(by_seed) < 2 or len(paired) < len(by_seed):  # a mean over some of the seeds would be of other weights
+            return by_seed[0] if len(by_seed) == 1 else None
+        value = sum(pair.difference for pair in paired) / len(paired)
+        errors = [(pair.ci_high - pair.ci_low) / 2 / NORMAL for pair in paired]
+        mean = self._mean(pairs, [pair.difference for pair in paired], errors)
         if mean is None:
             return None
         low, high = around(mean, value)
@@ -181,7 +184,7 @@ class SuiteComparison:
         values: Sequence[float],
         errors: Sequence[float | None],
     ) -> CrossedMean | None:
-        """Return the mean over questions and seeds; from the seeds' values and errors if no question varies."""
+        """Return the mean over questions and seeds, or that of the seeds' values and errors if no question varies."""
         card = pairs[0][0]
         mean = self._crossed(pairs)
         return mean if mean is not None and mean.varies else _pooled(values, errors, card.scores[card.headline].n)
@@ -196,7 +199,7 @@ class SuiteComparison:
         return low, high
 
     def _crossed(self, pairs: Sequence[tuple[ScoreCard, ScoreCard | None]]) -> CrossedMean | None:
-        """Return the mean over questions and seeds; None unless all cards have terms of their headline."""
+        """Return the mean over questions and seeds, or None unless all cards have terms of their headline."""
         tables: list[dict[str, float]] = []
         for card, reference in pairs:
             moves = self._moves(card)
@@ -214,15 +217,15 @@ class SuiteComparison:
 
 
 def _pooled(values: Sequence[float], errors: Sequence[float | None], questions: int) -> CrossedMean | None:
-    """Return the mean of one value per seed from their errors alone; None if an error is unknown.
+    """Return the mean of one value per seed from their errors alone, or None if an error is unknown.
 
     All seeds answer the same questions, so their errors over questions are not averaged away: the variance is the mean
     of the squared errors plus that of the seeds' mean, which is never too small. Degrees of freedom: Satterthwaite's.
     """
-    known = [error for error in errors if error]
-    if len(known) < len(values) or len(values) < 2 or questions < 2:
+    positive = [error for error in errors if error]
+    if len(positive) < len(values) or len(values) < 2 or questions < 2:
         return None
-    by_question = sum(error**2 for error in known) / len(known)
+    by_question = sum(error**2 for error in positive) / len(positive)
     by_seed = float(np.var(values, ddof=1)) / len(values)
     variance = by_question + by_seed
     df = variance**2 / (by_question**2 / (questions - 1) + by_seed**2 / (len(values) - 1))
@@ -231,7 +234,7 @@ def _pooled(values: Sequence[float], errors: Sequence[float | None], questions: 
 
 
 def _moves(sums: QuestionSums | None, card: ScoreCard) -> dict[str, float] | None:
-    """Return terms per question whose mean is the headline: a ratio of sums is linearised at its value."""
+    """Return terms per question whose mean is the headline. A ratio of sums is linearised at its value."""
     if sums is None or sums.metric != card.headline or sums.value is None:
         return None
     ratio = sums.value / sums.scale

@@ -1,4 +1,4 @@
-"""Sweeps of a recipe: how the test reward changes with one value of a variant, as sentences, table and figure. Pure.
+"""Report how the test reward changes with one value of a variant, a sweep, as sentences, table and figure.
 
 Each sweep is a leaderboard of its own: its variants are compared with the variant that it is `of`, paired by prompt and
 seed, and p-values are adjusted within the sweep. They are not on the recipe's leaderboard, where more rows would make
@@ -85,15 +85,15 @@ def sweep_reports(recipe: Recipe, measured: Sequence[Measured], suites: Suites =
     for sweep in recipe.spec.sweeps:
         names = (sweep.of, *sweep.variants)
         rows = [result for result in measured if result.model in names]
-        own_groups = [group for every in groups if _compares(sweep, (group := every.of(names)).cards)]
+        swept_groups = [group for every in groups if _compares(sweep, (group := every.of(names)).cards)]
         rewarded = {result.model for result in rows}
         has_rewards = _compares(sweep, rewarded)
-        if not has_rewards and not own_groups:
+        if not has_rewards and not swept_groups:
             continue
-        known = rewarded.union(*(group.cards for group in own_groups))
+        with_results = rewarded.union(*(group.cards for group in swept_groups))
         board = variant_board(recipe.spec.name, rows if has_rewards else [], baselines=[sweep.of], preference=())
         values = _ordered({sweep.of: own_value(recipe.spec, sweep), **sweep.variants})
-        values = {name: value for name, value in values.items() if name in known}
+        values = {name: value for name, value in values.items() if name in with_results}
         reports.append(
             SweepReport(
                 of=sweep.of,
@@ -104,7 +104,7 @@ def sweep_reports(recipe: Recipe, measured: Sequence[Measured], suites: Suites =
                 if has_rewards
                 else (),
                 note=_note(recipe.spec, sweep),
-                suites=tuple(_suite_sweep(sweep, group, compared) for group in own_groups if compared is not None),
+                suites=tuple(_suite_sweep(sweep, group, compared) for group in swept_groups if compared is not None),
             )
         )
     return reports
@@ -120,7 +120,7 @@ def _suite_sweep(sweep: SweepSpec, group: SuiteGroup, compared: SuiteComparison)
 
 
 def own_value(spec: RecipeSpec, sweep: SweepSpec) -> Value | None:
-    """Return the value of the variant that a sweep is of; None for `leave_out`, or if the recipe does not state it."""
+    """Return the value of the variant that a sweep is of, or None for `leave_out` or if the recipe states none."""
     merge = spec.merges.get(sweep.of)
     if sweep.key == "leave_out":
         return None
@@ -167,8 +167,8 @@ def _sentence(sweep: SweepSpec, name: str, values: dict[str, Value | None], boar
     return f"{subject} {' and '.join(clauses)}."
 
 
-def _subject(key: str, value: Value | None, own: Value | None) -> str:
-    instead = "" if own is None else f" instead of {own}"
+def _subject(key: str, value: Value | None, reference: Value | None) -> str:
+    instead = "" if reference is None else f" instead of {reference}"
     if key == "leave_out":
         return f"Leaving out {value}"
     if key == "sources":
@@ -186,7 +186,7 @@ def sweep_section(report: SweepReport) -> Section:
 
 
 def sweep_grids(report: SweepReport) -> list[TextGrid]:
-    """Return one table per temperature and per suite; the variant that the sweep is of has no difference."""
+    """Return one table per temperature and per suite. The variant that the sweep is of has no difference."""
     value, difference = "left out" if report.key == "leave_out" else report.key, f"difference to {report.of} [95 %]"
     head = (value, "reward [95 %]", difference, "each seed", "p (Holm)", "verdict")
     suite_head = (value, "score [95 %]", difference, "p (Holm)", "verdict")
@@ -231,7 +231,7 @@ def _difference_cells(row: Versus | None) -> tuple[str, ...]:
 
 
 def sweep_figure(report: SweepReport) -> Drawing | None:
-    """Return the differences as a curve for a value that is a number, else as a list; None without a difference."""
+    """Return the differences as a curve over numbers, or else as a list, or None if there are none."""
     if not report.board.differences:
         return None
     values = {name: value for name, value in report.values.items() if value is not None}
@@ -245,7 +245,7 @@ def sweep_figure(report: SweepReport) -> Drawing | None:
             for name, value in values.items()
             if (row := rows.get(name)) is not None
         ]
-        if report.of in values:
+        if report.of in values:  # its difference to itself is 0, without an interval
             points.append(ChartPoint(report.of, float(values[report.of]), 0.0))
         series.append((at(temperature), points))
     title = f"Difference of the mean test reward to {report.of}, with 95 % intervals, by {report.key}"

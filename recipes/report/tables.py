@@ -1,4 +1,11 @@
-"""The leaderboard of variants as records, as sentences, and as text, Markdown and rich tables. Pure."""
+"""Write the leaderboard of variants as records, as sentences, and as text, Markdown and rich tables.
+
+>>> print(markdown_grid(TextGrid("", ("model", "reward"), (("wrpo", "0.843"), ("sft|dpo", "0.8")))), end="")
+| model | reward |
+| --- | ---: |
+| wrpo | 0.843 |
+| sft\\|dpo | 0.8 |
+"""
 
 from __future__ import annotations
 
@@ -124,6 +131,7 @@ def _part(baseline: str, matches: Sequence[Versus]) -> str:
         (verdict,) = temperatures
         claim = f"{CLAIMS[verdict]} {baseline}"
     else:
+        # the claim comes first: a gain at some temperature, or that there is none at any
         beaten = "better" in temperatures
         words = {
             "better": f"beats {baseline} at",
@@ -166,8 +174,8 @@ def verdict_grid(board: VariantBoard) -> TextGrid:
         temperatures = _by_verdict(matches)
         if len(temperatures) == 1:
             return next(iter(temperatures))
-        shown = {verdict: names for verdict, names in temperatures.items() if verdict != "not shown"}
-        return _listed(shown, {verdict: f"{verdict} at" for verdict in CLAIMS}) or "-"
+        decided = {verdict: names for verdict, names in temperatures.items() if verdict != "not shown"}
+        return _listed(decided, {verdict: f"{verdict} at" for verdict in CLAIMS}) or "-"
 
     models = dict.fromkeys(row.model for row in board.differences)
     return TextGrid(

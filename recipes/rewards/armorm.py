@@ -147,14 +147,17 @@ class ArmoRMReward:
         assert self._model is not None, "use `with`"
         device = self._model.device
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        rewards: list[float] = self._model(ids, mask).float().cpu().tolist()
+        ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        mask_BT = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        rewards: list[float] = self._model(ids_BT, mask_BT).float().cpu().tolist()
         return rewards
 
 
 class ArmoRM:
-    """Return one reward per right-padded conversation, shape (B,), in about 0..0.3."""
+    """Return one reward per right-padded conversation, (B,), in about 0..0.3.
+
+    Shapes: `_B` conversations, `_T` tokens, `_H` hidden size, `_K` objectives.
+    """
 
     def __init__(self, body: LlamaModel, head: dict[str, Tensor], *, temperature: float) -> None:
         """Take the loaded body, and in `head` the tensors that `head_shapes` names."""
@@ -206,30 +209,36 @@ class ArmoRM:
         self._head = {name: tensor.to(device) for name, tensor in self._head.items()}
         return self
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the rewards, shape (B,). Raise ValueError if a conversation has no assistant turn, e.g. truncated."""
+    def __call__(self, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Return the rewards, (B,), of token ids and attention mask, (B, T).
+
+        Raise ValueError if a conversation has no assistant turn, e.g. because it was truncated.
+        """
         import torch
 
         with torch.no_grad():
-            hidden_BTH = self._body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            rows = torch.arange(len(input_ids), device=input_ids.device)
-            last_B = attention_mask.sum(1) - 1
-            prompt_B = torch.tensor([prompt_end(ids) for ids in input_ids.tolist()]).to(rows.device)
-            rewards_BK = torch.nn.functional.linear(hidden_BTH[rows, last_B], self._head["regression_layer.weight"])
-            rewards_BK = rewards_BK @ self._head["reward_transform_matrix"]
-            weights_BK = self._gate(hidden_BTH[rows, prompt_B])
+            hidden_BTH = self._body(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+            row_B = torch.arange(len(ids_BT), device=ids_BT.device)
+            last_B = mask_BT.sum(1) - 1
+            prompt_B = torch.tensor([prompt_end(ids) for ids in ids_BT.tolist()]).to(row_B.device)
+            rewards_BK = torch.nn.functional.linear(hidden_BTH[row_B, last_B], self._head["regression_layer.weight"])
+            rewards_BK = (
+                rewards_BK @ self._head["reward_transform_matrix"]
+            )  # corrects objectives that prefer long answers
+            weights_BK = self._gate(hidden_BTH[row_B, prompt_B])
             return (weights_BK.float() * rewards_BK.float()).sum(-1)
 
     def _gate(self, prompt_BH: Tensor) -> Tensor:
-        """Return one weight per objective from the prompt's embedding; the weights sum to `logit_scale`."""
+        """Return the weights of the objectives, (B, K), from the prompts' embeddings. They sum to `logit_scale`."""
         import torch
 
-        x = prompt_BH
+        output_BD = prompt_BH  # D: the width of a layer's output, K after the last one
         for layer in range(self._layers):
-            weight, bias = (self._head[f"gating.layers.{layer}.{part}"] for part in ("weight", "bias"))
-            x = torch.nn.functional.linear(torch.relu(x) if layer else x, weight, bias)
-        weights_BK: Tensor = torch.softmax(x / self._temperature, dim=-1) * self._head["gating.logit_scale"][0]
-        return weights_BK
+            weight_ED, bias_E = (self._head[f"gating.layers.{layer}.{name}"] for name in ("weight", "bias"))
+            input_BD = torch.relu(output_BD) if layer else output_BD
+            output_BD = torch.nn.functional.linear(input_BD, weight_ED, bias_E)
+        weights_BK: Tensor = torch.softmax(output_BD / self._temperature, dim=-1)
+        return weights_BK * self._head["gating.logit_scale"][0]
 
 
 def head_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:

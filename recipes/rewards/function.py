@@ -85,7 +85,7 @@ class FunctionReward(RunsCoroutines):
         """Columns without which the function cannot be called."""
 
     def identity(self) -> dict[str, JsonValue]:
-        """Return the function's name and a digest of its file; imports of that file are not covered."""
+        """Return the function's name and a digest of its file. What that file imports is not covered."""
         source = inspect.getsourcefile(self._module)
         return {
             "function": self._name.rsplit("/", 1)[-1],

@@ -57,7 +57,7 @@ class JudgeReward(RunsCoroutines):
         if isinstance(self._judge, LoadedJudge) and options.log_dir is not None:
             self._judge.logs_to(options.log_dir)
         self._suite = load_plugin("suites", self._params.suite)(SuiteOptions(edition=self._params.edition))
-        self._places = asyncio.Semaphore(options.batch_size)
+        self._slots = asyncio.Semaphore(options.batch_size)
         self.at_once = QUEUE * options.batch_size
         self._cache = ReplyCache(cache_path())
 
@@ -133,7 +133,7 @@ class JudgeReward(RunsCoroutines):
         return [_mean([next(rows) for _ in group]) for group in tasks]
 
     async def _verdict(self, task: JudgeTask) -> Judgment:
-        async with self._places:
+        async with self._slots:
             return await self._judge.judge(task)
 
 

@@ -53,7 +53,7 @@ class PoolingReward(RunsCoroutines):
         if not options.model:
             raise ConfigError("reward kind pooling needs `model`: a folder, hf:ORG/NAME or, with `url`, a served name")
         refuse(options, "params", *(("serve",) if options.url else ("key_env",)))
-        self._places = options.batch_size
+        self._concurrency = options.batch_size
         self.at_once = QUEUE * options.batch_size
         self._server: PoolingServer | None = None
         self._url, self._key = None, None

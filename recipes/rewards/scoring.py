@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 CREATE = "CREATE TABLE IF NOT EXISTS rewards (key BLOB PRIMARY KEY, value REAL NOT NULL)"
 BUSY_SECONDS = 30.0
 """How long to wait for another process's transaction; ours take milliseconds."""
-
-
 REWARD = "reward.json"
 """Records what the rewards of a folder depend on: the kind and its identity."""
 SAY_EVERY = 10.0
@@ -171,6 +169,7 @@ def _check_identity(folder: Path, scorer: Scorer) -> None:
 
 
 def _facts(scorer: Scorer) -> dict[str, JsonValue]:
+    # as a JSON file gives them back, in which tuples are lists: they are compared with what was written earlier
     facts: dict[str, JsonValue] = json.loads(json.dumps({"kind": scorer.kind, "identity": scorer.identity()}))
     return facts
 
@@ -238,6 +237,7 @@ class _Work:
         firsts = [answer for keys in groups if (answer := self.answers.get(keys[0])) is not None]
         items = [RewardItem(self._row(answer), answer.turns[0]) for answer in firsts]
         outcomes = self._outcomes(items, [_tokens(answer) for answer in firsts])
+        # first keep what was scored, then stop: the next run of the command does not score it again
         for group, first, outcome in zip(groups, firsts, outcomes, strict=True):
             if not self._stops(outcome):
                 self._append(group, first, outcome)
@@ -262,6 +262,7 @@ class _Work:
         lacking = [index for index in range(len(items)) if index not in outcomes]
         self.tally["from_cache"] += len(outcomes)
         read = sum(tokens[index] for index in lacking)
+        # a failure is not cached, because the next call may succeed
         fresh = dict(zip(lacking, self._score([items[index] for index in lacking], read), strict=True))
         self.cache.put([(keys[index], value) for index, value in fresh.items() if isinstance(value, float)])
         outcomes |= fresh
@@ -271,7 +272,7 @@ class _Work:
         if not items:
             return []
         begin = time.monotonic()
-        if not self.loaded:
+        if not self.loaded:  # only now, because the cache may have had every answer so far
             self.stack.enter_context(self.scorer)
             self.loaded = True
             self.start_seconds = time.monotonic() - begin
@@ -345,6 +346,8 @@ class RewardCache:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+                # With a write-ahead log, processes read while another writes. NORMAL may lose the last rewards in a
+                # power cut, which costs scoring them again; the file stays sound.
                 self._database.execute("PRAGMA journal_mode = WAL")
                 self._database.execute("PRAGMA synchronous = NORMAL")
                 self._database.execute(CREATE)
@@ -373,6 +376,7 @@ class RewardCache:
         if self._database is None or not rows:
             return
         try:
+            # takes the lock at once: a transaction that asked for it later would fail instead of waiting
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("INSERT OR REPLACE INTO rewards VALUES (?, ?)", rows)
             self._database.execute("COMMIT")

@@ -1,7 +1,8 @@
-"""Score with several processes, each with a copy of the reward: on the GPUs of this machine, or as workers of Ray.
+"""Score with several copies of the reward: in processes on the GPUs of this machine, or in workers of a Ray cluster.
 
-The answers of one call are split into the same batches as in one process, so it does not matter which process scores a
-batch. A step has as many processes as its GPUs allow; Ray is not needed.
+The answers of one call are split into the same batches as by one `Scorer`, so it does not matter which copy scores a
+batch. `ReplicaScorer` has as many processes as the step's GPUs allow. `RayScorer` has `reward: {workers: N}`, and if
+one of them dies, another scores its batch.
 """
 
 from __future__ import annotations
@@ -29,9 +30,13 @@ from ..steps import log_to_terminal
 from .scorer import Outcome, RewardItem, Scorer
 
 ROUNDS = 8
-"""Batches per process in one call. All wait for the slowest one at the end of each call."""
+"""Batches per process or worker in one call. All wait for the slowest one at the end of each call, so more batches
+mean less waiting, and fewer mean that a kill loses less."""
 GRACE = 30.0
 """Seconds for a process to end, e.g. to stop its server, before it is killed."""
+
+
+# -------------------------------------------------------------------------------------------- processes of this machine
 
 
 class ReplicaScorer(Scorer):
@@ -131,13 +136,6 @@ def _serve(options: RewardOptions, devices: str, parent: int, pipe: Connection) 
 
 
 # ------------------------------------------------------------------------------------------------------- workers of Ray
-# Score with several Ray workers, each with its own scorer: `reward: {workers: N}`.
-#
-# The answers of one call are split into the same batches as without Ray, so it does not matter which worker scores a
-# batch. If a worker dies, another one scores its batch.
-
-
-"""Batches per worker in one call. All workers wait for the slowest one at the end of each call."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Stages `sources` and `target`: sample n answers per prompt from every source, and from the SFT model."""
+"""Sample n answers per prompt: of every source (stage `sources`), and of the model to train on pairs (stage `target`).
+
+Sources answer the SFT prompts and the preference prompts. The target, which is the SFT model or the variant that a
+round continues from, answers the preference prompts only.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,8 @@ from ..steps import Step
 ANSWERED: tuple[Part, ...] = ("sft", "preference")
 """Parts that sources answer. Held-out prompts only evaluate the trained models, so sources skip them."""
 KEEP = (ANSWERS, IDENTITY)
+NAME = "target"
+"""The target's name in answers and rewards."""
 
 
 def source_steps(recipe: Recipe, prompts: Step) -> list[Step]:
@@ -54,15 +60,17 @@ def _sampling_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
         questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        draws, length = known.prompts.of(*ANSWERED) * sampling.n, known.source_answer(source.name)
-        item = left_to_sample(known, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length)
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws, length = estimator.prompts.of(*ANSWERED) * sampling.n, estimator.source_answer(source.name)
+        item = left_to_sample(
+            estimator, item.model_copy(update={"model": source.name}), folder / ANSWERS, draws, length
+        )
         if model.scheme == "endpoint":
             price = list_price(source, item.prompt_tokens, item.answer_tokens)
             yield item.model_copy(update={"dollars": price})
         else:
-            time = generation_time(known, source.name, source.serve, item.answer_tokens, measured=[folder])
-            yield known.timed(item, time)
+            time = generation_time(estimator, source.name, source.serve, item.answer_tokens, measured=[folder])
+            yield estimator.timed(item, time)
 
     settings = sampler.settings() | {"sampling": sampling.model_dump(mode="json")}
     return Step(
@@ -85,22 +93,14 @@ def _import_step(recipe: Recipe, source: SourceSpec, prompts: Step) -> Step:
 
     def work(folder: Path) -> Counts:
         questions = prompts_of(prompts.folder / PROMPTS, *ANSWERED)
-        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, where=dataset)
+        return take_answers(load_rows(dataset, split), questions, source.name, folder / ANSWERS, origin=dataset)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         yield item.model_copy(update={"model": source.name})
 
     name, folder = f"sources/{source.name}", recipe.source(source.name)
     settings: dict[str, JsonValue] = {"answers": portable_name(dataset), "split": split}
     return Step("sources", name, folder, settings, work, (prompts,), KEEP, estimate=estimate)
-
-
-# ------------------------------------------------------------------------------------------------- the target's answers
-# Stage `target`: sample n answers per preference prompt from the SFT model; write answers.jsonl.
-
-
-NAME = "target"
-"""The model's name in answers and rewards."""
 
 
 def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str | None = None) -> Step:
@@ -110,18 +110,17 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
     sampler = Sampler(
         NAME, ModelRef.parse(str(sft.folder)), spec.target_backend, spec.target_serve, seed, spec.sampling.max_failed
     )
-
     folder = recipe.target(seed, after)
 
     def work(folder: Path) -> Counts:
         questions = prompts_of(prompts.folder / PROMPTS, "preference")
         return sample(sampler, [AnswerFile(folder / ANSWERS, questions, sampling)], folder)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        draws = known.prompts.of("preference") * sampling.n
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        draws = estimator.prompts.of("preference") * sampling.n
         item = item.model_copy(update={"model": after or "sft"})
-        item = left_to_sample(known, item, folder / ANSWERS, draws, known.target_answer)
-        yield known.timed(item, target_time(known, item.answer_tokens))
+        item = left_to_sample(estimator, item, folder / ANSWERS, draws, estimator.target_answer)
+        yield estimator.timed(item, target_time(estimator, item.answer_tokens))
 
     return Step(
         "target",
@@ -130,7 +129,7 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
         sampler.settings() | {"sampling": sampling.model_dump(mode="json")},
         work,
         (prompts, sft),
-        keep=(ANSWERS, IDENTITY),
+        KEEP,
         seed=seed,
         alone=needs_machine(sampler.backend, sampler.serve),
         gpus=gpus_of(sampler.model, sampler.backend, sampler.serve),
@@ -138,8 +137,8 @@ def target_step(recipe: Recipe, seed: int, prompts: Step, sft: Step, after: str 
     )
 
 
-def target_time(known: Estimator, tokens: float) -> DeviceTime:
+def target_time(estimator: Estimator, tokens: float) -> DeviceTime:
     """Return the time in which the target, or a model trained from it, generates tokens."""
-    spec = known.recipe.spec
-    folders = [known.recipe.target(seed) for seed in spec.seeds]
-    return generation_time(known, "target", spec.target_serve, tokens, measured=folders)
+    spec = estimator.recipe.spec
+    folders = [estimator.recipe.target(seed) for seed in spec.seeds]
+    return generation_time(estimator, "target", spec.target_serve, tokens, measured=folders)

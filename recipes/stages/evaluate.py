@@ -39,7 +39,7 @@ KEPT = (f"*/{ANSWERS}", f"*/{REWARDS}", "*.json")
 
 
 def held_out_steps(recipe: Recipe, seed: int, prompts: Step, models: Sequence[Step]) -> list[Step]:
-    """Return one step per model: the SFT model and every variant; with the first seed the target and its rivals too."""
+    """Return one step per model: the SFT model, every variant, and with the first seed the target and its rivals."""
     spec = recipe.spec
     if not (spec.prompts.validation or spec.prompts.test):
         return []
@@ -87,12 +87,12 @@ def _held_out(recipe: Recipe, model: str, seed: int, prompts: Step, trained: Ste
         rewarded = [_score(spec, prompts.folder / PROMPTS, file.path, model) for file in files]
         return counts | {"rewarded": sum(rewarded)}
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        answers = 0 if item.done else known.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
-        requests = asked_of(known, model, answers)
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        answers = 0 if item.done else estimator.prompts.of(*HELD_OUT) * sum(draws(spec.evaluate).values())
+        requests = asked_of(estimator, model, answers)
         last = requests[-1].written / max(1.0, requests[-1].calls)  # tokens per answer of the one that is rewarded
-        rewarding = reward_time(known, answers * (known.prompts.tokens.value + last))
-        yield with_asked(known, item.model_copy(update={"model": model}), requests, spec.target_serve, *rewarding)
+        rewarding = reward_time(estimator, answers * (estimator.prompts.tokens.value + last))
+        yield with_asked(estimator, item.model_copy(update={"model": model}), requests, spec.target_serve, *rewarding)
 
     settings: dict[str, JsonValue] = {
         **sampler.settings(),
@@ -258,14 +258,14 @@ def _suite(recipe: Recipe, model: str, seed: int, inputs: tuple[Step, ...]) -> S
     def work(folder: Path) -> Counts:
         return _run(recipe, model, seed, folder)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         # the judges' calls are not included: `harness run --dry-run` estimates them
         calls = 0 if item.done else suite_calls(recipe.spec.evaluate, seed=recipe.spec.seeds[0])
-        requests = asked_of(known, model, calls)
+        requests = asked_of(estimator, model, calls)
         chosen = sum(part.read + part.written for part in requests) if model == "best_source" else 0.0
-        rewarding = reward_time(known, chosen)
+        rewarding = reward_time(estimator, chosen)
         item = item.model_copy(update={"model": model})
-        yield with_asked(known, item, requests, recipe.spec.evaluate.serve, *rewarding)
+        yield with_asked(estimator, item, requests, recipe.spec.evaluate.serve, *rewarding)
 
     spec = recipe.spec.evaluate
     best = model == "best"  # chosen again each time, as there may be new variants; existing runs are not repeated

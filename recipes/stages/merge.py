@@ -1,4 +1,4 @@
-"""Merges: checkpoints whose weights mergekit makes from others, without training; a part of the stage `align`.
+"""Merge checkpoints with mergekit, which makes weights from others without training: a part of the stage `align`.
 
 A merge is a variant with `method: merge`. mergekit runs as a process of its own (it is an optional package under
 LGPL-3.0, `pip install 'llm-fusion-harness[merge]'`), reads local folders only, and gets no keys. Tokenizer and chat
@@ -52,9 +52,9 @@ def merge_steps(recipe: Recipe, models: Sequence[Step]) -> list[Step]:
     steps = []
     for name, merge in recipe.merges.items():
         for seed in recipe.merge_seeds(name):
-            parts = [(model, part) for part in _seeds(recipe, merge, seed) for model in merge.models]
+            checkpoints = [(model, part_seed) for part_seed in _seeds(recipe, merge, seed) for model in merge.models]
             base = [(_base(recipe, merge), seed)] if merge.has_base else []
-            folders = {_made(recipe, model, part) for model, part in [*parts, *base]}
+            folders = {_checkpoint_in_recipe(recipe, model, part_seed) for model, part_seed in [*checkpoints, *base]}
             inputs = tuple(by_folder[folder] for folder in by_folder if folder in folders)
             if set(recipe.seeds) >= set(_seeds(recipe, merge, seed)):
                 steps.append(_step(recipe, name, merge, seed, inputs))
@@ -127,18 +127,18 @@ def check_mergeable(merge: str, folders: dict[str, Path]) -> None:
         if first is None:
             first = model, shapes, words
             continue
-        other, expected, vocabulary = first
+        first_model, expected, vocabulary = first
         odd = sorted(key for key in expected | shapes if expected.get(key) != shapes.get(key))
         if odd:
             raise ConfigError(
-                f"merge {merge!r}: {model!r} and {other!r} have different architectures ({odd[0]}: "
+                f"merge {merge!r}: {model!r} and {first_model!r} have different architectures ({odd[0]}: "
                 f"{shapes.get(odd[0], 'missing')} and {expected.get(odd[0], 'missing')}); merge models of one "
                 "architecture"
             )
         if words != vocabulary:
             raise ConfigError(
-                f"merge {merge!r}: {model!r} and {other!r} have different vocabularies, so their rows of embeddings do "
-                "not belong together; merge models of one tokenizer"
+                f"merge {merge!r}: {model!r} and {first_model!r} have different vocabularies, so their rows of "
+                "embeddings do not belong together; merge models of one tokenizer"
             )
 
 
@@ -151,7 +151,7 @@ def _shapes(folder: Path) -> dict[str, Any]:
 
 
 def _vocabulary(folder: Path) -> str | None:
-    """Return a digest of the tokens and their ids; None without a tokenizer.json."""
+    """Return a digest of the tokens and their ids, or None without a tokenizer.json."""
     try:
         tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -161,17 +161,19 @@ def _vocabulary(folder: Path) -> str | None:
 
 
 def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path) -> Counts:
-    parts = [(model, part) for part in _seeds(recipe, merge, seed) for model in merge.models]
-    folders = {f"{model} of seed {part}": _folder(recipe, model, part) for model, part in parts}
+    checkpoints = [(model, part_seed) for part_seed in _seeds(recipe, merge, seed) for model in merge.models]
+    folders = {f"{model} of seed {part_seed}": _folder(recipe, model, part_seed) for model, part_seed in checkpoints}
     base = _folder(recipe, _base(recipe, merge), seed)
     check_mergeable(name, folders | ({"the base": base} if merge.has_base else {}))
     used = (*merge.models, *([_base(recipe, merge)] if merge.has_base else []))
-    outside = {model: _folder(recipe, model, seed) for model in used if _made(recipe, model, seed) is None}
+    outside = {
+        model: _folder(recipe, model, seed) for model in used if _checkpoint_in_recipe(recipe, model, seed) is None
+    }
     if outside:  # checkpoints of the recipe are inputs of the step, so their digests are recorded already
         record_weights(folder, outside, name)
     begin = time.monotonic()
     weights: dict[Path, float] = {}
-    for (model, _), path in zip(parts, folders.values(), strict=True):  # a source is the same for all seeds
+    for (model, _), path in zip(checkpoints, folders.values(), strict=True):  # a source is the same for all seeds
         weights[path] = 1.0 if merge.weights is None else merge.weights[merge.models.index(model)]
     config = merge_config(merge, weights, base)
     run_mergekit(config, folder, seed=seed)
@@ -184,13 +186,13 @@ def _merge(recipe: Recipe, name: str, merge: MergeSpec, seed: int, folder: Path)
     return {"models": len(weights), "merge_seconds": round(time.monotonic() - begin, 3)}
 
 
-def _made(recipe: Recipe, model: str, seed: int) -> Path | None:
-    """Return the folder of a checkpoint of this recipe; None for the target and sources."""
+def _checkpoint_in_recipe(recipe: Recipe, model: str, seed: int) -> Path | None:
+    """Return the folder of a checkpoint of this recipe, or None for the target and sources."""
     return recipe.checkpoint(model, seed) if model == "sft" or model in recipe.spec.variants else None
 
 
 def _folder(recipe: Recipe, model: str, seed: int) -> Path:
-    if (folder := _made(recipe, model, seed)) is not None:
+    if (folder := _checkpoint_in_recipe(recipe, model, seed)) is not None:
         return folder.resolve()
     named = {source.name: source.model for source in recipe.spec.sources}
     return resolve(ModelRef.parse(named.get(model) or recipe.spec.target)).resolve()

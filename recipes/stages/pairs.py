@@ -129,14 +129,14 @@ def make_pairs(spec: PairsSpec, prompts: Path, chosen: Selection, answered: Sequ
     """
     sources = chosen.sources
     rows = read_prompts(prompts, "preference")
-    wanted = frozenset(row.prompt.id for row in rows)
+    prompt_ids = frozenset(row.prompt.id for row in rows)
     answers = [source / ANSWERS for source in answered[: len(sources)]]
     rewards = [source / REWARDS for source in answered[len(sources) : 2 * len(sources)]]
-    tallies = [Tally(name, wanted) for name in sources]
+    tallies = [Tally(name, prompt_ids) for name in sources]
     seen = [tally.add for tally in tallies]
     considered = Considered(drop_truncated=spec.drop_truncated, samples=chosen.samples)
-    best = best_by_prompt(answers, rewards, wanted, considered, seen=seen)
-    target = Tally("target", wanted)
+    best = best_by_prompt(answers, rewards, prompt_ids, considered, seen=seen)
+    target = Tally("target", prompt_ids)
     considered = Considered(drop_truncated=spec.drop_truncated)
     samples = rated(answered[-2] / ANSWERS, answered[-1] / REWARDS, considered, seen=target.add)
     target_extremes = extremes(samples)

@@ -51,8 +51,10 @@ CURVES = "training_curves.svg"
 
 def report_step(recipe: Recipe, steps: Sequence[Step]) -> Step:
     """Return the step that writes the report after all of `steps`."""
-    kept = ("*.json", "*.md", "*.html", "*.svg", "*.png")
-    return Step("report", "report", recipe.report, {}, partial(write_report, recipe), tuple(steps), kept, always=True)
+    outputs = ("*.json", "*.md", "*.html", "*.svg", "*.png")
+    return Step(
+        "report", "report", recipe.report, {}, partial(write_report, recipe), tuple(steps), outputs, always=True
+    )
 
 
 def read_variant_board(recipe: Recipe) -> VariantBoard:

@@ -1,4 +1,8 @@
-"""Stages `rewards` and `logps`: score every answer, and compute what sources think of the answers of the pairs."""
+"""Score answers with the reward (stage `rewards`), and with the sources' log-probabilities (stage `logps`).
+
+Every answer of a source and of the target gets a reward, from which the pairs are chosen. Only the method `infifpo`
+reads log-probabilities: those that each source gives to the three answers of a pair.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +39,8 @@ def source_reward_steps(recipe: Recipe, prompts: Step, answers: Sequence[Step]) 
 def target_reward_step(recipe: Recipe, seed: int, prompts: Step, target: Step, after: str | None = None) -> Step:
     """Return the step that scores the answers of one seed's SFT model, or of the variant `after`."""
 
-    def expected(known: Estimator) -> tuple[int, Mean]:
-        return known.prompts.of("preference") * recipe.spec.sampling.n, known.target_answer
+    def expected(estimator: Estimator) -> tuple[int, Mean]:
+        return estimator.prompts.of("preference") * recipe.spec.sampling.n, estimator.target_answer
 
     name = str((recipe.sampled(after, seed) / "target-rewards").relative_to(recipe.out))
     return _step(recipe, "target", name, (prompts, target), seed, expected)
@@ -52,13 +56,13 @@ def _step(
         files = {"prompts": prompts.folder / PROMPTS, "answers": answers.folder / ANSWERS}
         return score_answers(spec, **files, model=model, folder=into)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        count, length = expected(known)
-        left = known.missing(item, folder / REWARDS, count)
-        tokens = left * (known.prompts.tokens.value + length.value)
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        count, length = expected(estimator)
+        left = estimator.missing(item, folder / REWARDS, count)
+        tokens = left * (estimator.prompts.tokens.value + length.value)
         answered_by = model if seed is None else "sft"
         counts = {"model": answered_by, "calls": left, "calls_done": count - left, "prompt_tokens": tokens}
-        yield known.timed(item.model_copy(update=counts), *reward_time(known, tokens))
+        yield estimator.timed(item.model_copy(update=counts), *reward_time(estimator, tokens))
 
     settings = reward_settings(spec) | {"answers_of": model}
     gpus, alone = reward_gpus(spec), reward_alone(spec)
@@ -68,19 +72,19 @@ def _step(
 def _expected_of(source: SourceSpec, answers: Step) -> Expected:
     """Existing answers are one per prompt, or as many as their file has once it was imported."""
 
-    def expected(known: Estimator) -> tuple[int, Mean]:
-        prompts = known.prompts.of(*ANSWERED)
-        count = prompts * known.recipe.spec.sampling.n
+    def expected(estimator: Estimator) -> tuple[int, Mean]:
+        prompts = estimator.prompts.of(*ANSWERED)
+        count = prompts * estimator.recipe.spec.sampling.n
         if source.model is None:
             count = max(prompts, lines_of(answers.folder / ANSWERS))
-        return count, known.source_answer(source.name)
+        return count, estimator.source_answer(source.name)
 
     return expected
 
 
-def reward_time(known: Estimator, tokens: float) -> list[DeviceTime]:
+def reward_time(estimator: Estimator, tokens: float) -> list[DeviceTime]:
     """Return the time in which the reward model reads tokens; empty if the reward takes no time of our devices."""
-    spec = known.recipe.spec
+    spec = estimator.recipe.spec
     if spec.reward.kind in WITHOUT_DEVICE:
         return []
     devices = devices_of(spec.reward.serve) * max(1, spec.reward.workers)
@@ -89,15 +93,12 @@ def reward_time(known: Estimator, tokens: float) -> list[DeviceTime]:
         seconds = number(counts, "session_seconds")
         return number(counts, "session_tokens") / seconds / (devices * replicas(counts)) if seconds else 0.0
 
-    folders = [known.recipe.source_rewards(source.name) for source in spec.sources]
-    return [DeviceTime(tokens, known.rate("reward", spec.rates.reward, folders, rate), devices, "reward")]
+    folders = [estimator.recipe.source_rewards(source.name) for source in spec.sources]
+    return [DeviceTime(tokens, estimator.rate("reward", spec.rates.reward, folders, rate), devices, "reward")]
 
 
 # ---------------------------------------------------------------------------------------------------- log-probabilities
-# Stage `logps`: log-probabilities that sources give to the answers of the pairs; write logps.jsonl, one per source.
-#
-# Only the method `infifpo` uses them. Pairs of different numbers of sources have different answers, so each set of
-# pairs is scored by its own steps.
+# Pairs of different numbers of sources have different answers, so each set of pairs is scored by its own steps.
 
 
 KEEP = (LOGPS, IDENTITY)
@@ -128,17 +129,17 @@ def _logps_step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> S
         texts = [Texts.of(pair, keep_reasoning=spec.keep_reasoning) for pair in rows]
         return score_pairs(sampler, texts, into)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
-        rows = known.prompts.of("preference")
-        if known.done(pairs.name, pairs.folder):
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+        rows = estimator.prompts.of("preference")
+        if estimator.done(pairs.name, pairs.folder):
             rows = lines_of(pairs.folder / PAIRS)
-        left = known.missing(item, folder / LOGPS, rows)
+        left = estimator.missing(item, folder / LOGPS, rows)
         # each answer is read with its prompt
-        per_pair = 3 * known.prompts.tokens.value + known.any_source_answer + 2 * known.target_answer.value
+        per_pair = 3 * estimator.prompts.tokens.value + estimator.any_source_answer + 2 * estimator.target_answer.value
         tokens = left * per_pair
-        time = reading_time(known, source, tokens, per_pair, name)
+        time = reading_time(estimator, source, tokens, per_pair, name)
         update = {"model": source.name, "calls": left, "calls_done": rows - left, "prompt_tokens": tokens}
-        yield known.timed(item.model_copy(update=update), time)
+        yield estimator.timed(item.model_copy(update=update), time)
 
     settings = sampler.settings() | ({"keep_reasoning": True} if spec.keep_reasoning else {})
     return Step(
@@ -156,12 +157,12 @@ def _logps_step(recipe: Recipe, seed: int, source: SourceSpec, pairs: Step) -> S
     )
 
 
-def reading_time(known: Estimator, source: SourceSpec, tokens: float, per_pair: float, step: str) -> DeviceTime:
+def reading_time(estimator: Estimator, source: SourceSpec, tokens: float, per_pair: float, step: str) -> DeviceTime:
     """Return the time in which a source reads tokens, by its steps of this name in all seeds, else `rates.reading`.
 
     Without either it is the time to generate as many tokens: an upper bound, since reading is faster.
     """
-    recipe, devices = known.recipe, devices_of(source.serve)
+    recipe, devices = estimator.recipe, devices_of(source.serve)
 
     def rate(counts: Counts) -> float:
         pairs_read, seconds = number(counts, "session_pairs"), number(counts, "session_seconds")
@@ -170,9 +171,9 @@ def reading_time(known: Estimator, source: SourceSpec, tokens: float, per_pair: 
     _, _, rest = step.partition("/")
     folders = [recipe.seed(seed) / rest for seed in recipe.spec.seeds]
     configured = recipe.spec.rates.of("reading", source.name)
-    speed = known.rate("reading", configured, folders, rate)
+    speed = estimator.rate("reading", configured, folders, rate)
     if speed is None:
-        time = generation_time(known, source.name, source.serve, tokens, measured=[recipe.source(source.name)])
+        time = generation_time(estimator, source.name, source.serve, tokens, measured=[recipe.source(source.name)])
         if time.rate is not None:
             speed = Mean(time.rate.value, f"generation's, {time.rate.by}: an upper bound, as reading is faster")
     return DeviceTime(tokens, speed, devices, "log-probabilities")

@@ -1,4 +1,9 @@
-"""Stages `sft` and `align`: fine-tune the target on the best source answers, and train every variant."""
+"""Fine-tune the target on the sources' best answers (stage `sft`), and train every variant (stage `align`).
+
+A variant of pairs starts from the SFT model, or from the variant that it comes `after`, and learns from the pairs of
+that model's samples. FuseRL's two methods, fusesft and fusepo, read the sources' answers and rewards themselves, so
+they need none of the target's own answers. Each step gives one checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +55,10 @@ def sft_step(recipe: Recipe, seed: int, prompts: Step, answers: Sequence[Step], 
     def work(folder: Path) -> Counts:
         return _train_sft(recipe, seed, step, prompts, answers, rewards)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         item = item.model_copy(update={"model": "sft"})
-        rows, keys = known.prompts.of("sft"), sft_settings(spec)
-        yield training_estimate(known, item, rows=rows, method="sft", answer="source", keys=keys)
+        rows, keys = estimator.prompts.of("sft"), sft_settings(spec)
+        yield training_estimate(estimator, item, rows=rows, method="sft", answer="source", keys=keys)
 
     inputs = (prompts, *answers, *rewards)
     name, folder = f"seed-{seed}/sft", recipe.sft(seed)
@@ -152,10 +157,6 @@ def _train_sft(
 
 
 # -------------------------------------------------------------------------------- align: variants that learn from pairs
-# Stage `align`: train every variant; each gives a checkpoint.
-#
-# Variants start from the SFT model, or from the variant that they come `after`, and learn from the pairs of that
-# model's samples.
 
 
 @dataclass(frozen=True)
@@ -195,13 +196,13 @@ def align_step(recipe: Recipe, seed: int, name: str, origin: TrainedFrom) -> Ste
     def work(folder: Path) -> Counts:
         return _train(recipe, seed, name, step, origin)
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         if name in _referring(recipe, variant)[:1]:
-            yield _reference(known, recipe, seed, variant, pairs)
+            yield _reference(estimator, recipe, seed, variant, pairs)
         yield training_estimate(
-            known,
+            estimator,
             item.model_copy(update={"model": name}),
-            rows=_rows(known, pairs),
+            rows=_rows(estimator, pairs),
             method=variant.method,
             answer=variant.answers,
             keys=variant_settings(recipe.spec, variant),
@@ -228,10 +229,10 @@ def _teacher(recipe: Recipe, variant: VariantSpec) -> ModelRef:
     return ModelRef.parse(source.model)
 
 
-def _rows(known: Estimator, pairs: Step) -> int:
-    if known.done(pairs.name, pairs.folder):
+def _rows(estimator: Estimator, pairs: Step) -> int:
+    if estimator.done(pairs.name, pairs.folder):
         return lines_of(pairs.folder / PAIRS)
-    return known.prompts.of("preference")
+    return estimator.prompts.of("preference")
 
 
 def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
@@ -246,7 +247,7 @@ def _referring(recipe: Recipe, variant: VariantSpec) -> list[str]:
     ]
 
 
-def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec, pairs: Step) -> PlanItem:
+def _reference(estimator: Estimator, recipe: Recipe, seed: int, variant: VariantSpec, pairs: Step) -> PlanItem:
     """Estimate the reference's log-probabilities, which the first variant that needs them stores beside the rows."""
     names = [f"seed-{seed}/align/{name}" for name in _referring(recipe, variant)]
     item = PlanItem(
@@ -254,9 +255,9 @@ def _reference(known: Estimator, recipe: Recipe, seed: int, variant: VariantSpec
         name=pairs.name.replace("/pairs", "/reference", 1),
         seed=seed,
         model="reference",
-        done=any(known.done(name, recipe.out / name) for name in names),
+        done=any(estimator.done(name, recipe.out / name) for name in names),
     )
-    return reference_estimate(known, item, _rows(known, pairs), "preference")
+    return reference_estimate(estimator, item, _rows(estimator, pairs), "preference")
 
 
 def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom) -> Counts:
@@ -266,8 +267,8 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
     from ..training.templates import Rendering, load_tokenizer
 
     variant, pairs, start = recipe.variants[name], origin.pairs, origin.start
-    where = f"variants.{name}.training"
-    hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, where)
+    section = f"variants.{name}.training"
+    hyperparameters = checked(variant_settings(recipe.spec, variant), variant.method, section)
     # All variants train on the same token ids, SFT variants too, so they see equal prompts in equal steps.
     shared = checked(PREFERENCE_DEFAULTS | renamed(recipe.spec.training), "preference", "training")
     style = shared.rendering | hyperparameters.rendering
@@ -306,10 +307,7 @@ def _train(recipe: Recipe, seed: int, name: str, step: Step, origin: TrainedFrom
 
 
 # -------------------------------------------------------------------------------------------------------- align: FuseRL
-# Stage `align`, FuseRL's two methods: weighted SFT of the target (fusesft), and weighted preferences (fusepo).
-#
-# Both read the sources' answers and rewards themselves: the `sft` prompts for fusesft, the `preference` prompts for
-# fusepo. The target's own answers are not used.
+# fusesft learns from the `sft` prompts and fusepo from the `preference` prompts, so no prompt is used by both.
 
 
 def weighted_step(
@@ -333,13 +331,13 @@ def weighted_step(
     def work(folder: Path) -> Counts:
         return _train_weighted(recipe, name, step, start, answered_by(prompts, answers, rewards, part, considered))
 
-    def estimate(known: Estimator, item: PlanItem) -> Iterator[PlanItem]:
+    def estimate(estimator: Estimator, item: PlanItem) -> Iterator[PlanItem]:
         item = item.model_copy(update={"model": name})
-        rows, keys = known.prompts.of(part) * len(used), variant_settings(spec, variant)
+        rows, keys = estimator.prompts.of(part) * len(used), variant_settings(spec, variant)
         if variant.method == "fusepo":
             reference = item.model_copy(update={"name": item.name.replace("/align/", "/reference/", 1)})
-            yield reference_estimate(known, reference, rows, "fusepo")
-        yield training_estimate(known, item, rows=rows, method=variant.method, answer="source", keys=keys)
+            yield reference_estimate(estimator, reference, rows, "fusepo")
+        yield training_estimate(estimator, item, rows=rows, method=variant.method, answer="source", keys=keys)
 
     inputs = (prompts, *answers, *rewards, *(() if start is None else (start,)))
     folder = recipe.variant(name, seed)
@@ -379,7 +377,7 @@ def _train_weighted(
     from ..training.rows import rows_folder
     from ..training.settings import settings as checked
     from ..training.templates import Rendering, load_tokenizer, target_tokenizer
-    from ..training.weighted import weighted_rows
+    from ..training.weighted import RowContent, weighted_rows
 
     spec, variant = recipe.spec, recipe.variants[name]
     assert step.seed is not None
@@ -395,15 +393,8 @@ def _train_weighted(
     made_from |= {} if variant.samples is None else {"samples": variant.samples}
     texts = digest(made_from | {"drop_truncated": spec.pairs.drop_truncated})
     folder = rows_folder(recipe.seed(step.seed) / "rows", texts=texts, tokenizer=tokenizer, how=rendering)
-    rows = weighted_rows(
-        folder,
-        answered,
-        tokenizer,
-        rendering,
-        tau=tau,
-        with_rejected=variant.method == "fusepo",
-        keep_reasoning=keep,
-    )
+    content = RowContent(tau=tau, with_rejected=variant.method == "fusepo", keep_reasoning=keep)
+    rows = weighted_rows(folder, answered, tokenizer, rendering, content)
     job = TrainingJob(
         method=variant.method,
         name=step.name,

@@ -44,14 +44,14 @@ def load_model(folder: Path, settings: TrainingSettings, pad_token_id: int) -> P
     The default is float32, so that `bf16: true` affects the arithmetic and not the stored weights. Raise ConfigError
     if the folder cannot be loaded, CheckpointError if weights would stay random.
     """
-    wanted = model_config(settings)
-    kwargs: dict[str, Any] = {"dtype": wanted.dtype}
-    if wanted.attn_implementation is not None:
-        kwargs["attn_implementation"] = wanted.attn_implementation
-    if wanted.load_in_4bit or wanted.load_in_8bit:
+    config = model_config(settings)
+    kwargs: dict[str, Any] = {"dtype": config.dtype}
+    if config.attn_implementation is not None:
+        kwargs["attn_implementation"] = config.attn_implementation
+    if config.load_in_4bit or config.load_in_8bit:
         from trl import get_quantization_config
 
-        kwargs["quantization_config"] = get_quantization_config(wanted)
+        kwargs["quantization_config"] = get_quantization_config(config)
     try:
         model: PreTrainedModel
         model, info = AutoModelForCausalLM.from_pretrained(

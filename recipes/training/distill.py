@@ -1,4 +1,4 @@
-"""Distillation from a source, through TRL's GOLDTrainer: rows, teacher, and whether the two share a vocabulary.
+"""Distil a source with TRL's GOLDTrainer: make its rows, load the teacher, and choose the loss by the vocabularies.
 
 With one vocabulary the loss is GKD's generalised Jensen-Shannon divergence of next-token distributions (arXiv
 2306.13649); across vocabularies it is universal logit distillation on texts aligned by bytes (arXiv 2402.12030). TRL

@@ -1,11 +1,13 @@
-"""Run a training as the work of a recipe step: in this process, in several, or on several machines.
+"""Run a training as the work of a recipe step: in this process, in several of them, or on several machines.
 
 >>> of_machines({"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "5"})
 Machines(count=2, rank=1, address='gpu07', port=20005)
 
-A launched process gets its job as a file, and the main process writes the checkpoint. A process that fails with one of
-our errors writes it to `failed.json`, so that the caller can raise it again; everything else goes to the log. torch is
-imported only when something is trained.
+`harness train` starts once on each machine, by srun or torchrun, and all machines see the same output folder. The first
+one runs the recipe. The others wait, and start their share of the processes of each training that the first one calls
+out over a `torch.distributed.TCPStore`. A launched process gets its job as a file, and the main process writes the
+checkpoint. A process that fails with one of our errors writes it to `failed.json`, so that the caller can raise it
+again; everything else goes to the log. torch is imported only when something is trained.
 """
 
 from __future__ import annotations
@@ -43,19 +45,18 @@ if TYPE_CHECKING:
     from .rows import Rows
     from .run import Trained
 
+log = logging.getLogger(__name__)
 
 # ----------------------------------------------------------------------------------------------------- several machines
-# Train on several machines: `harness train` is started once on each, by srun or torchrun.
-#
-# The first machine runs the recipe. The others wait, and start their share of the processes of each training that the
-# first one calls out over a `torch.distributed.TCPStore`. All machines must see the same output folder.
+# They meet in a store and not in a shared file, because its connection ends if the first machine dies.
 
 
-log = logging.getLogger(__name__)
 PORTS = range(20000, 30000)
-"""Where the store listens under Slurm: the job's number decides. Linux gives none of these to outgoing connections."""
+"""Where the store listens under Slurm: the job's number decides, so that two jobs on one node rarely meet. Linux gives
+none of these to outgoing connections (net.ipv4.ip_local_port_range begins at 32768)."""
 JOIN = timedelta(minutes=10)
-"""How long the first machine waits until the command runs on all of them."""
+"""How long the first machine waits until the command runs on all of them. They may be minutes apart, because imports
+from a shared file system are slow."""
 LISTEN = timedelta(seconds=20)
 """How long one wait for a call lasts. A training may be called hours later, so waits are repeated."""
 CLAIMED = "HARNESS_MACHINES"
@@ -63,7 +64,8 @@ CLAIMED = "HARNESS_MACHINES"
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables of torchrun. With them, every trainer and model in this process would wait for the other machines."""
 LEAVE_SECONDS = 30.0
-"""How long the store outlives the run, for the other machines to learn that it has ended."""
+"""How long the store outlives the run, for the other machines to learn that it has ended. One that stays silent for so
+long is gone."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def follow(machines: Machines, launch: Callable[[list[str], int, int], int]) -> 
 
     store = machines.store()
     store.set(f"joined-{machines.rank}", "")
-    number = 1
+    number = 1  # calls are numbered keys, so a machine that is slow to answer misses none
     while True:
         try:
             store.wait([f"call-{number}"], LISTEN)
@@ -202,12 +204,10 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first else ""
 
 
-# ------------------------------------------------------------------------------------------------------------ launching
+# --------------------------------------------------------------------------------------------------------- one training
 
 
 FAILED = "failed.json"
-FORWARD = 1 / 3
-"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -240,65 +240,76 @@ def do_job(recipe: Recipe, job: TrainingJob, rows: Rows) -> Counts:
 
     job = job.model_copy(update={"reference": reference_path(job)})
     if recipe.spec.launch is not None:
-        done = launch(job, launch_path(recipe.spec.launch))
+        result = launch(job, launch_path(recipe.spec.launch))
     else:
         if job.reference is not None:
             store_reference(job)
-        done = train(job)
-    return _counts(job, rows, done)
+        result = train(job)
+    return _counts(job, rows, result)
 
 
-def _counts(job: TrainingJob, rows: Rows, done: Trained) -> Counts:
+def _counts(job: TrainingJob, rows: Rows, result: Trained) -> Counts:
     facts = rows.facts
     learned = ("prompt_ids", f"{job.answer}_ids") if job.method in ("sft", "distill") else tuple(facts.tokens)
     return {
         **facts.model_dump(mode="json", exclude={"tokens", "dropped_rows"}),
-        "steps": done.steps,
+        "steps": result.steps,
         "tokens": sum(facts.tokens[name] for name in learned),
-        "train_seconds": done.seconds,
-        "batch": done.batch,
-        "processes": done.processes,
-        "final_loss": done.final_loss,
-        **({} if done.changed is None else {"changed_weights": round(done.changed, 4)}),
+        "train_seconds": result.seconds,
+        "batch": result.batch,
+        "processes": result.processes,
+        "final_loss": result.final_loss,
+        **({} if result.changed is None else {"changed_weights": round(result.changed, 4)}),
     }
 
 
+# ------------------------------------------------------------------------------------------------ what a training takes
+# `--dry-run` adds these up. Rates are those of earlier trainings of the recipe, or `rates.training`.
+
+
+FORWARD = 1 / 3
+"""Cost of a forward pass relative to a training step: a backward pass is assumed to cost two forward passes (Kaplan et
+al., arXiv 2001.08361, section 2.1)."""
+
+
 def training_estimate(
-    known: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
+    estimator: Estimator, item: PlanItem, *, rows: int, method: Method, answer: str, keys: Training
 ) -> PlanItem:
     """Return the item with the tokens that a training still has to read, over all epochs, and its time."""
     epochs = keys.get("num_train_epochs", 1)
-    tokens = rows * row_tokens(known, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
+    tokens = rows * row_tokens(estimator, method, answer) * (float(epochs) if isinstance(epochs, int | float) else 1.0)
     item = item.model_copy(update={"trained_tokens": 0.0 if item.done else tokens})
-    times = [training_time(known, item.trained_tokens, "training")]
+    times = [training_time(estimator, item.trained_tokens, "training")]
     if method == "distill":  # the teacher reads every row too; it is assumed to be as large as the target
-        times.append(training_time(known, item.trained_tokens * FORWARD, "training, forward"))
-    return known.timed(item, *times)
+        times.append(training_time(estimator, item.trained_tokens * FORWARD, "training, forward"))
+    return estimator.timed(item, *times)
 
 
-def reference_estimate(known: Estimator, item: PlanItem, rows: int, method: Method) -> PlanItem:
+def reference_estimate(estimator: Estimator, item: PlanItem, rows: int, method: Method) -> PlanItem:
     """Return the item with the tokens of which the reference still has to compute log-probabilities, and its time."""
-    tokens = 0.0 if item.done else rows * row_tokens(known, method, "source")
-    time = training_time(known, tokens * FORWARD, "training, forward")
-    return known.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
+    tokens = 0.0 if item.done else rows * row_tokens(estimator, method, "source")
+    time = training_time(estimator, tokens * FORWARD, "training, forward")
+    return estimator.timed(item.model_copy(update={"prompt_tokens": tokens}), time)
 
 
-def row_tokens(known: Estimator, method: Method, answer: str) -> float:
+def row_tokens(estimator: Estimator, method: Method, answer: str) -> float:
     """Return the expected tokens of one row, as `_counts` counts them: the prompt once, and the answers learned."""
-    lengths = {"source": known.any_source_answer, "target": known.target_answer.value}
+    lengths = {"source": estimator.any_source_answer, "target": estimator.target_answer.value}
     answers = lengths[answer]
     if method in PAIRED:
         answers = lengths["source"] + 2 * lengths["target"]
     elif method in WEIGHTED:
         answers = lengths["source"] * (2 if method == "fusepo" else 1)
-    return known.prompts.tokens.value + answers
+    return estimator.prompts.tokens.value + answers
 
 
-def training_time(known: Estimator, tokens: float, work: str) -> DeviceTime:
+def training_time(estimator: Estimator, tokens: float, work: str) -> DeviceTime:
     """Return the time in which the training devices read tokens, forward and backward."""
-    recipe, spec = known.recipe, known.recipe.spec
+    recipe, spec = estimator.recipe, estimator.recipe.spec
     variants = [recipe.variant(name, seed) for seed in spec.seeds for name in spec.variants]
-    rate = known.rate("training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second)
+    rate = estimator.rate(
+        "training", spec.rates.training, [*map(recipe.sft, spec.seeds), *variants], _tokens_per_second
+    )
     return DeviceTime(tokens, rate, training_devices(spec), work)
 
 
@@ -328,6 +339,9 @@ def training_gpus(spec: RecipeSpec) -> Gpus:
     return Gpus(training_devices(spec), replicas=1)
 
 
+# ---------------------------------------------------------------------------------------------------- accelerate launch
+
+
 def launch(job: TrainingJob, config: Path) -> Trained:
     """Train a job with `accelerate launch` and return its record, or the existing record if the job is finished.
 
@@ -335,8 +349,8 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     """
     from .run import trained
 
-    if (before := trained(job)) is not None:
-        return before
+    if (finished := trained(job)) is not None:
+        return finished
     if not config.is_file():
         raise ConfigError(f"launch: no accelerate configuration {str(config)!r}; give a file or a shipped name")
     make_folder(job.checkpoints)
@@ -345,10 +359,10 @@ def launch(job: TrainingJob, config: Path) -> Trained:
     if job.reference is not None and not job.reference.is_file():
         _launch(job, config, "reference", path)
     _launch(job, config, "train", path)
-    done = trained(job)
-    if done is None:
+    result = trained(job)
+    if result is None:
         raise IncompleteError(f"{job.name}: the launched processes left no {job.checkpoints / 'trained.json'}")
-    return done
+    return result
 
 
 def _launch(job: TrainingJob, config: Path, task: str, path: Path) -> None:
@@ -381,8 +395,8 @@ def launch_share(words: list[str], processes: int, port: int, machines: Machines
     name = task if machines is None or machines.rank == 0 else f"{task}-machine-{machines.rank}"
     command += ["-m", "recipes.training.launch", task, path]
     with (Path(path).parent / f"{name}.log").open("ab") as output:
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    return done.returncode
+        process = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    return process.returncode
 
 
 def free_port() -> int:

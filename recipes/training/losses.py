@@ -1,4 +1,11 @@
-"""Preference losses of the WRPO family and the schedule of alpha. Pure functions of tensors and of the step.
+"""Compute the preference losses of the WRPO family and the schedule of alpha: functions of tensors and of the step.
+
+>>> [alpha_at(step, max_steps=4, alpha=0.1) for step in range(4)]
+[0.0, 0.025, 0.05, 0.07500000000000001]
+
+>>> rewards_3B = torch.tensor([[300.0], [200.0], [100.0]])  # of one prompt: source, target, rejected
+>>> weighted(rewards_3B, alpha=0.1), preference_loss(rewards_3B, alpha=0.1, beta=0.01)
+(tensor([210.]), tensor([0.2873]))
 
 The weighted reward (arXiv 2412.03187): with r(y) the log-ratio of policy and reference,
 
@@ -87,9 +94,10 @@ def preference_loss(
     return _smoothed(beta * margin_B - (gamma if loss_type == "simpo" else 0.0), label_smoothing)
 
 
-def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
-    kept = -functional.logsigmoid(logits) * (1 - label_smoothing)
-    return kept - functional.logsigmoid(-logits) * label_smoothing if label_smoothing else kept
+def _smoothed(logits_B: Tensor, label_smoothing: float) -> Tensor:
+    """Return cDPO's loss of each logit, (B,) or (2, B) as given: the labels are wrong with this probability."""
+    loss_B = -functional.logsigmoid(logits_B) * (1 - label_smoothing)
+    return loss_B - functional.logsigmoid(-logits_B) * label_smoothing if label_smoothing else loss_B
 
 
 def fused_reference(

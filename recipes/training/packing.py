@@ -1,10 +1,18 @@
-"""Batches of preference rows as tensors, and a model's log-probabilities of the answers in them.
+"""Collate preference rows into batches, and compute a model's log-probabilities of the answers in them.
+
+>>> row = {"prompt_ids": [1, 2], "source_ids": [3], "target_ids": [4, 5], "rejected_ids": [6]}
+>>> batch = PreferenceCollator(pad_token_id=0)([row])  # the prompt's last token starts each answer
+>>> batch["input_ids"].tolist(), batch["next_ids"].tolist()
+([[1, 2, 2, 4, 2]], [[-100, 3, 4, 5, 6]])
 
 There are two layouts with the same log-probabilities. `rows`, as in the WRPO release, has three right-padded rows per
 prompt, so the prompt is computed three times. `shared` puts the three answers after one copy of the prompt: they do not
 see each other, and positions continue from the prompt in each. Several prompts share a row if they fit. If attention
 skips what is unseen (FlexAttention, flash attention), a batch of either layout is one row without padding. Logits are
 computed in chunks, never all at once (`head`). Shapes: `_RL`, rows by tokens.
+
+Not every architecture suits both layouts, and a wrong one trains silently on wrong numbers. So one row is checked
+before the first step (`fitting_collator`).
 """
 
 from __future__ import annotations
@@ -25,6 +33,7 @@ from harness.records.errors import ConfigError, one_line
 from .attention import BLOCK, FLEX, TokenNumbers, masks, windows
 from .head import IGNORED
 
+log = logging.getLogger(__name__)
 Layout = Literal["shared", "rows"]
 
 
@@ -165,11 +174,11 @@ def _row_mask(rows: list[list[Segment]], width: int) -> Tensor:
 
 def answer_logps(token_logps_RL: Tensor, slot_RL: Tensor, examples: int) -> tuple[Tensor, Tensor]:
     """Return summed log-probabilities and token counts, (3, B) each: source, target, rejected. Sums are in float32."""
-    scored = slot_RL >= 0
-    slots = slot_RL[scored]
+    scored_RL = slot_RL >= 0
+    slot_N = slot_RL[scored_RL]
     sums = torch.zeros(3 * examples, dtype=torch.float32, device=token_logps_RL.device)
-    sums = sums.index_add(0, slots, token_logps_RL[scored].float())
-    counts = torch.bincount(slots, minlength=3 * examples)
+    sums = sums.index_add(0, slot_N, token_logps_RL[scored_RL].float())
+    counts = torch.bincount(slot_N, minlength=3 * examples)
     return sums.view(3, examples), counts.view(3, examples).to(sums.dtype)
 
 
@@ -223,10 +232,8 @@ def base_model(model: Any) -> PreTrainedModel:
 
 
 # ---------------------------------------------------------------------------------------------------- check of a layout
-# Check on one row that a model computes the right log-probabilities in a layout, before it trains on all of them.
 
 
-log = logging.getLogger(__name__)
 ROWS = 16
 """The row of median length among this many is checked: long enough to leave a sliding window, and no outlier."""
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -244,10 +251,10 @@ def fitting_collator(
     take no positions, or make their attention from the padding alone (alibi): these need `rows`. Raise ConfigError if
     that is wrong too. Every process must call it with the same row, because sharded models compute together.
     """
-    expected = _of_single_sequences(model, row, device)
+    expected_3 = _of_single_sequences(model, row, device)
     causes: list[str] = []
     for attempt in (collate, PreferenceCollator(collate.pad_token_id, "rows")):
-        cause = _difference(model, attempt, row, expected, device)
+        cause = _difference(model, attempt, row, expected_3, device)
         if isinstance(cause, float) and cause <= limit:
             if causes:
                 log.warning(
@@ -266,21 +273,21 @@ def _difference(
 ) -> float | str:
     try:
         batch = {name: tensor.to(device) for name, tensor in collate([row]).items()}
-        sums, lengths = batch_logps(model, batch)
+        logps_31, lengths_31 = batch_logps(model, batch)
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         return one_line(error)
-    return float(((sums[:, 0] - expected_3).abs() / lengths[:, 0]).max())
+    return float(((logps_31[:, 0] - expected_3).abs() / lengths_31[:, 0]).max())
 
 
 def _of_single_sequences(model: nn.Module, row: RowIds, device: torch.device) -> Tensor:
-    sums = []
-    for answer in (row["source_ids"], row["target_ids"], row["rejected_ids"]):
-        ids = torch.tensor([row["prompt_ids"] + answer], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, -len(answer) - 1 : -1]
-        sums.append(logits.float().log_softmax(-1).gather(1, ids[0, -len(answer) :, None]).sum())
-    return torch.stack(sums)
+    logps = []
+    for answer in _answers(row):
+        ids_1L = torch.tensor([row["prompt_ids"] + answer], device=device)
+        logits_LV = model(input_ids=ids_1L, use_cache=False).logits[0, -len(answer) - 1 : -1]
+        logps.append(logits_LV.float().log_softmax(-1).gather(1, ids_1L[0, -len(answer) :, None]).sum())
+    return torch.stack(logps)
 
 
 def tolerance(model: nn.Module, mixed_precision: str) -> float:

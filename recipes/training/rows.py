@@ -1,4 +1,4 @@
-"""Training rows on disk: prompts and answers as token ids, rendered once and shared by every variant.
+"""Store training rows on disk: prompts and answers as token ids, rendered once and shared by every variant.
 
 OUT/seed-N/rows/DIGEST/ contains an Arrow data set (data/), counts of what was dropped (rows.json), and the reference's
 log-probabilities (reference-DIGEST.json). The digest covers texts, tokenizer, template and lengths.

@@ -1,13 +1,17 @@
 """Run one training job in this process: load, train, save. `accelerate launch` runs it in several at once.
 
-Training resumes from the last checkpoint that every process has finished. With `evaluate_every`, suites score the
-current weights every N steps: the main process writes the weights to a folder and runs the suites; the other processes
-wait. Evaluation does not change the random numbers that training draws. If it fails, it is logged as a warning and
-training continues.
+`make_trainer` chooses the trainer by the job's method and adds the callbacks. Training resumes from the last checkpoint
+that every process has finished. With `evaluate_every`, suites score the current weights every N steps: the main process
+writes the weights to a folder and runs the suites; the other processes wait. Evaluation does not change the random
+numbers that training draws. If it fails, it is logged as a warning and training continues.
+
+Log-probabilities of the reference are computed once, before training, and stored beside the rows (`store_reference`),
+so that a training needs memory for one model only.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -60,9 +64,18 @@ from .templates import load_tokenizer
 from .trainer import WRPOConfig, WRPOTrainer, weights_digest, with_reference
 from .weighted import WeightedTrainer, weighted_reference
 
-# ----------------------------------------------------------------------------------------------------------------- muon
-# Optimizer `muon`: torch's Muon for the hidden matrices, AdamW for embeddings, head, norms and biases.
-#
+log = logging.getLogger(__name__)
+WHOLE = "whole.json"
+DONE = "trained.json"
+ANSWERS = ("source", "target", "rejected")
+MIN_CHANGED = 0.5
+"""Share of weights below which a warning says that saving has lost most of the updates: our choice, "most" is half."""
+BLOCK_BYTES = 4096
+"""One block of a usual file system: with less free, no file can be written."""
+SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
+"""Keys of the trainer's log that depend on the session, so they would differ after a resume."""
+
+# ------------------------------------------------------------------------------------------------------ optimizer: muon
 # transformers has no such value of `optim`. Muon orthogonalises the update of a whole matrix, so every process needs
 # the whole model: one process, or `launch: ddp`.
 
@@ -80,10 +93,11 @@ def hidden_and_rest(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
 
 
 class MuonWithAdamW(Optimizer):
-    """Both optimizers behind the interface of one; their groups share learning rate and weight decay.
+    """Torch's Muon for the hidden matrices and AdamW for embeddings, head, norms and biases, behind one interface.
 
-    Muon's updates are scaled to the size of AdamW's (`match_rms_adamw`, arXiv 2502.16982), so that a learning rate for
-    AdamW suits both. Raise ConfigError if this torch has no Muon.
+    Their groups share learning rate and weight decay. Muon's updates are scaled to the size of AdamW's
+    (`match_rms_adamw`, arXiv 2502.16982), so that a learning rate for AdamW suits both. Raise ConfigError if this torch
+    has no Muon.
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, decayed: Collection[str]) -> None:
@@ -101,39 +115,29 @@ class MuonWithAdamW(Optimizer):
             {"params": [weight for weight in rest if id(weight) in still], "weight_decay": 0.0},
         ]
         betas = (args.adam_beta1, args.adam_beta2)
-        self._parts: dict[str, Optimizer] = {
+        self._optimizers: dict[str, Optimizer] = {
             "muon": torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw", **keys),
             "adamw": AdamW([group for group in groups if group["params"]], betas=betas, eps=args.adam_epsilon, **keys),
         }
-        # the very groups of both, so that a scheduler reaches them
-        self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
+        # the groups of both themselves and no copies, so that a learning rate schedule reaches them
+        self.param_groups = [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         loss = None if closure is None else closure()
-        for part in self._parts.values():
-            part.step()
+        for optimizer in self._optimizers.values():
+            optimizer.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        return {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, part in self._parts.items():
-            part.load_state_dict(state_dict[name])
-        self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state_dict[name])
+        self.param_groups = [group for optimizer in self._optimizers.values() for group in optimizer.param_groups]
 
 
-# -------------------------------------------------------------------------------------------------------------- one job
-
-
-log = logging.getLogger(__name__)
-WHOLE = "whole.json"
-DONE = "trained.json"
-ANSWERS = ("source", "target", "rejected")
-MIN_CHANGED = 0.5
-"""Share of weights below which a warning says that saving has lost most of the updates."""
-SESSION = ("num_tokens", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens")
-"""Keys of the trainer's log that depend on the session, so they would differ after a resume."""
+# ------------------------------------------------------------------------------------------------------------ callbacks
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -261,6 +265,9 @@ def randomness_kept() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+# --------------------------------------------------------------------------------------------------------- the training
+
+
 class Trained(Record):
     """Record of a finished training: `checkpoints/trained.json`, written last."""
 
@@ -288,7 +295,7 @@ def check_finite(name: str, step: int, loss: float) -> None:
 
 
 class CheckedTrainer(Trainer):
-    """Any trainer, stopped when the loss is not finite, and with the optimizer `muon` if that is wanted."""
+    """Any trainer, which stops when the loss is not finite, and has the optimizer `muon` with `with_muon`."""
 
     with_muon = False
 
@@ -359,17 +366,17 @@ def _train(job: TrainingJob) -> Trained:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     seconds = time.monotonic() - started
     write_weights(trainer, job.folder, _saved_as(job, tokenizer))
-    done = _record(job, trainer, seconds)
+    record = _record(job, trainer, seconds)
     if trainer.is_world_process_zero():
-        done = done.model_copy(update={"changed": changed_share(job.model, job.folder)})
-        _warn_of_lost_updates(job, done.changed, _saved_as(job, tokenizer).dtype)
+        record = record.model_copy(update={"changed": changed_share(job.model, job.folder)})
+        _warn_of_lost_updates(job, record.changed, _saved_as(job, tokenizer).dtype)
         write_fusion(job.folder, job.fusion)
         _write_log(job.folder / LOG, trainer.state.log_history)
-        write_atomic(job.checkpoints / DONE, dump_json(done.model_dump(mode="json")))
+        write_atomic(job.checkpoints / DONE, dump_json(record.model_dump(mode="json")))
         if "save_total_limit" not in job.settings.trainer:
             for folder in job.checkpoints.glob("checkpoint-*"):
                 shutil.rmtree(folder)
-    return done
+    return record
 
 
 def _saved_as(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> SavedAs:
@@ -420,8 +427,8 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
             rows = _fused(job, rows, config)
         trainer = CheckedWRPOTrainer(**split(rows, job.held_out), **common)
     trainer.with_muon = job.settings.trainer.get("optim") == MUON
-    for shown in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(shown)
+    for printing in (PrinterCallback, ProgressCallback):  # LossLogger logs instead, in the words of the harness
+        trainer.remove_callback(printing)
     trainer.add_callback(LossLogger(job.name))
     if job.evaluation is not None:
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
@@ -438,7 +445,7 @@ def split(rows: Dataset, held_out: int) -> dict[str, Dataset]:
         return {"train_dataset": rows}
     if held_out >= len(rows):
         raise ConfigError(f"pairs: held_out = {held_out} leaves none of {len(rows)} rows to train on; lower it")
-    chosen = set(random.Random(0).sample(range(len(rows)), held_out))
+    chosen = set(random.Random(0).sample(range(len(rows)), held_out))  # not the job's seed: losses are compared
     rest = [index for index in range(len(rows)) if index not in chosen]
     return {"train_dataset": rows.select(rest), "eval_dataset": rows.select(sorted(chosen))}
 
@@ -476,14 +483,14 @@ def _fused(job: TrainingJob, rows: Dataset, config: WRPOConfig) -> Dataset:
         [row.per_token or missing if (row := by_prompt.get(pair.prompt.id)) is not None else missing for pair in pairs]
         for by_prompt in scored
     ]
-    lengths = [[len(rows[f"{answer}_ids"][at]) for answer in ANSWERS] for at in range(len(rows))]
+    lengths = [[len(rows[f"{answer}_ids"][index]) for answer in ANSWERS] for index in range(len(rows))]
     fused = fused_reference(
         (torch.tensor(rows["ref_logps"]) / torch.tensor(lengths)).T,
         torch.tensor(sources).transpose(1, 2),
         fusion=config.fusion,
         clip=config.clip_sources,
     )
-    usable = [at for at, values in enumerate(fused.T) if not bool(values.isnan().any())]
+    usable = [index for index, values in enumerate(fused.T) if not bool(values.isnan().any())]
     if len(usable) < len(rows):
         log.warning("%s: %d rows that no source has scored are left out", job.name, len(rows) - len(usable))
     return rows.remove_columns("ref_logps").add_column("ref_logps", fused.T.tolist()).select(usable)
@@ -506,13 +513,18 @@ def _record(job: TrainingJob, trainer: Trainer, seconds: float) -> Trained:
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
     # The entry that summarises the session is left out: the same training must write the same file, resumed or not.
     entries = [entry for entry in history if "train_runtime" not in entry]
-    kept = [{key: entry[key] for key in sorted(entry) if key not in SESSION} for entry in entries]
-    write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    lines = [{key: entry[key] for key in sorted(entry) if key not in SESSION} for entry in entries]
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
     # safetensors and torch.save raise errors without an errno, so the message and the disk itself are checked too.
-    return getattr(error, "errno", None) == 28 or "No space left" in str(error) or shutil.disk_usage(folder).free < 4096
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        return True
+    return shutil.disk_usage(folder).free < BLOCK_BYTES
+
+
+# -------------------------------------------------------------------------------------------------------- the reference
 
 
 def reference_path(job: TrainingJob) -> Path | None:

@@ -1,4 +1,4 @@
-"""Training keys of a recipe and the jobs they become: defaults, keys that the recipe sets itself, checked values.
+"""Check the training keys of a recipe, fill in their defaults, and describe the jobs that they become.
 
 Keys and types are those of the trainers' configuration classes (`trainer.WRPOConfig`, TRL's SFTConfig and ModelConfig,
 hence transformers' TrainingArguments) and of `templates.Rendering`. Checking imports torch; merging does not. A
@@ -205,16 +205,16 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> dict[str, T
     _check_keys(spec.sft, "sft", "sft")
     trainings = {"sft": settings(sft_settings(spec), "sft", "sft", trains_here=trains_here)}
     for name, variant in spec.variants.items():
-        where = f"variants.{name}.training"
-        _check_keys(variant.training, variant.method, where)
+        section = f"variants.{name}.training"
+        _check_keys(variant.training, variant.method, section)
         keys = variant_settings(spec, variant)
         if (keys.get("loss_type") == "infifpo") != (variant.method == "infifpo"):
             raise ConfigError(
-                f"{where}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together"
+                f"{section}: loss_type = {keys.get('loss_type')!r}; method infifpo and its loss go together"
             )
-        section = "sft" if variant.method == "fusesft" else "training"
-        shared = {key: section for key in keys if key not in renamed(variant.training)}
-        trainings[where] = settings(keys, variant.method, where, shared=shared, trains_here=trains_here)
+        common = "sft" if variant.method == "fusesft" else "training"
+        shared = {key: common for key in keys if key not in renamed(variant.training)}
+        trainings[section] = settings(keys, variant.method, section, shared=shared, trains_here=trains_here)
     _check_effect(spec)
     return trainings
 
@@ -222,30 +222,31 @@ def check_training(spec: RecipeSpec, *, trains_here: bool = True) -> dict[str, T
 def _check_effect(spec: RecipeSpec) -> None:
     """Raise ConfigError for a key that no training it applies to reads: its value would silently do nothing."""
     variants = {f"variants.{name}.training": variant for name, variant in spec.variants.items()}
+    # A recipe's `training` has many readers, and one of them is enough for a key to have an effect.
     sections: dict[str, list[tuple[Method, Training]]] = {
         "sft": [("sft", sft_settings(spec))],
         "training": [(variant.method, variant_settings(spec, variant)) for variant in variants.values()],
-        **{where: [(variant.method, variant_settings(spec, variant))] for where, variant in variants.items()},
+        **{section: [(variant.method, variant_settings(spec, variant))] for section, variant in variants.items()},
     }
     written = {
         "sft": spec.sft,
         "training": spec.training,
-        **{where: entry.training for where, entry in variants.items()},
+        **{section: variant.training for section, variant in variants.items()},
     }
-    for where, users in sections.items():
-        for key, value in renamed(written[where]).items():
-            if key == "eval_strategy" and value != "no" and (where == "sft" or not spec.pairs.held_out):
+    for section, users in sections.items():
+        for key, value in renamed(written[section]).items():
+            if key == "eval_strategy" and value != "no" and (section == "sft" or not spec.pairs.held_out):
                 raise ConfigError(
-                    f"{where}: eval_strategy = {value!r} needs pairs to evaluate: set `pairs.held_out`, in "
+                    f"{section}: eval_strategy = {value!r} needs pairs to evaluate: set `pairs.held_out`, in "
                     "variants only"
                 )
             unread = [reason for method, keys in users if (reason := _without_reader(key, value, method, keys))]
             if len(unread) == len(users):
-                raise ConfigError(f"{where}: {key} = {value!r} has no effect: {unread[0]}")
+                raise ConfigError(f"{section}: {key} = {value!r} has no effect: {unread[0]}")
 
 
 def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) -> str | None:
-    """Return why a training does not read a key; None if it does, or if the value means that it is off."""
+    """Return why a training does not read a key, or None if it reads the key or the value means "off"."""
     loss = keys.get("loss_type", "sigmoid")
     if not value and value != 0:
         return None
@@ -267,33 +268,32 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
 def settings(
     keys: Training,
     method: Method,
-    where: str,
+    section: str,
     *,
     shared: Mapping[str, str] | None = None,
     trains_here: bool = True,
 ) -> TrainingSettings:
     """Return the keys grouped by reader, with values checked. Raise ConfigError for a wrong value.
 
-    Errors name the section `where`, or that of a key in `shared`. Keys of the other method are left out, because a
+    Errors name `section`, or for a key in `shared` the section there. Keys of the other method are left out, because a
     recipe's `training` applies to both methods.
     """
-    places = _Places(where, shared or {}, keys)
+    sections = _Sections(section, shared or {}, keys)
     readers = _readers(method)
-    sorted_: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
+    by_reader: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
     for key, value in keys.items():
-        for part, adapters in readers.items():
+        for reader, adapters in readers.items():
             if key in adapters:
-                sorted_[part][key] = _checked(adapters[key], key, value, places.of(key))
-    parsed = TrainingSettings(**sorted_)
-    without = {
-        key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")
-    }
-    _check_values(parsed.model_copy(update={"trainer": without}), method, places)
+                by_reader[reader][key] = _checked(adapters[key], key, value, sections.of(key))
+    parsed = TrainingSettings(**by_reader)
+    # TrainingArguments rejects these on a machine without a GPU, which may only plan the training
+    tried = {key: value for key, value in parsed.trainer.items() if trains_here or key not in ("bf16", "fp16", "tf32")}
+    _check_values(parsed.model_copy(update={"trainer": tried}), method, sections)
     return parsed
 
 
 @dataclasses.dataclass(frozen=True)
-class _Places:
+class _Sections:
     """The sections of a recipe in which the keys of one training are written."""
 
     default: str
@@ -314,23 +314,23 @@ class _Places:
         return self.default if key is None else f"{self.of(key)}: {key} = {self.keys[key]!r}"
 
 
-def _check_keys(keys: Training, method: Method, where: str) -> None:
+def _check_keys(keys: Training, method: Method, section: str) -> None:
     for key in renamed(keys):
-        _check_key(key, (method,), where)
+        _check_key(key, (method,), section)
 
 
-def _check_key(key: str, methods: tuple[Method, ...], where: str) -> None:
+def _check_key(key: str, methods: tuple[Method, ...], section: str) -> None:
     if key in OWNED:
-        raise ConfigError(f"{where}: {key} cannot be set here: {OWNED[key]}")
-    known = {name for method in methods for adapters in _readers(method).values() for name in adapters} - set(OWNED)
-    if key in known:
+        raise ConfigError(f"{section}: {key} cannot be set here: {OWNED[key]}")
+    names = {name for method in methods for adapters in _readers(method).values() for name in adapters} - set(OWNED)
+    if key in names:
         return
-    near = difflib.get_close_matches(key, [*known, *ALIASES], n=3)
-    others = [method for method in DEFAULTS if any(key in adapters for adapters in _readers(method).values())]
-    if len(methods) == 1 and others:
-        raise ConfigError(f"{where}: {key} is a key of method {others[0]!r}, but the method is {methods[0]!r}")
+    near = difflib.get_close_matches(key, [*names, *ALIASES], n=3)
+    readers = [method for method in DEFAULTS if any(key in adapters for adapters in _readers(method).values())]
+    if len(methods) == 1 and readers:
+        raise ConfigError(f"{section}: {key} is a key of method {readers[0]!r}, but the method is {methods[0]!r}")
     hint = f"did you mean {' or '.join(near)}?" if near else "see the fields of TRL's SFTConfig and of WRPOConfig"
-    raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    raise ConfigError(f"{section}: unknown key {key!r}; {hint}")
 
 
 @cache
@@ -374,32 +374,32 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
-def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, where: str) -> JsonValue:
+def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, section: str) -> JsonValue:
     # Validation also converts: YAML reads 1e-6 as a string.
     if key.startswith("lora_") and isinstance(value, str) and value == "all-linear":
         value = [value]  # TRL's command line does the same
     try:
         parsed: JsonValue = adapter.dump_python(adapter.validate_python(value), mode="json")
     except ValidationError as error:
-        raise ConfigError(f"{where}: {key} = {value!r}: {one_line(error)}") from None
+        raise ConfigError(f"{section}: {key} = {value!r}: {one_line(error)}") from None
     return parsed
 
 
-def _check_values(keys: TrainingSettings, method: Method, places: _Places) -> None:
+def _check_values(keys: TrainingSettings, method: Method, sections: _Sections) -> None:
     # The configuration classes check combinations of values in __post_init__; constructing them writes nothing.
     for key, value in {**keys.rendering, **keys.trainer}.items():
         if not isinstance(value, int | float):
             continue
         if not math.isfinite(value):
-            raise ConfigError(f"{places.of(key)}: {key} = {value!r} must be a finite number")
+            raise ConfigError(f"{sections.of(key)}: {key} = {value!r} must be a finite number")
         if key in POSITIVE and not value > 0:
-            raise ConfigError(f"{places.of(key)}: {key} = {value!r} must be above 0")
-    _check_trackers(keys.trainer.get("report_to"), places.of("report_to"))
+            raise ConfigError(f"{sections.of(key)}: {key} = {value!r} must be above 0")
+    _check_trackers(keys.trainer.get("report_to"), sections.of("report_to"))
     for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
-        _construct(make, places)
+        _construct(make, sections)
 
 
-def _check_trackers(report_to: JsonValue, where: str) -> None:
+def _check_trackers(report_to: JsonValue, section: str) -> None:
     from transformers.integrations import get_available_reporting_integrations
 
     installed = get_available_reporting_integrations()
@@ -407,21 +407,22 @@ def _check_trackers(report_to: JsonValue, where: str) -> None:
     for name in names:
         if name not in (*installed, "none", "all"):
             raise ConfigError(
-                f"{where}: report_to = {name!r} is not installed; installed trackers: {', '.join(installed) or 'none'}"
+                f"{section}: report_to = {name!r} is not installed; installed trackers: "
+                f"{', '.join(installed) or 'none'}"
             )
 
 
-def _construct(make: Callable[[], object], places: _Places) -> None:
+def _construct(make: Callable[[], object], sections: _Sections) -> None:
     try:
         make()
     except ConfigError as error:
-        raise ConfigError(f"{places.of_sentence(str(error))}: {error}") from None
+        raise ConfigError(f"{sections.of_sentence(str(error))}: {error}") from None
     except (ValueError, TypeError, ImportError) as error:
         if "bf16/gpu" in str(error):
-            where = places.of("bf16")
-            raise ConfigError(f"{where}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None
+            section = sections.of("bf16")
+            raise ConfigError(f"{section}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None
         sentence = one_line(error)
-        raise ConfigError(f"{places.of_sentence(sentence)}: {sentence}") from None
+        raise ConfigError(f"{sections.of_sentence(sentence)}: {sentence}") from None
 
 
 def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed: int) -> Any:
@@ -431,9 +432,10 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
     """
     import torch
 
-    wanted = {key: value for key, value in keys.trainer.items() if (key, value) != ("optim", MUON)}
-    if len(wanted) < len(keys.trainer) and wanted.get("optim_args"):
-        raise ConfigError(f"optim_args = {wanted['optim_args']!r} has no effect: optim {MUON!r} takes none; remove it")
+    # CheckedTrainer makes Muon, which is not a value of `optim` that transformers has
+    written = {key: value for key, value in keys.trainer.items() if (key, value) != ("optim", MUON)}
+    if len(written) < len(keys.trainer) and written.get("optim_args"):
+        raise ConfigError(f"optim_args = {written['optim_args']!r} has no effect: optim {MUON!r} takes none; remove it")
     device = torch.accelerator.is_available() and not keys.trainer.get("use_cpu")
     defaults: dict[str, Any] = {
         "output_dir": folder,
@@ -452,11 +454,11 @@ def trainer_config(keys: TrainingSettings, method: Method, folder: str, *, seed:
         "ddp_find_unused_parameters": False,
     }
     if method in (*PAIRED, *WEIGHTED):
-        return _config_class(method)(**{**defaults, **wanted})
+        return _config_class(method)(**{**defaults, **written})
     defaults["max_length"] = keys.rendering.get("max_length")
     # Rows already have labels, so TRL must not prepare them; its packing is part of that preparation.
     defaults["dataset_kwargs"] = {"skip_prepare_dataset": not keys.trainer.get("packing", False)}
-    return _config_class(method)(**{**defaults, **wanted})
+    return _config_class(method)(**{**defaults, **written})
 
 
 def model_config(keys: TrainingSettings) -> Any:

@@ -1,4 +1,4 @@
-"""The target's tokenizer, and conversations as token ids: one prompt and its answers, by the model's chat template.
+"""Load the target's tokenizer, and render a prompt with its answers as token ids by the model's chat template.
 
 This module decides what is scored and what is truncated. A row has one BOS and one end token per answer; the
 assistant's header belongs to the prompt, and each answer is truncated separately. So does an empty reasoning block that
@@ -89,8 +89,8 @@ def with_defaults(template: str, values: Mapping[str, JsonValue]) -> str:
     for name, value in values.items():
         if not name.isidentifier():
             raise ConfigError(f"chat_template_kwargs: {name!r} is not the name of a variable")
-        shown = "none" if value is None else json.dumps(value, ensure_ascii=False)
-        lines.append(f"{{%- if {name} is not defined %}}{{% set {name} = {shown} %}}{{% endif -%}}")
+        literal = "none" if value is None else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{{%- if {name} is not defined %}}{{% set {name} = {literal} %}}{{% endif -%}}")
     return "".join(lines) + template
 
 

@@ -1,4 +1,4 @@
-"""The trainer of the WRPO family: WRPO, DPO (alpha 0), SimPO, IPO, LN-DPO, on rows of one prompt and three answers.
+"""Train with the losses of the WRPO family (WRPO, DPO, SimPO, IPO, LN-DPO) on rows of one prompt and three answers.
 
 This module computes the reference, alpha and the metrics. Losses and the schedule are in `losses`, tensors and
 log-probabilities in `packing`, text in `templates`. The Trainer of transformers does the rest.
@@ -87,6 +87,7 @@ def with_reference(
     state = state or PartialState()
     model = placed(model, state)
     with torch.no_grad(), torch.autocast(state.device.type, dtype=autocast, enabled=autocast is not None):
+        # one check decides for all rows and processes, so that they share the layout and its rounding
         limit = TOLERANCE[autocast or model.dtype]
         collate = fitting_collator(model, collator_for(base_model(model), layout), typical(rows), state.device, limit)
 
@@ -107,6 +108,7 @@ def in_shares(
     state: PartialState,
 ) -> list[list[float]]:
     """Return the scores of all rows, in their order. Each process scores a share in batches, the largest rows first."""
+    # The largest batch comes first: if memory does not suffice, that shows at once and not after hours.
     order = sorted(range(len(rows)), key=lambda index: -sizes[index])
     share = order[state.process_index :: state.num_processes]
     scores: list[list[float]] = []
@@ -155,7 +157,11 @@ def pair_logps(
 
 @dataclass
 class WRPOConfig(TrainingArguments):
-    """TrainingArguments and the keys of the loss. Defaults: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml."""
+    """TrainingArguments and the keys of the loss.
+
+    Learning rate, beta and alpha are those of the WRPO release, llama-3-8b-instruct-sft-wrpo.yaml; the loss and the
+    schedule are the paper's. Gamma and label smoothing, which it does not have, are off.
+    """
 
     learning_rate: float = field(default=3e-7)
     beta: float = 0.01

@@ -1,4 +1,4 @@
-"""FuseRL (arXiv 2504.06562): SFT and preference training on the answers of all sources, weighted by their rewards.
+"""Train by FuseRL (arXiv 2504.06562): on the answers of all sources, weighted by their rewards, SFT or preferences.
 
 This is our reading of the paper's abstract; its text and code were not available. FuseSFT learns every source's best
 answer to a prompt, FusePO prefers every source's best answer to its own worst one, and a row's weight is the softmax of
@@ -36,13 +36,15 @@ COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
 @dataclass
 class FuseRLConfig(TrainingArguments):
-    """TrainingArguments and the keys of FuseRL. `beta` is that of WRPO's release; `tau` is ours."""
+    """TrainingArguments and the keys of FuseRL, whose own values were not available (see above)."""
 
     learning_rate: float = field(default=3e-7)
+    """That of FusePO: WRPO release, llama-3-8b-instruct-sft-wrpo.yaml. Method fusesft gets the one of `sft`."""
     beta: float = 0.01
-    """Scale of FusePO's implicit reward, as for WRPO: 0.01 suits about 500 tokens."""
+    """Scale of FusePO's implicit reward: WRPO release, as above. It suits answers of about 500 tokens."""
     tau: float = 1.0
-    """Temperature of the sources' weights, in units of the reward. Large: equal weights; small: the best source."""
+    """Temperature of the sources' weights, in units of the reward: our choice. A large one gives all sources equal
+    weights, a small one all weight to the best."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,48 +53,57 @@ class FuseRLConfig(TrainingArguments):
                 raise ConfigError(f"{name} = {getattr(self, name)!r} must be above 0")
 
 
+@dataclass(frozen=True)
+class RowContent:
+    """What a row of FuseRL learns from a source's answers to a prompt."""
+
+    tau: float
+    """Temperature of the sources' weights (`FuseRLConfig.tau`)."""
+    with_rejected: bool
+    """Whether the worst answer is rejected (FusePO). Sources whose answers have equal rewards are then left out."""
+    keep_reasoning: bool
+    """Whether an answer is learned with the reasoning before it."""
+
+
 def weighted_rows(
     folder: Path,
     answered: Iterable[tuple[Prompt, Sequence[Extremes]]],
     tokenizer: PreTrainedTokenizerBase,
     how: Rendering,
-    *,
-    tau: float,
-    with_rejected: bool,
-    keep_reasoning: bool,
+    content: RowContent,
 ) -> Rows:
     """Render one row per prompt and source, with its weight, or return existing rows.
 
-    With `with_rejected`, sources whose answers to the prompt have equal rewards are left out. Raise IncompleteError if
-    no row is left.
+    Raise IncompleteError if no row is left.
     """
     if (existing := Rows.existing(folder)) is not None:
         return existing
     rows: list[dict[str, Any]] = []
     dropped: dict[int, str] = {}
-    place = truncated = 0
+    index = truncated = 0
     for prompt, sources in answered:
         of_prompt: list[tuple[float, dict[str, Any]]] = []
         for source in sources:
-            if with_rejected and source.best.reward == source.worst.reward:
-                continue
-            chosen = (source.best, source.worst) if with_rejected else (source.best,)
-            texts = [answer.trained(keep_reasoning=keep_reasoning) for answer in chosen]
+            if content.with_rejected and source.best.reward == source.worst.reward:
+                continue  # equal rewards prefer neither answer
+            learned = (source.best, source.worst) if content.with_rejected else (source.best,)
+            texts = [answer.trained(keep_reasoning=content.keep_reasoning) for answer in learned]
             try:
                 row = render_answers(messages(prompt), texts, tokenizer, how)
                 if row is None:
-                    dropped[place] = "too_long"
+                    dropped[index] = "too_long"
                 else:
                     truncated += row.truncated
                     names = ("chosen_ids", "rejected_ids")
                     ids = {"prompt_ids": row.prompt_ids, **dict(zip(names, row.answers, strict=False))}
                     of_prompt.append((source.best.reward, ids))
             except UnusableAnswerError as error:
-                dropped[place] = error.reason
-            place += 1
+                dropped[index] = error.reason
+            index += 1
         if of_prompt:
             # in float64, so that softmax sums to 1 for rewards of any size
-            shares = source_weights(torch.tensor([reward for reward, _ in of_prompt], dtype=torch.float64), tau)
+            shares = source_weights(torch.tensor([reward for reward, _ in of_prompt], dtype=torch.float64), content.tau)
+            # their mean is 1, so that a prompt counts as often as it has sources, and equal weights change nothing
             weights = (shares * len(of_prompt)).tolist()
             rows += [ids | {"weight": weight} for weight, (_, ids) in zip(weights, of_prompt, strict=True)]
     return write_rows(folder, rows, dropped, truncated)

@@ -1,4 +1,4 @@
-"""The commands that make small models: `embedded` and `pocket-models` train them, `smollm2` unpacks one.
+"""Make small models by command: `embedded` and `pocket-models` train them, `smollm2` unpacks one.
 
 torch is imported on use.
 """

@@ -1,4 +1,4 @@
-"""Constraints on an answer that a program can verify: length, shape, words, first and last words, letter case. Pure.
+"""Verify constraints on an answer by program: length, shape, words, first and last words, letter case.
 
 >>> credits("- Bees dance.\\n- Bees sing.", {"about": ["bee"], "bullets": 2, "words_at_most": 2})
 {'bullets': 1.0, 'words_at_most': 0.0}
@@ -34,16 +34,16 @@ def _at_least(text: str, limit: int) -> float:
     return min(1.0, len(WORD.findall(text)) / limit)
 
 
-def _near(count: int, wanted: int) -> float:
-    return max(0.0, 1 - abs(count - wanted) / wanted)
+def _near(count: int, goal: int) -> float:
+    return max(0.0, 1 - abs(count - goal) / goal)
 
 
-def _bullets(text: str, wanted: int) -> float:
-    return _near(len(BULLET.findall(text)), wanted)
+def _bullets(text: str, goal: int) -> float:
+    return _near(len(BULLET.findall(text)), goal)
 
 
-def _paragraphs(text: str, wanted: int) -> float:
-    return _near(len([block for block in BREAK.split(text.strip()) if block.strip()]), wanted)
+def _paragraphs(text: str, goal: int) -> float:
+    return _near(len([block for block in BREAK.split(text.strip()) if block.strip()]), goal)
 
 
 def _heading(text: str, _: object) -> float:

@@ -1,4 +1,4 @@
-"""The embedded checkpoint: a tiny Llama trained from scratch on the pocket edition's skills, on one core.
+"""Train the embedded checkpoint: a tiny Llama, from scratch, on the pocket edition's skills, on one core.
 
 Its tasks are drawn from a seed and never include a question of the pocket files. The same settings give the same
 weights on one machine with the same library versions. `training.json` is written last, by a complete run.
@@ -245,9 +245,9 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Return the mean cross-entropy (nats) over the answers' tokens, a scalar tensor."""
     # Padding is on the right and attention is causal, so no mask is needed. Logits are computed for answer tokens only.
     hidden = model.model(input_ids=batch.ids_BT).last_hidden_state
-    wanted = batch.learned_BT[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    return functional.cross_entropy(logits, batch.ids_BT[:, 1:][wanted])
+    learned = batch.learned_BT[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][learned])
+    return functional.cross_entropy(logits, batch.ids_BT[:, 1:][learned])
 
 
 def fit(model: LlamaForCausalLM, rows: Iterable[Batch], settings: EmbeddedSettings) -> float:

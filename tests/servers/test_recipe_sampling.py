@@ -142,7 +142,7 @@ def test_existing_answers_are_taken_without_their_reasoning(tmp_path: Path) -> N
         {"prompt_id": "p3", "turns": ["yes"]},
     ]
 
-    counts = take_answers(rows, prompts, "a", tmp_path / "answers.jsonl", where="file")
+    counts = take_answers(rows, prompts, "a", tmp_path / "answers.jsonl", origin="file")
 
     answers = read(tmp_path / "answers.jsonl")
     assert [answers[key].reasoning for key in ("p1#0", "p2#0", "p3#0")] == [("hm",), ("hm",), ()]

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from harness.pages.text import visible
 from harness.pages.viewer.app import build_app, is_loopback
 from harness.pages.viewer.listing import Choice, ScoreRange, SuiteTexts, bars, build_index, chosen, pairs
-from harness.pages.viewer.question import shown
+from harness.pages.viewer.question import text_html
 from harness.records import Answer, Judgment, Preference, Rating
 from harness.store import read_card
 from tests.fakes.commands import Done, harness_process
@@ -264,7 +264,7 @@ def test_the_whole_of_a_long_text_is_plain_text(tmp_path: Path) -> None:
     ],
 )
 def test_markdown_of_a_model_makes_no_element_that_acts(text: str, literal: str) -> None:
-    html = str(shown(text, markdown=True))
+    html = str(text_html(text, markdown=True))
 
     assert literal in html
     for tag in ("<a", "<img", "<svg", "<script", "<style", "href="):
@@ -272,7 +272,7 @@ def test_markdown_of_a_model_makes_no_element_that_acts(text: str, literal: str)
 
 
 def test_markdown_formats_and_headings_are_none_of_the_pages() -> None:
-    html = str(shown("# Title\n\n**bold** `code`\n\n| a | b |\n| - | - |\n| 1 | 2 |", markdown=True))
+    html = str(text_html("# Title\n\n**bold** `code`\n\n| a | b |\n| - | - |\n| 1 | 2 |", markdown=True))
 
     assert '<div class="heading">Title</div>' in html
     assert "<strong>bold</strong>" in html
@@ -282,7 +282,7 @@ def test_markdown_formats_and_headings_are_none_of_the_pages() -> None:
 
 def test_what_cannot_be_seen_is_shown() -> None:
     assert visible("a\x1b[31mb\u202ec\r\nd\te\x00") == "a␛[31mb⟨U+202E⟩c\nd\te␀"
-    assert "\u202e" not in str(shown("\u202eevil", markdown=False))
+    assert "\u202e" not in str(text_html("\u202eevil", markdown=False))
 
 
 # ------------------------------------------------------------------------------------------------------------- lists
@@ -354,8 +354,8 @@ def test_several_answers_to_a_question_are_shown_one_at_a_time(tmp_path: Path) -
 
 
 def test_text_nested_too_deep_for_markdown_is_shown_as_it_is() -> None:
-    assert "<blockquote>" in shown("> " * 5 + "inside", markdown=True)
-    deep = shown("> " * 25 + "inside", markdown=True)
+    assert "<blockquote>" in text_html("> " * 5 + "inside", markdown=True)
+    deep = text_html("> " * 25 + "inside", markdown=True)
 
     assert deep.startswith("<pre")
     assert "inside" in deep

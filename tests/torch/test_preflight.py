@@ -26,7 +26,7 @@ LORA = {"use_peft": True, "lora_target_modules": ["q_proj"], "lora_task_type": "
 
 
 def checked(recipe: Recipe, *, here: bool = False) -> list[str]:
-    return preflight(recipe, frozenset(STAGES), here=here)
+    return preflight(recipe, frozenset(STAGES), runs_here=here)
 
 
 def refused(recipe: Recipe, *, here: bool = False) -> str:
@@ -146,7 +146,7 @@ def test_a_judges_key_is_missed_before_anything_is_trained(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
     assert "needs its API key in the environment variable OPENAI_API_KEY" in refused(given, here=True)
-    assert preflight(given, frozenset({"sft", "align"}), here=True) == []  # --until align
+    assert preflight(given, frozenset({"sft", "align"}), runs_here=True) == []  # --until align
 
 
 def with_template(folder: Path, template: str) -> Path:

@@ -157,7 +157,7 @@ def test_every_shipped_recipe_passes_its_own_checks_on_stand_ins(
         monkeypatch.delenv(variable, raising=False)
     recipe = stand_ins(name, tmp_path)
 
-    notes = preflight(recipe, frozenset(STAGES), here=False)
+    notes = preflight(recipe, frozenset(STAGES), runs_here=False)
 
     licences = [note for note in notes if "its licence" in note]
     assert [note for note in notes if note not in licences and not note.startswith(OF_MACHINE)] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 
@@ -20,6 +21,7 @@ from harness.records.facts import (
     suites_of_all,
 )
 from harness.records.protocols import installed, load_plugin
+from harness.suites.files import ScoreOptions
 from tests import ROOT
 
 FOLDERS = {
@@ -48,11 +50,37 @@ JUDGE_KIND = {
 POCKET = "harness/suites/pocket/"
 """The pocket edition: the data of three suites, made together."""
 NAME = re.compile(rf"(?<![\w-])({'|'.join(sorted(FOLDERS, key=len, reverse=True))})(?![\w-])")
+TITLES = {
+    "MT-Bench": "mt_bench",
+    "FastChat": "mt_bench",
+    "AlpacaEval": "alpaca_eval",
+    "Arena-Hard": "arena_hard",
+    "ArenaHard": "arena_hard",
+    "HealthBench": "healthbench",
+    "lm-eval": "lm_eval",
+    "lm-evaluation-harness": "lm_eval",
+}
+"""The benchmarks and their original tools, as readers know them -> their folder in harness/suites."""
+TITLE = re.compile("|".join(sorted(TITLES, key=len, reverse=True)))
+TITLES_ALLOWED = {
+    ("judges/completions.py", "AlpacaEval"),  # the error about a judge of the kind `alpaca_eval:NAME`
+}
+"""(file, title): where a text has to name a benchmark outside its folder."""
+
+
+def is_command(node: ast.AST) -> bool:
+    """Whether a function's docstring is the help text of a command."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    return any("command" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def strings(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Every string constant except docstrings and examples of commands."""
+    """Every string constant, and every command's help text, except examples of commands and other docstrings."""
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and is_command(node):
+            yield node.lineno, re.split(r"\bExamples?:", ast.get_docstring(node) or "")[0]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or id(node) in documentation:
             continue
@@ -69,6 +97,21 @@ def test_no_suites_name_appears_outside_its_folder() -> None:
             for name in NAME.findall(text):
                 at_home = place.startswith((f"harness/suites/{FOLDERS[name]}/", POCKET))
                 if not at_home and not (name == "alpaca_eval" and place in JUDGE_KIND):
+                    offences.append(f"{place}:{line} {text[:60]!r}")
+
+    assert offences == []
+
+
+@pytest.mark.slow
+def test_no_text_names_a_benchmark_outside_its_folder() -> None:
+    """A plug-in's suite is read, scored and exported too, so that a text with three titles would be wrong."""
+    offences = []
+    for path in sorted(file for room in ("harness", "judges", "recipes") for file in (ROOT / room).rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        for line, text in strings(ast.parse(path.read_text("utf-8"))):
+            for title in TITLE.findall(text):
+                at_home = place.startswith((f"harness/suites/{TITLES[title]}/", POCKET))
+                if not at_home and (place, title) not in TITLES_ALLOWED:
                     offences.append(f"{place}:{line} {text[:60]!r}")
 
     assert offences == []
@@ -128,6 +171,12 @@ def test_a_suite_without_facts_gets_defaults() -> None:
 def test_facts_that_contradict_themselves_are_rejected(part: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Facts("shout", headline="mean", **part)  # type: ignore[arg-type]  # one wrong field at a time
+
+
+def test_flags_of_a_format_are_options_of_harness_score() -> None:
+    stated = {flag for facts in all_facts() for file_format in facts.formats for flag in file_format.score_flags}
+
+    assert stated <= {option.name for option in fields(ScoreOptions)}
 
 
 def test_a_format_is_found_by_name() -> None:

@@ -1,1 +1,1 @@
-"""The browser viewer of `harness view`."""
+"""Show runs, questions, answers and verdicts in the browser: `harness view`."""

@@ -1,4 +1,4 @@
-"""The pages of `harness view`, their addresses, and who may see them. All routes are read-only.
+"""Serve the pages of `harness view`, and decide who may see them. All routes are read-only.
 
 >>> is_loopback(host_of("127.0.0.1:8000")), is_loopback(host_of("example.org"))
 (True, False)
@@ -46,8 +46,6 @@ from .listing import (
 from .question import question, whole_text
 
 # ------------------------------------------------------------------------------------------------ who may see the pages
-# Decide who may see the pages, and what the browser may do with them: host check, token, headers. ASGI middleware.
-#
 # On loopback every request must name a loopback host. A page of another site whose name resolves to 127.0.0.1 (DNS
 # rebinding) names its own host. Elsewhere a token is required once and stored in a cookie for this host only.
 
@@ -116,8 +114,8 @@ class Guard:
             return None
         if self._equal(request.query_params.get("token", "")):
             # without the token, which would otherwise stay in the browser's history and in copied addresses
-            kept = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
-            reply = RedirectResponse(request.url.path + (f"?{urlencode(kept)}" if kept else ""), 303)
+            query = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
+            reply = RedirectResponse(request.url.path + (f"?{urlencode(query)}" if query else ""), 303)
             reply.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
             return reply
         return PlainTextResponse("a token is required: open the address with ?token=TOKEN once", 401)
@@ -231,8 +229,8 @@ def question_page(library: Library, request: Request) -> Response:
     run, prompt_id = _run(library, request), request.query_params.get("id", "")
     choice = Choice.of(request.query_params)
     draw = request.query_params.get("draw", "")
-    shown = run and question(run, prompt_id, markdown=choice.markdown, draw=draw, words=choice.words)
-    if run is None or shown is None:
+    view = run and question(run, prompt_id, markdown=choice.markdown, draw=draw, words=choice.words)
+    if run is None or view is None:
         return missing()
     choice, index, lines, _ = _lines(library, request, run)
     return render(
@@ -242,7 +240,7 @@ def question_page(library: Library, request: Request) -> Response:
         id=prompt_id,
         line=index.line(prompt_id),
         metric=index.metric,
-        question=shown,
+        question=view,
         choice=choice,
         total=len(lines),
         flags=FLAGS,
@@ -262,7 +260,7 @@ def compare_page(library: Library, request: Request) -> Response:
     a, b = _two_runs(library, request)
     if a is None or b is None:
         return missing()
-    choice, all_pairs, kept, matches = _pairs(library, request, a, b)
+    choice, all_pairs, matching, matches = _pairs(library, request, a, b)
     alike = a.card.protocol_sha == b.card.protocol_sha and a.card.headline == b.card.headline
     differences = PairedRuns({run_id(run.card): run.folder for run in (a, b)})
     prompts = tuple(suite_texts(a.card, a.folder).prompts.values())
@@ -272,7 +270,7 @@ def compare_page(library: Library, request: Request) -> Response:
         a=a,
         b=b,
         choice=choice,
-        pairs=kept,
+        pairs=matching,
         all=all_pairs,
         matches=matches,
         bars=bars([pair.difference for pair in all_pairs], signed=True),
@@ -295,7 +293,7 @@ def compare_question_page(library: Library, request: Request) -> Response:
     shown = [run and question(run, prompt_id, markdown=choice.markdown, words=choice.words) for run in (a, b)]
     if a is None or b is None or None in shown:
         return missing()
-    choice, all_pairs, kept, _ = _pairs(library, request, a, b)
+    choice, all_pairs, matching, _ = _pairs(library, request, a, b)
     return render(
         "view_compare_question.html",
         exported=library.exported,
@@ -305,9 +303,9 @@ def compare_question_page(library: Library, request: Request) -> Response:
         shown=shown,
         pair=next((pair for pair in all_pairs if pair.a.id == prompt_id), None),
         choice=choice,
-        total=len(kept),
+        total=len(matching),
         query=urlencode({"a": a.key, "b": b.key}),
-        **_neighbours([pair.a.id for pair in kept], prompt_id),
+        **_neighbours([pair.a.id for pair in matching], prompt_id),
     )
 
 

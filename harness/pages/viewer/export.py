@@ -1,6 +1,4 @@
-"""The viewer's pages as files: they work from any web server and from disk, without a server of ours.
-
-    pages = export(Path("results"), Path("site"))  # pages.written == 374; open site/index.html
+"""Write the viewer's pages as files, which work from any web server and from disk.
 
 Each page is rendered by the server's own function, so that escaping is the same. Only links differ: an address becomes
 the relative path of a file. Pages that depend on typed words (filters, search) have no files.
@@ -68,7 +66,7 @@ def export(results: Path, folder: Path) -> ExportedPages:
 
 
 def _claim(folder: Path) -> None:
-    """Make the folder and mark it; raise ConfigError if its content is not from an export."""
+    """Make the folder and mark it. Raise ConfigError if its content is not from an export."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--export {str(folder)!r} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():

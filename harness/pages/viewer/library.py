@@ -1,4 +1,4 @@
-"""The runs of a results folder for the viewer.
+"""Find the runs of a results folder for the viewer.
 
 A run is keyed by the last three parts of its path, and a key is looked up among the existing folders: no part of an
 address ever becomes a path. Indexes are built on demand and cached.
@@ -64,12 +64,12 @@ class Library:
         # a run in progress rewrites its card, so time and size decide whether it is read again
         stamp = _stamp([path])
         with self._lock:
-            known = self._cards.get(path)
-        if known is None or known[0] != stamp:
-            known = (stamp, read_card(path))
+            cached = self._cards.get(path)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, read_card(path))
             with self._lock:
-                self._cards[path] = known
-        return known[1]
+                self._cards[path] = cached
+        return cached[1]
 
     def tables(self, runs: Sequence[Run]) -> list[Table]:
         """Return the runs by rank, without differences and rank ranges, which would need all their rows.
@@ -80,6 +80,7 @@ class Library:
         stamp = _stamp([*(run.folder / "card.json" for run in runs), self.results / "fusion.yaml"])
         ranked = self._ranked
         if ranked is None or ranked[0] != stamp:
+            # the overview would otherwise wait for the rows of all runs
             scores_alone = RankOptions(difference=lambda card, above: None)
             tables = rank([run.card for run in runs], fusion=read_fusion(self.results), options=scores_alone)
             ranked = (stamp, [table.without_ranges() for table in tables])
@@ -113,18 +114,18 @@ class Library:
         return [[row.run_id for row in table.rows] for table in self.tables(self.runs())]
 
     def index(self, run: Run) -> Index:
-        """Return a run's index; raise ConfigError with the line number for a damaged file."""
+        """Return a run's index. Raise ConfigError with the line number for a damaged file."""
         stamp = _stamp([run.folder / name for name in ("card.json", "answers.jsonl", "judgments.jsonl")])
         with self._lock:
-            known = self._indexes.get(run.key)
-        if known is None or known[0] != stamp:
-            known = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card, run.folder)))
+            cached = self._indexes.get(run.key)
+        if cached is None or cached[0] != stamp:
+            cached = (stamp, build_index(run.card, *read_rows(run.folder), suite_texts(run.card, run.folder)))
         with self._lock:
-            self._indexes[run.key] = known
+            self._indexes[run.key] = cached
             self._indexes.move_to_end(run.key)
             while len(self._indexes) > KEPT:
                 self._indexes.popitem(last=False)
-        return known[1]
+        return cached[1]
 
 
 def _stamp(paths: list[Path]) -> Stamp:

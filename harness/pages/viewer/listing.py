@@ -1,4 +1,4 @@
-"""Lists of questions, of one run or of two: scores, verdicts and flags, filtered and sorted as an address asks.
+"""List the questions of one run or of two, with scores, verdicts and flags, filtered and sorted as an address asks.
 
 >>> [(bar.label, bar.count) for bar in bars([0.0, 50.0, 50.0, 100.0], signed=False)]
 [('0', 1), ('50', 2), ('100', 1)]
@@ -30,12 +30,12 @@ from ...store.official import cached_path, files_of
 from ...suites.scoring import QuestionSums, natural, question_sums, rules_of
 
 # ----------------------------------------------------------------------------------------------------- texts of a suite
-# A suite's questions and baseline answers: from the package or the cache, never from the network.
+# They come from the package or the cache, never from the network: a page must not wait for a download.
 
 
 @dataclass(frozen=True)
 class SuiteTexts:
-    """`suite` None: the questions are not available, and `note` states how to get them."""
+    """A suite's questions. If `suite` is None they are not available, and `note` states how to get them."""
 
     suite: Suite | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
 
 @lru_cache(maxsize=32)
 def _load_own(name: str, folder: Path, changed: int) -> SuiteTexts:
-    """`changed`: the definition's time, so that another file is read anew."""
+    """Load a user's suite from a run's folder. `changed`: the file's time, so that a changed one is read again."""
     try:
         suite = load_suite(name, SuiteOptions(), folder)
     except HarnessError as error:
@@ -96,8 +96,6 @@ def _is_local(suite: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------------ histogram
-# How the scores of a list are spread: bars that are also filters. Pure.
-
 
 VALUES = 20
 """Different scores up to which each has a bar of its own: both games of a question give 5, two ratings of ten 19."""
@@ -119,7 +117,7 @@ class ScoreRange:
 
     @classmethod
     def of(cls, text: str) -> ScoreRange | None:
-        """Read a range from an address; None if it is none."""
+        """Read a range from an address, or None if it is none."""
         low, _, high = text.partition("..")
         try:
             limits = float(low), float(high or low)
@@ -131,7 +129,7 @@ class ScoreRange:
         return f"{self.low:.6g}" if self.low == self.high else f"{self.low:.6g}..{self.high:.6g}"
 
     def contains(self, score: float | None, top: float) -> bool:
-        """Return whether a score belongs here; `top`: the highest score of the list."""
+        """Return whether a score belongs here. `top`: the highest score of the list."""
         if score is None:
             return False
         if self.low == self.high:
@@ -163,13 +161,14 @@ class Bar:
 
 
 def bars(scores: Sequence[float | None], *, signed: bool) -> list[Bar]:
-    """Return a bar per score, or per range if there are more than `VALUES`; nothing without a score."""
-    known = [round(score, 6) for score in scores if score is not None]
-    counts = Counter(known)
+    """Return a bar per score, or per range if there are more than `VALUES`, or nothing without a score."""
+    rounded = [round(score, 6) for score in scores if score is not None]
+    counts = Counter(rounded)
+    # verdicts take few values: a bar per value shows them as they are
     ranges = [ScoreRange(score, score) for score in sorted(counts)]
     if len(ranges) > VALUES:
-        ranges = _ranges(min(known), max(known))
-    top = max(known, default=0.0)
+        ranges = _ranges(min(rounded), max(rounded))
+    top = max(rounded, default=0.0)
     numbers = [sum(number for score, number in counts.items() if part.contains(score, top)) for part in ranges]
     scale = HEIGHT / max(numbers, default=1)
     return [
@@ -293,6 +292,7 @@ def _flags(answers: list[Answer], judgments: list[Judgment], score: float | None
     for row in judgments:
         if row.verdict is not None:
             sides[row.index, row.turn, row.order].add(side(row.verdict))
+    # a preference is reduced to win, draw or loss by `side`, so any difference is a disagreement
     apart = 0.0 if any(isinstance(row.verdict, Preference) for row in judgments) else RATINGS_APART
     orders = {key[:2] for key in sides if key[2] == "ab" and (*key[:2], "ba") in sides}
     if any(sides[*key, "ab"] != sides[*key, "ba"] for key in orders):
@@ -352,16 +352,16 @@ class Choice:
         return replace(self, words="")
 
     def ranged(self, score: str) -> Choice:
-        """Return the same choice for another range of scores; empty: all."""
+        """Return the same choice for another range of scores, or for all if it is empty."""
         return replace(self, score=score)
 
     def within(self, scores: Sequence[float | None]) -> list[bool]:
         """Return, per score, whether it is in the chosen range."""
-        wanted = ScoreRange.of(self.score)
-        if wanted is None:
+        limits = ScoreRange.of(self.score)
+        if limits is None:
             return [True] * len(scores)
         top = max((score for score in scores if score is not None), default=0.0)
-        return [wanted.contains(score, top) for score in scores]
+        return [limits.contains(score, top) for score in scores]
 
     def switched(self) -> Choice:
         """Return the same list with texts shown the other way."""
@@ -369,7 +369,7 @@ class Choice:
 
 
 def chosen(index: Index, choice: Choice, ids: Collection[str] | None) -> list[Line]:
-    """Return the lines of a choice; `ids`: questions that contain its words, None without words."""
+    """Return the lines of a choice. `ids`: the questions that contain its words, or None without words."""
     in_range = choice.within([line.score for line in index.lines])
     lines = [
         line
@@ -408,7 +408,7 @@ class LinePair:
 
 
 def pairs(a: Index, b: Index, *, middle: float | None) -> list[LinePair]:
-    """Return the questions that both runs have, in A's order. `middle`: the score of a draw; None for ratings."""
+    """Return the questions that both runs have, in A's order. `middle`: the score of a draw, or None for ratings."""
     lines_b = {line.id: line for line in b.lines}
     matched = []
     for line in a.lines:
@@ -429,7 +429,7 @@ def _changed(a: float | None, b: float | None, middle: float | None) -> bool:
 
 def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection[str] | None) -> list[LinePair]:
     in_range = choice.within([pair.difference for pair in candidates])
-    kept = [
+    matching = [
         pair
         for pair, is_wanted in zip(candidates, in_range, strict=True)
         if is_wanted
@@ -439,5 +439,5 @@ def chosen_pairs(candidates: Sequence[LinePair], choice: Choice, ids: Collection
     ]
     if choice.sort in ("drop", "gain"):
         sign = 1 if choice.sort == "drop" else -1
-        kept.sort(key=lambda pair: (pair.difference is None, sign * (pair.difference or 0.0)))
-    return kept
+        matching.sort(key=lambda pair: (pair.difference is None, sign * (pair.difference or 0.0)))
+    return matching

@@ -1,4 +1,4 @@
-"""One question as a page shows it: its turns, the answer, the baseline or reference, and every judgment.
+"""Show one question: its turns, the answer, the baseline or reference, and every judgment.
 
 Texts are untrusted: they become plain text, or Markdown without links, images and HTML.
 """
@@ -105,7 +105,7 @@ class Box:
         if text is None or not text.strip():
             return Text(title, None, missing or "(empty)", notes=notes)
         whole = f"{self.run.address}/text?{urlencode({'id': self.prompt_id, 'part': part})}" if is_cut(text) else ""
-        return Text(title, shown(text, markdown=self.markdown, words=self.words), whole=whole, notes=notes)
+        return Text(title, text_html(text, markdown=self.markdown, words=self.words), whole=whole, notes=notes)
 
     def turns(self, texts: SuiteTexts, prompt: Prompt | None, answer: Answer | None) -> list[Turn]:
         tasks = list(texts.tasks(self.prompt_id, answer)) if answer is not None and answer.error is None else []
@@ -188,36 +188,38 @@ def _good(row: Judgment) -> bool | None:
 
 
 def whole_text(run: Run, prompt_id: str, part: str) -> str | None:
-    """Return a complete text by the name that `Box.text` assigned; None if it does not exist."""
+    """Return a complete text by the name that `Box.text` assigned, or None if it does not exist."""
     kind, *numbers = part.split("-")
     # the part comes from an address: reject what is not a short number
-    if not all(number.isdecimal() and len(number) < 10 for number in numbers) or not numbers:
+    if not all(number.isdecimal() and len(number) < 10 for number in numbers):
         return None
-    at = [int(number) for number in numbers]
     answers, judgments = read_question(run.folder, prompt_id)
     texts = suite_texts(run.card, run.folder).of_run(run.folder)
     prompt = texts.prompts.get(prompt_id)
-    if kind == "reply" and len(at) == 2:
-        return _at([row.reply or "" for row in judgments if row.index == at[0]], at[1])
-    if kind == "thoughts" and len(at) == 2:
-        return _at([row.reasoning for row in judgments if row.index == at[0]], at[1])
-    if kind == "answer" and len(at) == 2:
-        return next((_at(row.turns, at[1]) for row in answers if row.index == at[0]), None)
-    if kind == "reasoning" and len(at) == 2:
-        return next((_at(row.reasoning, at[1]) for row in answers if row.index == at[0]), None)
-    if kind == "baseline" and answers:
-        tasks = texts.tasks(prompt_id, answers[0])
-        return next((_at(task.baseline.turns, at[0]) for task in tasks if task.baseline), None)
-    if prompt is not None and kind in ("prompt", "reference"):
-        return _at(prompt.turns if kind == "prompt" else prompt.reference, at[0])
+    match kind, [int(number) for number in numbers]:
+        case "reply", [draw, position]:
+            return _item([row.reply or "" for row in judgments if row.index == draw], position)
+        case "thoughts", [draw, position]:
+            return _item([row.reasoning for row in judgments if row.index == draw], position)
+        case "answer", [draw, turn]:
+            return next((_item(row.turns, turn) for row in answers if row.index == draw), None)
+        case "reasoning", [draw, turn]:
+            return next((_item(row.reasoning, turn) for row in answers if row.index == draw), None)
+        case "baseline", [turn, *_] if answers:
+            tasks = texts.tasks(prompt_id, answers[0])
+            return next((_item(task.baseline.turns, turn) for task in tasks if task.baseline), None)
+        case "prompt", [turn, *_] if prompt is not None:
+            return _item(prompt.turns, turn)
+        case "reference", [turn, *_] if prompt is not None:
+            return _item(prompt.reference, turn)
     return None
 
 
-def _at(texts: Sequence[str], index: int) -> str | None:
+def _item(texts: Sequence[str], index: int) -> str | None:
     return texts[index] if index < len(texts) else None
 
 
-def shown(text: str, *, markdown: bool, words: str = "") -> Markup:
+def text_html(text: str, *, markdown: bool, words: str = "") -> Markup:
     """Return the text's first characters as HTML, with `words` marked; all else in it is literal."""
     cut = visible(text[:SHOWN])
     html = _markdown(cut) if markdown else None
@@ -231,7 +233,7 @@ def is_cut(text: str) -> bool:
 
 
 def _markdown(text: str) -> str | None:
-    """Return HTML; None for blocks nested deeper than the parser's limit, because it would drop their content."""
+    """Return HTML, or None for blocks nested deeper than the parser's limit, because it would drop their content."""
     parser = _parser()
     tokens = parser.parse(text)
     if any(token.level + (token.nesting == 1) >= parser.options["maxNesting"] for token in tokens):

@@ -1,1 +1,1 @@
-"""AlpacaEval 2 with length-controlled win rates."""
+"""Run and score AlpacaEval 2, with length-controlled win rates."""

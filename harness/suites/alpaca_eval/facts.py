@@ -1,4 +1,4 @@
-"""What the product knows about AlpacaEval 2, besides asking and scoring."""
+"""State what the product knows about AlpacaEval 2, besides asking and scoring."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ ALPACA_EVAL = Facts(
         FileFormat(
             name="alpaca_eval",
             score=f"{FILES}:cards",
+            score_flags={"fold_order": "the folds of the fit, published or stable"},
             read=f"{FILES}:read_rows",
             judged=f"{FILES}:judged_models",
             export=f"{FILES}:export",

@@ -1,6 +1,7 @@
-"""AlpacaEval's files in and out: score annotations.json, export a run, import one model's rows.
+"""Read and write AlpacaEval's files: score annotations.json, export a run, import one model's rows.
 
-Annotations are scored by our rules or as the reference does: by position, as stored; a card per model, judge, baseline.
+Annotations are scored by our rules, or as the reference scores them: by position, and as stored. Each model, judge and
+baseline gets a card.
 
 Export: `model_outputs.json`, `annotations.json` and a row of the leaderboard, in the form of alpaca_eval's
 PairwiseAnnotator: a preference is 1 (the baseline) to 2 (the model), null if the judge gave none. The extra key `index`
@@ -15,7 +16,7 @@ import io
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -60,21 +61,21 @@ REFERENCE_MIN = 0.0
 """The reference scores any number of rows; our rules need 90 %."""
 
 
-def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+def score_ours(rows: Sequence[Annotation], instruction_set: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Count each instruction once, difficulty by instruction; add the reference's rate if rows are missing or moved."""
     last = current_rows(rows)
-    prompts = known.prompts
-    by_id = {known.ids[row.instruction]: row for row in last}
+    prompts = instruction_set.prompts
+    by_id = {instruction_set.ids[row.instruction]: row for row in last}
     rules = ScoreRules(seed=options.seed, order=options.fold_order, intervals=options.intervals)
-    suite_scores = _score(prompts, by_id, known, rules, believed=False)
-    notes = [*suite_scores.notes, *_row_notes(len(last), len(rows) - len(last), known)]
+    suite_scores = _score(prompts, by_id, instruction_set, rules, believed=False)
+    notes = [*suite_scores.notes, *_row_notes(len(last), len(rows) - len(last), instruction_set)]
     conflicts = sum(row.conflict for row in last)
     if conflicts:
         notes.append(f"{conflicts} unscored: the stored preference is not what the judge's log-probabilities say")
     scores = dict(suite_scores.scores)
-    moved = [known.ids[row.instruction] for row in rows] != [prompt.id for prompt in prompts]
-    if moved and known.difficulty:
-        reference_rate = _reference_rate(rows, known, options, scores["win_rate"])
+    moved = [instruction_set.ids[row.instruction] for row in rows] != [prompt.id for prompt in prompts]
+    if moved and instruction_set.difficulty:
+        reference_rate = _reference_rate(rows, instruction_set, options, scores["win_rate"])
         if reference_rate is not None:
             scores["lc_win_rate_reference"] = reference_rate
             notes.append(
@@ -85,32 +86,32 @@ def score_ours(rows: Sequence[Annotation], known: InstructionSet, options: Score
 
 
 def current_rows(rows: Iterable[Annotation]) -> list[Annotation]:
-    """Return one row per instruction, the last; raise ConfigError if two files' preferences differ by our rules."""
+    """Return one row per instruction, the last. Raise ConfigError if two files' preferences differ by our rules."""
     return latest(rows, lambda row: row.instruction, lambda row: row.verdict)
 
 
-def score_strictly(rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions) -> SuiteScores:
+def score_strictly(rows: Sequence[Annotation], instruction_set: InstructionSet, options: ScoreOptions) -> SuiteScores:
     """Count every row, with difficulty by position."""
     by_id = {str(index): row for index, row in enumerate(rows)}
     seen = {row.instruction for row in rows}
-    absent = [text for text in known.ids if text not in seen]
+    absent = [text for text in instruction_set.ids if text not in seen]
     prompts = [Prompt(id=key, turns=(row.instruction,), category=row.category) for key, row in by_id.items()]
     prompts += [
-        Prompt(id=f"missing {index}", turns=(text,), category=known.categories.get(text, "none"))
+        Prompt(id=f"missing {index}", turns=(text,), category=instruction_set.categories.get(text, "none"))
         for index, text in enumerate(absent)
     ]
     rules = ScoreRules(
         seed=options.seed, order=options.fold_order, intervals=options.intervals, min_scored=REFERENCE_MIN
     )
-    suite_scores = _score(prompts, by_id, known, rules, believed=True)
+    suite_scores = _score(prompts, by_id, instruction_set, rules, believed=True)
     notes = ["scored as the reference does: difficulty by row position, stored preferences are believed"]
-    notes += [*suite_scores.notes, *_row_notes(len(seen), 0, known)]
+    notes += [*suite_scores.notes, *_row_notes(len(seen), 0, instruction_set)]
     if len(seen) < len(rows):
         notes.append(f"{len(rows) - len(seen)} rows repeat an instruction; they count, too")
     scores, outside = dict(suite_scores.scores), sum(row.outside is not None for row in rows)
-    if outside and known.difficulty:
+    if outside and instruction_set.difficulty:
         believed = [row if row.outside is None else replace(row, stored=row.outside) for row in rows]
-        reference_rate = _reference_rate(believed, known, options, scores["win_rate"])
+        reference_rate = _reference_rate(believed, instruction_set, options, scores["win_rate"])
         if reference_rate is not None:
             bare = reference_rate.model_copy(update={"ci_low": None, "ci_high": None, "se": None})  # not of our fit
             scores |= {"lc_win_rate": bare, "lc_win_rate_reference": reference_rate}
@@ -128,7 +129,12 @@ def against_itself(win_rate: Score) -> dict[str, Score]:
 
 
 def _score(
-    prompts: Sequence[Prompt], by_id: dict[str, Annotation], known: InstructionSet, rules: ScoreRules, *, believed: bool
+    prompts: Sequence[Prompt],
+    by_id: dict[str, Annotation],
+    instruction_set: InstructionSet,
+    rules: ScoreRules,
+    *,
+    believed: bool,
 ) -> SuiteScores:
     verdicts = {key: row.stored if believed else row.verdict for key, row in by_id.items()}
     judged = JudgedAnswers(
@@ -137,17 +143,23 @@ def _score(
         preferences={prompt.id: [] if (value := verdicts.get(prompt.id)) is None else [value] for prompt in prompts},
     )
     data = SuiteData(
-        version=known.version, prompts=tuple(prompts), templates={}, difficulty=known.difficulty, gamed=known.gamed
+        version=instruction_set.version,
+        prompts=tuple(prompts),
+        templates={},
+        difficulty=instruction_set.difficulty,
+        gamed=instruction_set.gamed,
     )
     return score_judged(data, prompts, judged, rules)
 
 
 def _reference_rate(
-    rows: Sequence[Annotation], known: InstructionSet, options: ScoreOptions, win_rate: Score
+    rows: Sequence[Annotation], instruction_set: InstructionSet, options: ScoreOptions, win_rate: Score
 ) -> Score | None:
-    """Return the reference's length-controlled rate (rows as stored, difficulty by position); None if it has none."""
+    """Return the reference's length-controlled rate, or None if it has none.
+
+    It takes rows as they are stored, and an instruction's difficulty by its position."""
     lengths = [(row.length_1, row.length_2) for row in rows]
-    if win_rate.value is None or len(rows) > len(known.ids):
+    if win_rate.value is None or len(rows) > len(instruction_set.ids):
         return None
     differences = [first - second for first, second in lengths if first is not None and second is not None]
     if len(differences) < len(rows):
@@ -155,16 +167,16 @@ def _reference_rate(
     table = LengthRows(
         preference=np.array([math.nan if row.stored is None else row.stored for row in rows]),
         length_difference=np.array(differences, dtype=np.float64),
-        difficulty=np.array([known.difficulty[str(index)] for index in range(len(rows))]),
+        difficulty=np.array([instruction_set.difficulty[str(index)] for index in range(len(rows))]),
     )
-    fit = control_length(table, known.gamed, order=options.fold_order)
+    fit = control_length(table, instruction_set.gamed, order=options.fold_order)
     return None if fit is None else reference_score(fit, win_rate)
 
 
-def _row_notes(present: int, dropped: int, known: InstructionSet) -> list[str]:
+def _row_notes(present: int, dropped: int, instruction_set: InstructionSet) -> list[str]:
     notes = []
-    if present < len(known.ids):
-        notes.append(f"only {present} of {len(known.ids)} instructions have a row")
+    if present < len(instruction_set.ids):
+        notes.append(f"only {present} of {len(instruction_set.ids)} instructions have a row")
     if dropped:
         notes.append(f"{dropped} duplicated rows dropped: of one instruction the last wins")
     return notes
@@ -196,7 +208,7 @@ class GroupKey(NamedTuple):
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """Return one card per model, annotator and baseline; raise ConfigError if no row is a judgment."""
+    """Return one card per model, annotator and baseline. Raise ConfigError if no row is a judgment."""
     editions = load_editions(options.mirror)
     first_rows = FirstRows(files)
     groups = read_groups(first_rows, editions)
@@ -228,7 +240,7 @@ def read_groups(files: Iterable[SourceFile], editions: Editions) -> dict[GroupKe
 
 
 def group_key(row: Row, file: str) -> GroupKey | None:
-    """Return whose annotation a row is; None if the row is not an annotation."""
+    """Return whose annotation a row is, or None if the row is not an annotation."""
     baseline = str(row.get("generator_1") or "unknown")
     if is_annotation(row):
         return GroupKey(_model(row, file), str(row.get("annotator") or "unknown"), baseline)
@@ -244,12 +256,12 @@ def _model(row: Row, file: str) -> str:
 def _card(
     key: GroupKey, group: AlpacaGroup, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
 ) -> ScoreCard:
-    known = editions.of({row.instruction: row.category for row in group.rows})
+    instruction_set = editions.of({row.instruction: row.category for row in group.rows})
     protocol: dict[str, JsonValue] = {"baseline": key.baseline, "fold_order": options.fold_order}
     return card_of(
         FileResult(
             suite="alpaca_eval",
-            suite_version=known.version,
+            suite_version=instruction_set.version,
             model=key.model,
             judge=key.judge,
             headline="lc_win_rate",
@@ -266,9 +278,9 @@ def score_group(
     key: GroupKey, group: AlpacaGroup, editions: Editions, options: ScoreOptions, lengths: Mapping[str, list[int]]
 ) -> SuiteScores:
     """Return the scores of a group. `lengths`: generator -> characters of all its answers, judged or not."""
-    known = editions.of({row.instruction: row.category for row in group.rows})
+    instruction_set = editions.of({row.instruction: row.category for row in group.rows})
     score = score_strictly if options.strict_reference else score_ours
-    suite_scores = score(group.rows, known, options)
+    suite_scores = score(group.rows, instruction_set, options)
     scores, notes = dict(suite_scores.scores), [*suite_scores.notes]
     if all(row.length_2 is None for row in group.rows):
         notes.append("the files hold no answers, so there is no length to control for")
@@ -429,59 +441,81 @@ def judged_models(files: Sequence[SourceFile]) -> set[str]:
 
 
 def read_rows(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
-    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction."""
-    texts = TextIndex(prompt.turns[0] for prompt in request.prompts)
-    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
+    """Return answers of `model_outputs.json`, or answers with preferences of `annotations.json`, by instruction.
+
+    If the files have both, an annotation's answer counts, because it is the one that was judged.
+    """
     editions = editions_of(request.prompts, request.mirror)
     groups = read_groups(files, editions)
     outputs = [row for file in files for row in file.rows if _is_output(row)]
+    key = _requested_key(outputs, groups, request)
+    outputs = [row for row in outputs if row.get("generator", key.model) == key.model]
+    annotations = [
+        row for file in files for row in file.rows if is_annotation(row) and group_key(row, file.name) == key
+    ]
+    ids = _prompt_ids([*outputs, *annotations], request.prompts)
+    unjudged = [(ids[str(row["instruction"])], row["output"]) for row in outputs]
+    judged = [(ids[str(row["instruction"])], row["output_2"]) for row in annotations]
+    answers = _answers([*unjudged, *judged], request.model)
+    notes = differing_answers(unjudged)
+    if key not in groups:
+        return Imported(answers, (), notes=notes)
+    is_benchmark = not editions.of({row.instruction: row.category for row in groups[key].rows}).version.startswith(
+        "files"
+    )
+    options = ScoreOptions(mirror=request.mirror)
+    return Imported(
+        answers,
+        _preferences(groups[key], key, request, answers),
+        key.baseline,
+        baseline_answers=_answers(
+            [(ids[str(row["instruction"])], row.get("output_1")) for row in annotations], key.baseline
+        ),
+        scores=score_group(key, groups[key], editions, options, _answer_lengths(files)) if is_benchmark else None,
+        notes=notes,
+    )
+
+
+def _requested_key(outputs: Sequence[Row], groups: Collection[GroupKey], request: ImportRequest) -> GroupKey:
+    """Return whose rows are imported. Raise ConfigError if the files leave a choice that the request does not make."""
     named = {str(row["generator"]) for row in outputs if "generator" in row}
     model = only("model", named | {key.model for key in groups}, request.model)
     judge = only("judge", (key.judge for key in groups if key.model == model), request.judge)
     keys = [key for key in groups if (key.model, key.judge) == (model, judge)]
-    baseline = only("baseline", (key.baseline for key in keys), request.baseline)
-    key = GroupKey(model, judge, baseline)
-    outputs = [row for row in outputs if row.get("generator", model) == model]
-    rows = [row for file in files for row in file.rows if group_key(row, file.name) == key and is_annotation(row)]
-    instructions = [texts.find(text) or text for text in (str(row["instruction"]) for row in (*outputs, *rows))]
-    check_questions((ids.get(text, text) for text in instructions), request.prompts)
-    prompt_ids = [ids[text] for text in instructions]
-    answered = dict(
-        zip(prompt_ids, [*(row["output"] for row in outputs), *(row["output_2"] for row in rows)], strict=True)
-    )
-    compared = dict(zip(prompt_ids[len(outputs) :], (row.get("output_1") for row in rows), strict=True))
-    answers = {
-        prompt_id: answer_of(prompt_id, request.model, [text])
-        for prompt_id, text in answered.items()
-        if isinstance(text, str)
-    }
-    group = groups.get(key)
-    notes = differing_answers(zip(prompt_ids, (row["output"] for row in outputs), strict=False))
-    if group is None:
-        return Imported(answers, (), notes=notes)
+    return GroupKey(model, judge, only("baseline", (key.baseline for key in keys), request.baseline))
+
+
+def _prompt_ids(rows: Sequence[Row], prompts: Sequence[Prompt]) -> dict[str, str]:
+    """Return instruction, as the rows spell it -> prompt id. Raise ConfigError if one is not a prompt's."""
+    texts = TextIndex(prompt.turns[0] for prompt in prompts)
+    ids = {prompt.turns[0]: prompt.id for prompt in prompts}
+    instructions = dict.fromkeys(str(row["instruction"]) for row in rows)
+    prompt_ids = {text: ids.get(texts.find(text) or text, text) for text in instructions}
+    check_questions(prompt_ids.values(), prompts)
+    return prompt_ids
+
+
+def _answers(texts: Iterable[tuple[str, JsonValue]], model: str) -> dict[str, Answer]:
+    """Return prompt id -> answer, the last if there are several; a row without a text has none."""
+    last = dict(texts)
+    return {prompt_id: answer_of(prompt_id, model, [text]) for prompt_id, text in last.items() if isinstance(text, str)}
+
+
+def _preferences(
+    group: AlpacaGroup, key: GroupKey, request: ImportRequest, answers: dict[str, Answer]
+) -> tuple[Judgment, ...]:
+    """Return one judgment per instruction. Raise ConfigError if one is not a prompt's."""
+    ids = {prompt.turns[0]: prompt.id for prompt in request.prompts}
     judgments = tuple(
         _preference(ids.get(row.instruction, row.instruction), row, request, key, answers)
         for row in current_rows(group.rows)
     )
     check_questions((row.prompt_id for row in judgments), request.prompts)
-    options = ScoreOptions(mirror=request.mirror)
-    is_known = not editions.of({row.instruction: row.category for row in group.rows}).version.startswith("files")
-    return Imported(
-        answers,
-        judgments,
-        baseline,
-        baseline_answers={
-            prompt_id: answer_of(prompt_id, baseline, [text])
-            for prompt_id, text in compared.items()
-            if isinstance(text, str)
-        },
-        scores=score_group(key, group, editions, options, _answer_lengths(files)) if is_known else None,
-        notes=notes,
-    )
+    return judgments
 
 
 def content_of(row: Row) -> str:
-    """Return what a row of AlpacaEval's files is; empty for any other row."""
+    """Return what a row of AlpacaEval's files is, or nothing for any other row."""
     if group_key(row, "") is not None:
         return "AlpacaEval annotations"
     return "AlpacaEval answers without judgments" if _is_output(row) else ""

@@ -1,4 +1,4 @@
-"""AlpacaEval's recorded judgments: published annotations of gpt-4-1106-preview, with the texts of both answers."""
+"""Load AlpacaEval's recorded judgments: gpt-4-1106-preview's published annotations, with both answers' texts."""
 
 from __future__ import annotations
 

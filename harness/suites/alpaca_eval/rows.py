@@ -1,4 +1,8 @@
-"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them."""
+"""Parse rows of AlpacaEval's annotations.json, and the log-probabilities behind them.
+
+>>> round(share_of("m", {"m": math.log(0.6), "M": math.log(0.2)}, ("m", "M")), 6)  # p(m) / (p(m) + p(M))
+0.75
+"""
 
 from __future__ import annotations
 
@@ -79,11 +83,11 @@ def read_annotation(row: Row, instruction: str | None = None, *, file: str = "")
     `instruction`: the benchmark's own text of the row's. A row without the key `preference` takes the preference of its
     log-probabilities; null means no verdict.
     """
-    asked = str(row["instruction"])  # the order of the answers was drawn from the text that was asked
+    judged_text = str(row["instruction"])  # the order of the answers was drawn from the text that was asked
     completion = next((row[key] for key in COMPLETIONS if key in row), None)
-    raw, derived = number(row.get("preference")), derived_preference(_top_of(completion), asked)
+    raw, derived = number(row.get("preference")), derived_preference(_top_of(completion), judged_text)
     return Annotation(
-        instruction=instruction or asked,
+        instruction=instruction or judged_text,
         category=intern(str(row.get("dataset") or "none")),
         length_1=_length(row.get("output_1")),
         length_2=_length(row.get("output_2")),
@@ -91,12 +95,12 @@ def read_annotation(row: Row, instruction: str | None = None, *, file: str = "")
         derived=derived,
         outside=_outside(raw),
         file=file,
-        respelled=instruction not in (None, asked),
+        respelled=instruction not in (None, judged_text),
     )
 
 
 def read_logprobs(row: Row, instructions: Sequence[str], *, file: str = "") -> Annotation | None:
-    """Return a row of model, instruction_id, top ([token, logprob] pairs) and preference; None for an unknown id."""
+    """Return a row of model, instruction_id, top ([token, logprob] pairs) and preference, or None for an unknown id."""
     index, top = row["instruction_id"], row.get("top")
     if not isinstance(index, int) or not 0 <= index < len(instructions):
         return None
@@ -113,7 +117,7 @@ def read_logprobs(row: Row, instructions: Sequence[str], *, file: str = "") -> A
 
 
 def stored_preference(value: JsonValue) -> float | None:
-    """Map the file's 1..2 to 0..1; an old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
+    """Map the file's 1..2 to 0..1. An old 0 is a draw (alpaca_eval metrics/helpers.py), anything else no verdict."""
     value = number(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -129,7 +133,7 @@ def _outside(value: JsonValue) -> float | None:
 
 
 def derived_preference(top: Mapping[str, float], instruction: str) -> float | None:
-    """Return p(m) / (p(m) + p(M)) from the candidate's side; None without an m or M."""
+    """Return p(m) / (p(m) + p(M)) from the candidate's side, or None without an m or M."""
     shown_first = share_of("m", top, LETTERS)
     if shown_first is None:
         return None
@@ -158,7 +162,7 @@ def _length(value: JsonValue) -> int | None:
 
 
 def _top_of(raw: JsonValue) -> dict[str, float]:
-    """Return the first token's log-probabilities in a stored OpenAI choice; empty for any other form."""
+    """Return the first token's log-probabilities in a stored OpenAI choice, or nothing for any other form."""
     logprobs = raw.get("logprobs") if isinstance(raw, dict) else None
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0] if isinstance(content, list) and content else None
@@ -206,7 +210,7 @@ class InstructionSet:
 
 
 def official_set(mirror: str | None) -> InstructionSet:
-    """Return the 805 instructions; raise DataError or ConfigError if the pinned files are unavailable."""
+    """Return the 805 instructions. Raise DataError or ConfigError if the pinned files are unavailable."""
     paths = official_files(SuiteOptions(mirror=mirror), ("alpaca_eval/baseline", "alpaca_eval/gamed"))
     rows = json.loads(paths["alpaca_eval/baseline"].read_text("utf-8"))
     difficulty, gamed = read_gamed(paths["alpaca_eval/gamed"])
@@ -233,7 +237,7 @@ def pocket_set() -> InstructionSet:
     )
 
 
-def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> InstructionSet:
+def other_set(categories: Mapping[str, str], official: InstructionSet | None) -> InstructionSet:
     """Return a set for rows of no known edition.
 
     It has no difficulty by instruction, and the official difficulty by position, as in the reference.
@@ -242,8 +246,8 @@ def other_set(categories: Mapping[str, str], known: InstructionSet | None) -> In
         version="files-1",
         ids={text: f"row {index}" for index, text in enumerate(categories)},
         categories=dict(categories),
-        difficulty=known.difficulty if known else {},
-        gamed=known.gamed if known else (),
+        difficulty=official.difficulty if official else {},
+        gamed=official.gamed if official else (),
     )
 
 
@@ -255,23 +259,24 @@ class Editions:
     missing: str = ""
 
     def of(self, categories: Mapping[str, str]) -> InstructionSet:
-        """Return the edition that contains all instructions; `categories`: instruction -> its category in the rows."""
-        for known in (self.official, None):
-            candidate = known or pocket_set()
+        """Return the edition that contains all instructions. `categories`: instruction -> its category in the rows."""
+        for edition in (self.official, None):
+            candidate = edition or pocket_set()
             if all(text in candidate.ids for text in categories):
                 return candidate
         return other_set(categories, self.official)
 
     def text_of(self, instruction: str) -> str:
         """Return the benchmark's own text of an instruction; the instruction itself if no edition has it."""
-        for known in (self.official, None):
-            if (text := (known or pocket_set()).texts.find(instruction)) is not None:
+        for edition in (self.official, None):
+            if (text := (edition or pocket_set()).texts.find(instruction)) is not None:
                 return text
         return instruction
 
 
 def editions_of(prompts: Sequence[Prompt], mirror: str | None) -> Editions:
     """Return the editions for rows about these prompts; those of the package need no pinned file."""
+    # pocket runs must work without a network, so they never ask for the official files
     of_package = all(prompt.turns[0] in pocket_set().ids for prompt in prompts)
     return Editions(None) if of_package else load_editions(mirror)
 

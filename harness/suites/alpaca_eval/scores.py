@@ -1,4 +1,4 @@
-"""Compute AlpacaEval's scores from preferences: win rates, counts, and the length-controlled win rate. Pure."""
+"""Compute AlpacaEval's scores from preferences: win rates, counts, and the length-controlled win rate."""
 
 from __future__ import annotations
 
@@ -26,10 +26,18 @@ from ...stats.length_control import (
     control_length_replicates,
 )
 from ...store.files import cache_folder
-from ..scoring import PREFERENCES, Unit, categories, draws, latest_answers, mean_score, score_notes, verdicts_by_slot
+from ..scoring import (
+    MIN_SCORED,
+    PREFERENCES,
+    Unit,
+    categories,
+    draws,
+    latest_answers,
+    mean_score,
+    score_notes,
+    verdicts_by_slot,
+)
 
-MIN_SCORED = 0.9
-"""Below this share of verdicts there is no rate (spec: "with fewer than 90 % scored there is no score")."""
 NORMAL_95 = 1.959963984540054
 
 
@@ -104,7 +112,7 @@ def score_judged(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswe
         lc, lc_notes = _length_controlled(data, prompts, judged, win_rate, rules)
         scores = {**lc, **scores}
     by_category = {
-        category: {"win_rate": _of(preferences, ids, judged.times, rules)}
+        category: {"win_rate": _win_rate_of(preferences, ids, judged.times, rules)}
         for category, ids in categories(prompts).items()
     }
     return SuiteScores(scores=scores, by_category=by_category, notes=(*notes, *lc_notes))
@@ -114,7 +122,9 @@ def _mean(units: Sequence[Unit], expected: int, rules: ScoreRules) -> Score:
     return mean_score(units, expected, scale=100.0, bounds=PREFERENCES, intervals=rules.intervals)
 
 
-def _of(preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules) -> Score:
+def _win_rate_of(
+    preferences: Mapping[str, Sequence[float]], ids: Sequence[str], times: int, rules: ScoreRules
+) -> Score:
     units = [Unit(prompt_id, value) for prompt_id in ids for value in preferences.get(prompt_id, ())]
     return _mean(units, len(ids) * times, rules)
 
@@ -204,7 +214,7 @@ def reference_score(fit: LengthControl, win_rate: Score) -> Score:
 
 
 def length_rows(data: SuiteData, prompts: Sequence[Prompt], judged: JudgedAnswers) -> LengthRows | None:
-    """Return one row per prompt that both sides answered; None if a prompt has no difficulty."""
+    """Return one row per prompt that both sides answered, or None if a prompt has no difficulty."""
     rows = []
     for prompt in prompts:
         candidate_lengths, baseline_length = judged.lengths.get(prompt.id), judged.baseline_lengths.get(prompt.id)
@@ -260,7 +270,7 @@ def paired_length_control(
     seed: int = 0,
     draw: DrawsRefits = length_refits,
 ) -> Refits | None:
-    """Return `lc_win_rate` of both models over the instructions that both answered; None if one has no refits."""
+    """Return `lc_win_rate` of both models over the instructions that both answered, or None if one has no refits."""
     judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
     both = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
     refits = []

@@ -1,4 +1,4 @@
-"""AlpacaEval 2: 805 instructions, one weighted preference each against the baseline, length-controlled.
+"""Ask AlpacaEval 2's 805 instructions; each answer gets one weighted preference against the baseline's.
 
 Source of every rule: alpaca_eval at the pinned revision. The judge's prompt is read from the installed alpaca-eval
 package, which is located but never imported (importing it takes seconds and writes into site-packages).
@@ -33,7 +33,7 @@ from .scores import ScoreRules, paired_length_control, remembered_refits, score_
 MAX_TOKENS = 4096
 TEMPERATURE = 0.7
 TOP_P = 1.0
-"""AlpacaEval prescribes no answer settings; these are our choice (design, Contracts)."""
+"""AlpacaEval prescribes no answer settings, so these are our choice. They apply if the checkpoint states none."""
 TEMPLATE_FILE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
 TEMPLATE_SHA256 = "784227e6dc2832fc08c43d2c8ea3a308e7523780187a1aaad2f85e30bac85f62"
 BASELINE = "gpt4_1106_preview"
@@ -134,6 +134,7 @@ def _answer_settings(generation_config: Mapping[str, JsonValue]) -> Sampling:
     temperature, top_p = generation_config.get("temperature"), generation_config.get("top_p")
     if generation_config.get("do_sample") is False:
         return Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
+    # a checkpoint's file may contain anything; what cannot be a setting is as if it were not there
     usable = isinstance(temperature, int | float) and math.isfinite(temperature) and temperature >= 0
     return Sampling(
         temperature=float(str(temperature)) if usable else TEMPERATURE,

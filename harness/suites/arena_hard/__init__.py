@@ -1,1 +1,1 @@
-"""Arena-Hard v0.1 and v2."""
+"""Run and score Arena-Hard v0.1 and v2.0."""

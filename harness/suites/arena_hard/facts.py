@@ -1,4 +1,4 @@
-"""What the product knows about Arena-Hard v0.1 and v2.0, besides asking and scoring."""
+"""State what the product knows about Arena-Hard v0.1 and v2.0, besides asking and scoring."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ FILES = "harness.suites.arena_hard.files"
 FORMAT = FileFormat(
     "arena_hard",
     score=f"{FILES}:cards",
+    score_flags={
+        "baseline": "the baseline's name, if not the official",
+        "style_control": "v0.1, v2, length or markdown",
+        "pool": "also fit all models and baselines jointly",
+        "unanchored": "the reference's interval as with a baseline of your own (v0.1)",
+    },
     read=f"{FILES}:read_rows",
     names=f"{FILES}:content_of",
     first_draw_only=True,

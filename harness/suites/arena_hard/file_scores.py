@@ -140,18 +140,18 @@ def units(questions: Iterable[ArenaQuestion]) -> list[Unit]:
 
 
 def closed_form(questions: Sequence[ArenaQuestion], options: ScoreOptions) -> Score:
-    """Return 100 * (wins + ties / 2) / battles, equal to the reference's fit as printed; None without a battle."""
+    """Return 100 * (wins + ties / 2) / battles, equal to the reference's fit as printed, or None without a battle."""
     expected = expected_games(questions)
     return mean_score(units(questions), expected, scale=100.0, bounds=PREFERENCES, intervals=options.intervals)
 
 
-def reasons(questions: Iterable[ArenaQuestion], *, kept: bool) -> dict[str, int]:
-    """Return broken games by reason: those left out, or (`kept`) those that the reference scores anyway."""
+def reasons(questions: Iterable[ArenaQuestion], *, is_scored: bool) -> dict[str, int]:
+    """Return broken games by reason: those left out, or (`is_scored`) those that the reference scores anyway."""
     counts = Counter(
         game.reason
         for question in questions
         for game in question.games
-        if game.reason is not None and (game.points is not None) == kept
+        if game.reason is not None and (game.points is not None) == is_scored
     )
     return dict(counts.most_common())
 
@@ -195,9 +195,9 @@ def v01_reference(
         low, high, error = (float(number) for number in (*ends[:, column], spread[column]))
         if score.value is not None and np.isnan(low) and strict:
             low = high = MISSING_FROM_A_ROUND
-        known = score.value is not None and not np.isnan(low)
+        has_interval = score.value is not None and not np.isnan(low)
         limits = {"ci_low": low, "ci_high": high, "se": None if np.isnan(error) else error}
-        scores.append(score.model_copy(update=limits if known else dict.fromkeys(limits)))
+        scores.append(score.model_copy(update=limits if has_interval else dict.fromkeys(limits)))
     return scores
 
 
@@ -209,7 +209,7 @@ def v2_reference(questions: Iterable[ArenaQuestion], score: Score) -> Score:
 
 
 def _judged(groups: Sequence[ArenaGroup], option: str) -> list[ArenaGroup]:
-    """Return the groups with games; raise ConfigError if they do not have one judge and one version."""
+    """Return the groups with games. Raise ConfigError if they do not have one judge and one version."""
     judged = [group for group in groups if group.main]
     if len({(group.judge, group.suite) for group in judged}) > 1:
         raise ConfigError(f"{option} is one fit: pass the files of one judge and one Arena-Hard version")

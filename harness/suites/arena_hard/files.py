@@ -1,4 +1,4 @@
-"""Arena-Hard's own files in and out: score them, export a run as them, import one model's rows.
+"""Read and write Arena-Hard's own files: score them, export a run as them, import one model's rows.
 
 Scores: one card per model and judge, with our interval and the reference's. A broken game is unscored, with its reason,
 and counted. `rows.py` parses rows; `file_scores.py` computes scores, also under style control.
@@ -82,7 +82,7 @@ OFFICIAL_IDS = {
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """Return one card per model and judge; raise ConfigError for files without Arena-Hard judgments or answers."""
+    """Return one card per model and judge. Raise ConfigError for files without Arena-Hard judgments or answers."""
     collected, answered = CollectedAnswers(), dict[str, None]()
     for file in stream_files(options.answers):
         for row in file.rows:
@@ -97,6 +97,7 @@ def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]
     answers = collected.by_model()
     groups = _grouped(questions, answers, options)
     judged = {group.model for group in groups}
+    # a model without judgments still gets a card, which says that it has none
     alone = [model for model in answered if model in answers and model not in judged]
     groups += [ArenaGroup(model, "none", "v0.1", None, ()) for model in alone]
     if not groups:
@@ -119,8 +120,8 @@ def _grouped(questions: Iterable[ArenaQuestion], answers: Answers, options: Scor
     for question in questions:
         suite = "arena_hard" if question.category == V01_CATEGORY else "arena_hard_v2"
         baseline = question.baseline if suite == "arena_hard" else None  # v2.0 has one baseline per category
-        kept = question if options.strict_reference else _without_broken_answers(question, answers, options)
-        rows.setdefault((question.model, question.judge, baseline, suite), []).append(kept)
+        trusted = question if options.strict_reference else _without_broken_answers(question, answers, options)
+        rows.setdefault((question.model, question.judge, baseline, suite), []).append(trusted)
     groups = []
     for (model, judge, baseline, _), group_rows in rows.items():
         for name, part in _by_baseline(group_rows, baseline):
@@ -211,7 +212,7 @@ def _by_category(group: ArenaGroup, options: ScoreOptions) -> dict[str, dict[str
 
 
 def average_tokens(group: ArenaGroup, answers: Answers) -> Score | None:
-    """Return the floor of the mean token count of the model's answers, as in published tables; None without answers."""
+    """Return the mean token count of the model's answers, rounded down as in published tables, or None without any."""
     facts = answers.get(group.model)
     if not facts:
         return None
@@ -225,17 +226,19 @@ def _notes(group: ArenaGroup, options: ScoreOptions) -> tuple[str, ...]:
     questions, notes = group.questions, []
     if not questions:
         return ("no judgments: the files hold this model's answers alone",)
-    left_out = reasons(questions, kept=False)
+    left_out = reasons(questions, is_scored=False)
     absent = expected_games(questions) - 2 * len({question.id for question in questions})
     if absent > 0:
         left_out["missing question"] = absent
     if left_out:
         listed = ", ".join(f"{reason} ({count})" for reason, count in left_out.items())
         notes.append(f"{sum(left_out.values())} of {expected_games(questions)} games are unscored: {listed}")
-    kept = reasons(questions, kept=True)
-    if kept:
-        listed = ", ".join(f"{reason} ({count})" for reason, count in kept.items())
-        notes.append(f"strict reference: {sum(kept.values())} broken games are scored as the reference does: {listed}")
+    scored_anyway = reasons(questions, is_scored=True)
+    if scored_anyway:
+        listed = ", ".join(f"{reason} ({count})" for reason, count in scored_anyway.items())
+        notes.append(
+            f"strict reference: {sum(scored_anyway.values())} broken games are scored as the reference does: {listed}"
+        )
     differing = sum(game.differs for question in questions for game in question.games)
     if differing:
         notes.append(f"{differing} stored verdicts are not the label in the judge's text; the stored one holds")
@@ -261,7 +264,7 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
         protocol["style_control"] = options.style_control
     if options.pool:
         protocol["pool"] = True
-    unscored: dict[str, JsonValue] = {**reasons(questions, kept=False)}
+    unscored: dict[str, JsonValue] = {**reasons(questions, is_scored=False)}
     return card_of(
         FileResult(
             suite=group.suite,
@@ -285,7 +288,7 @@ def _card(group: ArenaGroup, suite_scores: SuiteScores, options: ScoreOptions) -
 
 
 def own_baselines(group: ArenaGroup) -> dict[str, JsonValue]:
-    """Return category -> baseline of a v2.0 group; empty if they are the official ones, or not stated."""
+    """Return category -> baseline of a v2.0 group, or nothing if they are the official ones, or not stated."""
     names = {question.category: question.baseline for question in group.questions if question.baseline is not None}
     official = all(name == BASELINES.get(category, name) for category, name in names.items())
     return {} if official else dict(sorted(names.items()))
@@ -296,8 +299,8 @@ def _is_official(group: ArenaGroup, mirror: str | None) -> bool:
     ids = {question.id for question in group.questions}
     if digest(sorted(ids)) == OFFICIAL_IDS[group.suite]:
         return True
-    known = _known_ids(f"{group.suite}/questions", mirror)
-    return known is not None and ids <= known
+    official_ids = _known_ids(f"{group.suite}/questions", mirror)
+    return official_ids is not None and ids <= official_ids
 
 
 @cache
@@ -472,14 +475,14 @@ def _baseline_of(group: ArenaGroup) -> str | None:
 
 
 def _texts_of(baseline: str, files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
-    """Return the baseline's answers in the files; empty if there are none."""
+    """Return the baseline's answers in the files, or nothing if there are none."""
     if baseline not in read_answers(files):
         return {}
     return answers_of([_without_judgments(file) for file in files], replace(request, model=baseline))
 
 
 def content_of(row: Row) -> str:
-    """Return what a row of Arena-Hard's files is; empty for any other row."""
+    """Return what a row of Arena-Hard's files is, or nothing for any other row."""
     return "Arena-Hard's judgments" if is_judgment(row) else ""
 
 

@@ -1,4 +1,4 @@
-"""Arena-Hard v0.1's recorded judgments: the official verdicts of gpt-4-1106-preview, if the answers are available."""
+"""Load Arena-Hard v0.1's recorded judgments: gpt-4-1106-preview's official verdicts, if answers are available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Arena-Hard's verdict labels (their meaning, and how to find one in a judge's text) and the rows of its files.
+"""Find Arena-Hard's verdict labels in a judge's text, and parse the rows of its files.
+
+>>> v2_label("Both are fine, but A is better: [[a>b]]"), V01_LABELS["A>B"]  # points of A, strength
+('A>B', (1.0, 1))
 
 Judgments: v0.1 (`question_id`, games of user_prompt, judgment, score; config/judge_config.yaml and gen_judgment.py at
 efc012e), v2.0 (`uid`, games of score, judgment.answer, prompt; config/arena-hard-v2.0.yaml, gen_judgment.py and
@@ -48,7 +51,7 @@ V2_LABELS: dict[str, tuple[float, int]] = V01_LABELS | {
 
 
 def label_of(points: float, strength: int) -> str | None:
-    """Return the label of a verdict, given as points of A and strength; None if there is none, as for a jury's mean."""
+    """Return the label of A's points and strength, or None if no label means them, as for a jury's mean."""
     return next((label for label, verdict in V01_LABELS.items() if verdict == (points, strength)), None)
 
 
@@ -58,7 +61,7 @@ def v01_labels(text: str) -> list[str]:
 
 
 def v2_label(text: str) -> str | None:
-    """Return the last label in double brackets, else the last in single ones, in upper case; None if there is none."""
+    """Return the last label in double brackets, else in single ones, in upper case, or None if there is none."""
     upper = text.upper()
     labels = DOUBLE.findall(upper) or SINGLE.findall(upper)
     return str(labels[-1]) if labels else None
@@ -116,7 +119,7 @@ class ArenaQuestion:
 
     @property
     def verdict(self) -> tuple[tuple[float | None, int], ...] | None:
-        """Return points and strength of the games; None if no game is scored."""
+        """Return points and strength of the games, or None if no game is scored."""
         if all(game.points is None for game in self.games):
             return None
         return tuple((game.points, game.strength) for game in self.games)
@@ -202,17 +205,17 @@ def _game(game: JsonValue, position: int, version: Version, strict: bool) -> Gam
     if thoughts.reasoning and not strict:
         stored = agreed  # the reference reads the reasoning too, so what it stored may be a thought
     reason = _reason(stored, read, text, _prompt(game), labels) if thoughts.closed else CUT_REASONING
-    known = labels.get(stored) if isinstance(stored, str) else None
-    if known is None or (reason is not None and not strict):
+    verdict = labels.get(stored) if isinstance(stored, str) else None
+    if verdict is None or (reason is not None and not strict):
         return _shared(Game(None, reason=reason, differs=differs))
-    points, strength = known
+    points, strength = verdict
     return _shared(Game(points if position else 1.0 - points, strength, reason, differs))
 
 
 def _reason(
     stored: JsonValue, read: list[str], text: str, prompt: str, labels: dict[str, tuple[float, int]]
 ) -> str | None:
-    """Return why a game is unscored by our rules; None if it is valid."""
+    """Return why a game is unscored by our rules, or None if it is valid."""
     if FAILED_CALL in prompt and FAILED_ANSWER.search(prompt):
         return f"an answer is {FAILED_CALL}"
     if FAILED_CALL in text and not read:
@@ -238,7 +241,7 @@ def _prompt(game: Row) -> str:
 
 
 def _battle_of(row: Row) -> tuple[JsonValue, JsonValue, JsonValue] | None:
-    """Return baseline, model and question of a row of a battle table; None for any other row."""
+    """Return baseline, model and question of a row of a battle table, or None for any other row."""
     return (row.get("model_a"), row.get("model_b"), row.get("question_id")) if "winner" in row else None
 
 
@@ -333,7 +336,7 @@ def _facts(row: Row) -> tuple[str, str, AnswerFacts] | None:
 
 
 def _turn(row: Row) -> Row:
-    """Return the answer part of a row (text, and a token count in older files); empty if there is none."""
+    """Return the answer part of a row (text, and a token count in older files), or nothing if there is none."""
     match row:
         case {"choices": [{"turns": [dict(turn), *_]}, *_]}:
             return turn

@@ -1,4 +1,4 @@
-"""Arena-Hard: each answer in two games against a baseline's, shown in both orders. One class, two versions.
+"""Ask Arena-Hard: each answer plays two games against a baseline's, shown in both orders. One class, two versions.
 
 >>> languages_of("de"), len(languages_of(""))
 (('de',), 23)
@@ -224,6 +224,7 @@ class ArenaHard:
         }
         games = [game for prompt in main for _, game in self._games(prompt, verdicts, times)]
         rows = _rows(games)
+        # beside our interval: readers compare with published numbers, which have the reference's
         interval = rules.interval([verdict.value for verdict in rows], [verdict_weight(verdict) for verdict in rows])
         reference = with_reference_interval(headline, interval)
         scores = {self.headline: headline, f"{self.headline}_reference": reference}
@@ -312,7 +313,7 @@ def load_v01(options: SuiteOptions) -> SuiteData:
 
 
 def read_v01_template(path: Path) -> JudgeTemplate:
-    """Return the judge's prompt of v0.1's configuration; raise DataError for another file."""
+    """Return the judge's prompt of v0.1's configuration. Raise DataError for another file."""
     config = yaml.safe_load(path.read_text("utf-8"))
     try:
         return JudgeTemplate(
@@ -386,6 +387,7 @@ def read_judge_settings(source: str) -> dict[str, dict[str, str]]:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise DataError(f"judge_utils.py is not Python: {error}") from None
+    # upstream's prompts are Python source, and importing it would run it
     texts: dict[str, str] = {}
     for node in tree.body:
         match node:
@@ -420,8 +422,7 @@ def _strings(table: ast.expr, texts: Mapping[str, str]) -> dict[str, str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- m-ArenaHard
-# m-ArenaHard: Arena-Hard v0.1's 500 prompts translated into 22 languages, and English; against a baseline of yours.
-#
+# These are Arena-Hard v0.1's 500 prompts in English and 22 more languages, against a baseline of the user's.
 # `m_arena_hard:LANG` is one language, `m_arena_hard` all of them, with the translations of one prompt as a cluster.
 # The data set has neither baseline answers nor a judge's prompt: `--baseline` names the first, and the second is
 # v0.1's. Source: CohereLabs/m-ArenaHard at the pinned revision (Dang et al. 2024, arXiv 2412.04261).
@@ -432,7 +433,7 @@ COLUMNS = ("question_id", "cluster", "category", "prompt")
 
 
 def languages_of(argument: str) -> tuple[str, ...]:
-    """Return the languages of a suite's argument; raise ConfigError for one that the data set lacks."""
+    """Return the languages of a suite's argument. Raise ConfigError for one that the data set lacks."""
     if not argument:
         return LANGUAGES
     if argument not in LANGUAGES:

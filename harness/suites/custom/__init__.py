@@ -1,1 +1,1 @@
-"""Suites that users write as data: prompts and judging in a YAML or JSONL file, without Python."""
+"""Read suites that users write as data: prompts and judging in a YAML or JSONL file, without Python."""

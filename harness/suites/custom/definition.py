@@ -33,11 +33,10 @@ from ...records.protocols import SuiteOptions
 from ...records.settings import checked
 
 # ------------------------------------------------------------------------------------------------------ reading a reply
-# Read a judge's reply by the grammar that a suite's file states: labels, a rating of any scale, or a rubric. Pure.
-#
-# A template names its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers
-# it. A verdict stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside
-# its scale is an error. Replies are as hostile as answers, so every pattern takes linear time.
+# A suite's file states the grammar of its judge's replies: labels, a rating of any scale, or a rubric. A template names
+# its grammar as `labels:{...}`, `scale:[...]` or `items:[...]`, so that the template's digest covers it. A verdict
+# stands in double brackets. Nothing here repairs a reply: a verdict that is missing, doubtful or outside its scale is
+# an error. Replies are as hostile as answers, so every pattern takes linear time.
 
 
 PREFIXES = ("labels:", "scale:", "items:")
@@ -98,6 +97,7 @@ def scale(low: float, high: float) -> str:
 
 def rubric(items: Sequence[Item]) -> str:
     """Return the grammar of a reply with a score for each item."""
+    # the texts are in the request to the judge; how its reply is read does not depend on them
     return PREFIXES[2] + json.dumps([item.model_dump(exclude={"text"}) for item in items], sort_keys=True)
 
 
@@ -112,6 +112,7 @@ def read(grammar: str, reply: str) -> Verdict:
     found_marks = marks(grammar, reply)
     if not found_marks:
         raise VerdictParseError(f"no verdict in double brackets in the judge's reply: {_tail(reply)}", reaskable=True)
+    # not asked again: a second reply would only pick one of the two
     if len(found_marks) > 1:
         raise VerdictParseError(f"different verdicts in one reply: {_listed(found_marks)}", reason="conflict")
     mark = found_marks.pop()
@@ -129,6 +130,7 @@ def marks(grammar: str, text: str) -> set[str]:
     parsed = _parsed(grammar)
     bracketed = [mark.strip() for mark in MARK.findall(text)]
     if parsed.labels:
+        # judges write a label in either case; `_check_labels` rejects two that differ only so
         by_upper = {label.upper(): label for label in parsed.labels}
         return {by_upper[mark.upper()] for mark in bracketed if mark.upper() in by_upper}
     if not parsed.items:
@@ -149,12 +151,12 @@ def weighted(items: Sequence[Item], scores: Mapping[str, float]) -> Rating:
 
 def lowest_share(items: Sequence[Item]) -> float:
     """Return the lowest score of a rubric, in percent: below 0 if points are taken off, 0 without items."""
-    given = sum(item.weight for item in items if item.weight > 0)
-    return 100 * sum(item.weight for item in items if item.weight < 0) / given if given else 0.0
+    attainable = sum(item.weight for item in items if item.weight > 0)
+    return 100 * sum(item.weight for item in items if item.weight < 0) / attainable if attainable else 0.0
 
 
 def _scores(items: Sequence[Item], item_marks: set[str]) -> dict[str, float]:
-    """Return item name -> score; raise VerdictParseError for a missing, doubled or unreadable one."""
+    """Return item name -> score. Raise VerdictParseError for a missing, doubled or unreadable one."""
     scores: dict[str, float] = {}
     for mark in sorted(item_marks):
         number, _, word = mark.partition(": ")
@@ -328,6 +330,7 @@ def _check_labels(labels: Mapping[str, LabelPoints]) -> None:
     strange = next((label for label in labels if not re.fullmatch(r"[^\[\]\n]{1,80}", label.strip())), None)
     if strange is not None:
         raise ValueError(f"label {strange!r} is empty, too long, or contains a bracket")
+    # otherwise no answer could win or lose, and 50 % would not mean equal
     if {0.0, 1.0} - {value.points for value in labels.values()}:
         raise ValueError("labels need one of points 1 (the first answer wins) and one of points 0 (it loses)")
 
@@ -471,13 +474,13 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
         ), None
     file = checked(SuiteFile, read_yaml(path), str(path))
     if isinstance(file.prompts, str):
-        rows = read_prompt_rows(beside(path, file.prompts))
+        rows = read_prompt_rows(file_beside(path, file.prompts))
     else:
         entries = enumerate(file.prompts, start=1)
         rows = tuple(checked(WrittenPrompt, entry, f"{path}: prompts, entry {number}") for number, entry in entries)
     baseline = file.baseline
     if baseline is not None and baseline.file is not None:
-        baseline = BaselineChoice(file=str(beside(path, baseline.file)))
+        baseline = BaselineChoice(file=str(file_beside(path, baseline.file)))
     judge = checked(OwnJudging, _with_template(path, file.judge), f"{path}: judge")
     if baseline is not None and judge.kind != "pairwise":
         raise ConfigError(f"{path}: baseline is for kind pairwise, and this suite's judge is of kind {judge.kind}")
@@ -503,7 +506,7 @@ def read_definition(argument: str) -> tuple[Definition, BaselineChoice | None]:
 
 
 def judge_of(argument: str) -> str | None:
-    """Return the only judge that can judge the suite in a file; None: any model."""
+    """Return the only judge that can judge the suite in a file, or None if any model can."""
     judge = read_definition(argument)[0].judge
     return "checks" if judge is not None and judge.kind == "checks" else None
 
@@ -526,7 +529,7 @@ def _file(argument: str) -> Path:
     return path
 
 
-def beside(file: Path, name: str) -> Path:
+def file_beside(file: Path, name: str) -> Path:
     """Return a file in the folder of the suite's file, or below it. Raise ConfigError for any other."""
     folder = file.parent.resolve()
     path = (folder / name).resolve()
@@ -578,5 +581,5 @@ def _with_template(path: Path, judge: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(judge)
     template = settings.get("template")
     if isinstance(template, str):
-        settings["template"] = dict(read_yaml(beside(path, template)))
+        settings["template"] = dict(read_yaml(file_beside(path, template)))
     return settings

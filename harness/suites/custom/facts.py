@@ -1,4 +1,4 @@
-"""What the product knows about suites that users write as data: each file is a suite of its own, `custom:NAME`."""
+"""State what the product knows about suites that users write as data: each file is a suite, `custom:NAME`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The win rate that answers of equal style would have: Arena-Hard's style control for one model and its baseline.
+"""Estimate the win rate that answers of equal style would have: Arena-Hard's style control for a single pair.
 
 >>> style("# Title\\n- one\\n- **two**\\n```\\n# no title\\n```")
 (42.0, 1.0, 2.0, 1.0)
@@ -76,7 +76,7 @@ def rate(fit: StyleFit) -> float:
 def styled_run(
     prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment], baseline: Mapping[str, Answer]
 ) -> StyledRun | None:
-    """Return the games of these prompts; None with fewer than `FEWEST` questions."""
+    """Return the games of these prompts, or None with fewer than `FEWEST` questions."""
     clusters = {prompt.id: prompt.cluster or prompt.id for prompt in prompts}
     latest = latest_answers(answers)
     units, styles, names = [], [], []
@@ -96,7 +96,7 @@ def styled_run(
     battles = StyledBattles(2, first, first + 1, points, weight, table[:, 0], table[:, 1])
     features = raw_features(battles, "v2.0")
     spread = features.std(axis=0)
-    number = {name: at for at, name in enumerate(ids)}
+    number = {name: index for index, name in enumerate(ids)}
     question = np.array([number[name] for name in names], dtype=np.int64)
     return StyledRun(battles, question, ids, features / np.where(spread > 0, spread, 1.0))
 
@@ -120,8 +120,10 @@ def style_score(run: StyledRun | None, plain: Score) -> tuple[Score, tuple[str, 
 def style_refits(
     prompts: Sequence[Prompt], baseline: Mapping[str, Answer], first: RunRows, second: RunRows
 ) -> Refits | None:
-    """Return both models' rates over the questions that both have, refitted to the same resamples; None if one cannot
-    be fitted."""
+    """Return both models' rates over their common questions, refitted to the same resamples.
+
+    None if one of them cannot be fitted.
+    """
     runs = [styled_run(prompts, run.answers, run.judgments, baseline) for run in (first, second)]
     shared = set.intersection(*(set() if run is None else set(run.ids) for run in runs))
     both = [prompt for prompt in prompts if (prompt.cluster or prompt.id) in shared]

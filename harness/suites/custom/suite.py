@@ -1,4 +1,4 @@
-r"""A suite made of a user's file: what is asked, what the judge is asked about an answer, and the scores.
+r"""Ask and score a suite made of a user's file, with judge's prompts for files that bring none.
 
 >>> from harness.suites.custom.definition import Definition, OwnJudging
 >>> prompts = (Prompt(id="1", turns=("What is 2 + 2?",), category="math"),)
@@ -58,8 +58,6 @@ from .facts import CONTROLLED, CUSTOM, PASSED, RATING, RUBRIC, STYLED, WIN_RATE
 from .style import style_refits, style_score, styled_run
 
 # -------------------------------------------------------------------------------------------------- the judge's prompts
-# The judge's prompts of suites that bring none, and the filling of those that do. Pure.
-
 
 DEFAULT_LABELS: Mapping[str, LabelPoints] = {
     "A>>B": LabelPoints(points=1, weight=3),
@@ -101,9 +99,10 @@ def _template(judging: OwnJudging, has_reference: bool) -> JudgeTemplate:
     kind = judging.kind
     if kind == "checks":
         return JudgeTemplate(name="custom/checks", user="", parser=f"checks:{','.join(judging.checks)}")
-    own = judging.template
-    name = f"custom/{kind}" + ("" if own is None else "/own") + ("/reference" if own is None and has_reference else "")
-    text = own or OwnTemplate(system=SYSTEMS[kind], user=_our_text(judging, has_reference))
+    template = judging.template
+    origin = "/own" if template is not None else "/reference" if has_reference else ""
+    name = f"custom/{kind}{origin}"
+    text = template or OwnTemplate(system=SYSTEMS[kind], user=_our_text(judging, has_reference))
     return JudgeTemplate(
         name=name,
         system=text.system,
@@ -129,7 +128,7 @@ def _request(judging: OwnJudging) -> str:
             "better, [[A>B]] if it is better, [[A=B]] for a tie, [[B>A]] if B is better, [[B>>A]] if it is much better."
         )
     if judging.kind == "pairwise":
-        marks = ", ".join(f"[[{label}]] ({_worth(value.points)})" for label, value in judging.labels.items())
+        marks = ", ".join(f"[[{label}]] ({_points_text(value.points)})" for label, value in judging.labels.items())
         return f"Explain in a few sentences which answer is better. Then end with one verdict: {marks}."
     if judging.kind == "rating":
         return (
@@ -142,7 +141,7 @@ def _request(judging: OwnJudging) -> str:
     )
 
 
-def _worth(points: float) -> str:
+def _points_text(points: float) -> str:
     return {1.0: "A wins", 0.0: "B wins", 0.5: "a tie"}.get(points, f"{points:g} of a win for A")
 
 
@@ -164,6 +163,7 @@ def rubric_text(items: Sequence[Item]) -> str:
 
 def format_text(text: str, slots: Collection[str]) -> str:
     """Return a text with slots `{NAME}` for str.format: every other brace is doubled, so that it stays text."""
+    # users' templates contain JSON, whose braces str.format would take for slots
     doubled = text.replace("{", "{{").replace("}", "}}")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: match[0][1:-1] if match[1] in slots else match[0], doubled)
 
@@ -253,8 +253,8 @@ class DefinedSuite:
             "answer_settings": self._definition.sampling.model_dump(mode="json"),
         }
         if self._judging.kind == "rubric":
-            own = {prompt_id: rubric_text(items) for prompt_id, items in self._definition.items.items()}
-            fields["rubric"] = digest([rubric(self._judging.items), rubric_text(self._judging.items), own])[:12]
+            own_rubrics = {prompt_id: rubric_text(items) for prompt_id, items in self._definition.items.items()}
+            fields["rubric"] = digest([rubric(self._judging.items), rubric_text(self._judging.items), own_rubrics])[:12]
         if self._baseline:
             fields["baseline"] = next(iter(self._baseline.values())).model
             fields["baseline_answers"] = answers_digest(list(self._baseline.values()))
@@ -316,6 +316,7 @@ class DefinedSuite:
             return self
         if not self.takes_baseline:
             raise ConfigError(f"{self.name} is of kind {self.kind}: its answers are not compared with a baseline's")
+        # a copy, as one suite may meet several baselines in one process
         suite = copy(self)
         suite._own_templates = {}
         suite._baseline = dict(answers)
@@ -350,6 +351,7 @@ class DefinedSuite:
 
     def _mean(self, prompts: Sequence[Prompt], verdicts: Verdicts, times: int) -> Score:
         units = self._units(prompts, verdicts)
+        # both orders of each answer
         expected = (2 if self.kind == "pairwise" else 1) * times * len(prompts)
         if self.kind == "pairwise":
             return mean_score(units, expected, scale=100.0, bounds=PREFERENCES)
@@ -398,7 +400,7 @@ class DefinedSuite:
         )
 
     def paired_refits(self, prompts: Sequence[Prompt], first: RunRows, second: RunRows) -> Refits | None:
-        """Return the refitted length- or style-controlled win rates of two models; None unless they rank the suite."""
+        """Return two models' refitted length- or style-controlled win rates, or None unless they rank the suite."""
         if self.headline == STYLED:
             return style_refits(prompts, self._baseline, first, second)
         if self.headline != CONTROLLED:

@@ -1,1 +1,1 @@
-"""HealthBench: conversations about health, each with physicians' own rubric."""
+"""Run and score HealthBench: conversations about health, each with physicians' own rubric."""

@@ -1,4 +1,4 @@
-"""What the product knows about HealthBench and its hard subset."""
+"""State what the product knows about HealthBench and its hard subset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HealthBench: 5,000 conversations about health; physicians' criteria give and take points.
+"""Ask HealthBench's 5,000 conversations about health; physicians' criteria give and take points.
 
 Source: openai/simple-evals healthbench_eval.py. The score of an answer is the sum of the points of the criteria it
 meets over the sum of the positive points; the benchmark's score is the mean, in percent. Two deviations, which the
@@ -63,7 +63,7 @@ class HealthBench(DefinedSuite):
 
 
 def read_conversations(path: Path, name: str) -> Definition:
-    """Return the conversations of a HealthBench file with their rubrics; raise DataError for another file."""
+    """Return the conversations of a HealthBench file with their rubrics. Raise DataError for another file."""
     prompts, items = [], {}
     for number, row in enumerate(read_json_lines(path), start=1):
         try:
@@ -90,10 +90,10 @@ def _conversation(row: Mapping[str, Any]) -> tuple[Prompt, tuple[Item, ...]]:
         Item(name=f"{number:02d}", text=str(item["criterion"]), weight=float(item["points"]))
         for number, item in enumerate(row["rubrics"], start=1)
     )
-    return Prompt(id=str(row["prompt_id"]), turns=(_shown(messages),), category=theme), items
+    return Prompt(id=str(row["prompt_id"]), turns=(_turn(messages),), category=theme), items
 
 
-def _shown(messages: list[dict[str, str]]) -> str:
+def _turn(messages: list[dict[str, str]]) -> str:
     """Return the user's only message, or the conversation up to the user's last one."""
     if len(messages) == 1:
         return str(messages[0]["content"])

@@ -1,1 +1,1 @@
-"""Tasks of lm-eval, asked against the served model."""
+"""Ask lm-eval's tasks of the served model."""

@@ -1,4 +1,4 @@
-"""What the product knows about lm-eval's tasks: each is a suite of its own, `lm_eval:TASK`, with its own metrics.
+"""State what the product knows about lm-eval's tasks: each is a suite, `lm_eval:TASK`, with its own metrics.
 
 >>> task_of("IFEval"), task_of("MMLU-Pro"), task_of("my_task")
 ('ifeval', 'mmlu_pro', 'my_task')
@@ -28,12 +28,10 @@ LM_EVAL = Facts(
 
 
 # ------------------------------------------------------------------------------------------------------ the usual tasks
-# The usual tasks by the names people use, each with the metric that stands for it. Pure.
-#
-# Each headline is the first metric and filter in the task's own configuration (lm_eval 0.4.13 tasks/**), so that
-# results imported from files of any version rank by the same one. All but the last three ask by chat completions;
-# those compare log-likelihoods and need a checkpoint. Tasks that run generated code are left out: lm-eval asks for
-# consent to them.
+# People know tasks by other names than lm-eval's, and expect one number of each. Each headline is the first metric and
+# filter in the task's own configuration (lm_eval 0.4.13 tasks/**), so that results imported from files of any version
+# rank by the same one. All but the last three ask by chat completions; those compare log-likelihoods and need a
+# checkpoint. Tasks that run generated code are left out: lm-eval asks for consent to them.
 
 
 HEADLINES = {
@@ -68,14 +66,12 @@ def task_of(name: str) -> str:
 
 
 def preset_headline(task: str, metrics: Collection[str]) -> str | None:
-    """Return the metric of a preset; None if the task is none, or if the results lack it."""
+    """Return the metric of a preset, or None if the task is none, or if the results lack it."""
     metric = HEADLINES.get(task)
     return metric if metric in metrics else None
 
 
 # -------------------------------------------------------------------------------------------------------------- metrics
-# What lm-eval's metrics mean: which of them are better when lower, and which one stands for a task. Pure.
-
 
 NOT_SCORES = frozenset({"alias", "name", "sample_len", "sample_count", "bypass"})
 """Keys beside a task's metrics. `bypass` marks answers that were never scored (--predict_only), and reads 999."""
@@ -113,7 +109,7 @@ FILTERS = ("none", "", "strict-match", "flexible-extract")
 
 
 def direction(metric: str, stated: object) -> bool | None:
-    """Return whether more is better: as the results file states, else by lm-eval's own metrics; None: unknown.
+    """Return whether more is better: as the results file states, else by lm-eval's own metrics, or None if unknown.
 
     `metric` is the name without a filter. `stated` is what the file has under `higher_is_better`.
     """
@@ -139,10 +135,10 @@ def headline(
     def rank(name: str) -> tuple[int, int, int, str]:
         metric, _, filter_name = name.partition(",")
         way = (True, False, None).index(directions[name])
-        return way, _place(metric, listed or PREFERRED), _place(filter_name, filters or FILTERS), name
+        return way, _position(metric, listed or PREFERRED), _position(filter_name, filters or FILTERS), name
 
     return min(metrics, key=rank)
 
 
-def _place(name: str, order: Sequence[str]) -> int:
+def _position(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)

@@ -1,6 +1,6 @@
 """Read lm-eval's output: `results_*.json`, with the questions of `samples_*.jsonl` beside it, or samples files alone.
 
-numbers = read_results([Path("output/org__model")])  # of several results of one task, the newest by its `date`
+Of several results of one task, the newest by its `date` counts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .results import (
     load_results,
     named_result,
     number_of,
-    part,
     score_of,
     stated_directions,
     task_results,
+    value_at,
     with_notes,
 )
 
@@ -68,7 +68,7 @@ def read_results(paths: Sequence[Path]) -> list[Numbers]:
 
 
 def run_results(path: Path, task: str | None) -> Numbers:
-    """Return the result of a run that asked one task, group or tag, with its questions; None: the file's first.
+    """Return the result of a run that asked one task, group or tag, with its questions. None: the file's first.
 
     Raise ConfigError if nothing in the file has a score.
     """
@@ -146,7 +146,7 @@ def _newest(tasks: Sequence[_DatedTask]) -> list[_DatedTask]:
 def _with_questions(task: _DatedTask, samples: Sequence[Path]) -> Numbers:
     """Return the task with its questions' own scores, if samples files of that run are among the files."""
     name = task.numbers.suite.removeprefix(f"{SUITE}:")
-    tops = [name] if part(task.document, "results", name) is not None else list(task.numbers.scores.by_category)
+    tops = [name] if value_at(task.document, "results", name) is not None else list(task.numbers.scores.by_category)
     leaves = tuple(dict.fromkeys(leaf for top in tops for leaf in leaves_of(task.document, top)))
     files = {leaf: path for leaf in leaves if (path := _samples_of(leaf, task.path, samples)) is not None}
     rows = [

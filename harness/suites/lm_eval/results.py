@@ -1,7 +1,9 @@
-"""Turn one of lm-eval's results files into our numbers, a record per task. Pure, but for reading the file.
+"""Turn one of lm-eval's results files into our numbers, with a record per task.
 
-    for numbers in task_results(load_results(Path("results_2026-01-31T12-00-00.json")), "results.json"):
-        print(numbers.suite, numbers.scores.scores[numbers.headline].value)
+>>> document = {"results": {"arc_easy": {"acc,none": 0.75, "acc_stderr,none": 0.01}}, "versions": {"arc_easy": 1}}
+>>> [numbers] = task_results(document, "results.json")
+>>> numbers.suite, numbers.headline, numbers.scores.scores[numbers.headline].value
+('lm_eval:arc_easy', 'acc,none', 0.75)
 
 Metrics keep lm-eval's names ("exact_match,strict-match"), units and standard errors; intervals are 1.96 errors wide on
 each side. The suite's version is the task's own, by which lm-eval marks comparable numbers. Files of lm-eval 0.3 and
@@ -34,7 +36,7 @@ Row = Mapping[str, JsonValue]
 
 
 def load_results(path: Path) -> Row:
-    """Return the content of a results file; raise ConfigError if it is not one."""
+    """Return the content of a results file. Raise ConfigError if it is not one."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -44,7 +46,7 @@ def load_results(path: Path) -> Row:
     return document
 
 
-def part(document: Row, *keys: str) -> JsonValue:
+def value_at(document: Row, *keys: str) -> JsonValue:
     value: JsonValue = dict(document)
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -52,7 +54,7 @@ def part(document: Row, *keys: str) -> JsonValue:
 
 
 def model_name(document: Row) -> str | None:
-    """Return the model's name in a results file; None if it has none (before lm-eval 0.4.3)."""
+    """Return the model's name in a results file, or None if it has none (before lm-eval 0.4.3)."""
     name = document.get("model_name")
     return name if isinstance(name, str) and name else None
 
@@ -80,7 +82,7 @@ def number_of(value: JsonValue) -> float | None:
 # ---------------------------------------------------------------------------------------------------------------- tasks
 
 
-def task_results(document: Row, where: str) -> list[Numbers]:
+def task_results(document: Row, source: str) -> list[Numbers]:
     """Return a record per task and group of one results file, without the members of groups that have a metric.
 
     A group without a metric of its own is replaced by its members. Raise ConfigError if nothing has a score.
@@ -97,7 +99,7 @@ def task_results(document: Row, where: str) -> list[Numbers]:
         notes = () if scored_names == [name] else (f"part of {name}, which has no score of its own in this file",)
         numbers += [task_numbers(document, scored_name, notes) for scored_name in scored_names]
     if not numbers:
-        raise ConfigError(f"{where} has no score: {_why_unscored(document, unscored)}")
+        raise ConfigError(f"{source} has no score: {_why_unscored(document, unscored)}")
     if not unscored:
         return numbers
     note = f"left out, without a score: {_why_unscored(document, unscored)}"
@@ -111,7 +113,7 @@ def with_notes(numbers: Numbers, notes: Iterable[str]) -> Numbers:
 
 def children_of(document: Row, name: str) -> tuple[str, ...]:
     """Return the direct members of a group; none for a task."""
-    children = part(document, "group_subtasks", name)
+    children = value_at(document, "group_subtasks", name)
     return tuple(str(child) for child in children if child != name) if isinstance(children, list) else ()
 
 
@@ -137,7 +139,7 @@ def _scored(document: Row, name: str, seen: set[str]) -> Iterator[str]:
 
 
 def _why_unscored(document: Row, names: Sequence[str]) -> str:
-    bypassed = {name: part(document, "results", name, "bypass,none") for name in names}
+    bypassed = {name: value_at(document, "results", name, "bypass,none") for name in names}
     predicted = [name for name, value in bypassed.items() if value is not None]
     if predicted:
         return f"{', '.join(predicted)} ran with --predict_only, so lm-eval stored answers but scored none of them"
@@ -152,9 +154,9 @@ def task_numbers(document: Row, name: str, notes: Sequence[str] = ()) -> Numbers
     metric = preset_headline(name, scores) or headline(scores, directions, *_order(document, name))
     notes = [OWN_UNITS, *notes, *direction_notes(metric, directions)]
     notes += [] if scores[metric].n else [UNKNOWN_N]
-    if number_of(part(document, "results", name, error_name(metric))) == 0:
+    if number_of(value_at(document, "results", name, error_name(metric))) == 0:
         notes.append(equal_values(metric))
-    version = part(document, "versions", name)
+    version = value_at(document, "versions", name)
     return Numbers(
         suite=f"{SUITE}:{name}",
         suite_version="unknown" if version is None else str(version),
@@ -168,8 +170,8 @@ def task_numbers(document: Row, name: str, notes: Sequence[str] = ()) -> Numbers
     )
 
 
-def named_result(document: Row, name: str | None, where: str) -> Numbers:
-    """Return the record of one task, group or tag, for a run that asked nothing else; None: the file's first.
+def named_result(document: Row, name: str | None, source: str) -> Numbers:
+    """Return the record of one task, group or tag, for a run that asked nothing else. None: the file's first.
 
     Raise ConfigError if it has no score and no member with one.
     """
@@ -181,10 +183,10 @@ def named_result(document: Row, name: str | None, where: str) -> Numbers:
     if _metrics(document, name):
         return task_numbers(document, name)
     # of a tag the file knows the tasks, but neither a score nor the name
-    known = children_of(document, name) or tuple(results)
-    members = {child: scores for child in known if child != name and (scores := _metrics(document, child))}
+    names = children_of(document, name) or tuple(results)
+    members = {child: scores for child in names if child != name and (scores := _metrics(document, child))}
     if not members:
-        raise ConfigError(f"{where} has no score: {_why_unscored(document, [name, *known])}")
+        raise ConfigError(f"{source} has no score: {_why_unscored(document, [name, *names])}")
     return _group_without_score(document, name, members)
 
 
@@ -229,7 +231,7 @@ def _all_names(scores: Iterable[str], members: Mapping[str, Iterable[str]]) -> t
 
 def _metrics(document: Row, name: str) -> dict[str, Score]:
     """Return metric -> score of a task in the file's order; `METRIC_stderr,FILTER` is the error of `METRIC,FILTER`."""
-    row = part(document, "results", name)
+    row = value_at(document, "results", name)
     n, unscored = _samples(document, name)
     scores = {}
     for key, value in row.items() if isinstance(row, dict) else ():
@@ -266,14 +268,16 @@ def _samples(document: Row, name: str) -> tuple[int, int]:
     """Return (scored, left out although there was no limit); for a group the sums over its tasks."""
     n = left = 0
     for leaf in leaves_of(document, name):
-        effective, original = (number_of(part(document, "n-samples", leaf, key)) for key in ("effective", "original"))
+        effective, original = (
+            number_of(value_at(document, "n-samples", leaf, key)) for key in ("effective", "original")
+        )
         n += int(effective or 0)
         left += int((original or 0) - (effective or 0)) if _limit(document) is None else 0
     return n, max(0, left)
 
 
 def _limit(document: Row) -> JsonValue:
-    return part(document, "config", "limit")
+    return value_at(document, "config", "limit")
 
 
 # ------------------------------------------------------------------------------------------------------- comparability
@@ -281,7 +285,7 @@ def _limit(document: Row) -> JsonValue:
 
 def _direction(document: Row, task: str, name: str) -> bool | None:
     metric = name.partition(",")[0]
-    return direction(metric, part(document, "higher_is_better", task, metric))
+    return direction(metric, value_at(document, "higher_is_better", task, metric))
 
 
 def stated_directions(directions: Mapping[str, bool | None]) -> dict[str, bool | None]:
@@ -299,8 +303,8 @@ def direction_notes(metric: str, directions: Mapping[str, bool | None]) -> list[
 
 
 def _order(document: Row, name: str) -> tuple[list[str], list[str]]:
-    """Return the names of metrics and filters in the order of the task's configuration; empty if it is not stated."""
-    config = part(document, "configs", name)
+    """Return the names of metrics and filters in the order of the task's configuration, or nothing without one."""
+    config = value_at(document, "configs", name)
     lists = [config.get(key) if isinstance(config, dict) else None for key in ("metric_list", "filter_list")]
     metrics, filters = (
         [
@@ -315,16 +319,16 @@ def _order(document: Row, name: str) -> tuple[list[str], list[str]]:
 
 def _protocol(document: Row, name: str) -> dict[str, JsonValue]:
     """Return what makes two results of a task comparable, as far as the file states it."""
-    config = part(document, "configs", name)
-    kept = {key: value for key, value in config.items() if key in CONFIG_KEYS} if isinstance(config, dict) else None
-    shots = part(document, "n-shot", name)
+    config = value_at(document, "configs", name)
+    settings = {key: value for key, value in config.items() if key in CONFIG_KEYS} if isinstance(config, dict) else None
+    shots = value_at(document, "n-shot", name)
     if shots is None:
-        shots = part(document, "config", "num_fewshot")  # lm-eval 0.3 states it for all tasks together
-    model = str(part(document, "config", "model") or "unknown")
+        shots = value_at(document, "config", "num_fewshot")  # lm-eval 0.3 states it for all tasks together
+    model = str(value_at(document, "config", "model") or "unknown")
     return {
         "suite": f"{SUITE}:{name}",
-        "suite_version": str(part(document, "versions", name) or "unknown"),
-        "task_config": "unknown" if kept is None else digest(kept)[:12],
+        "suite_version": str(value_at(document, "versions", name) or "unknown"),
+        "task_config": "unknown" if settings is None else digest(settings)[:12],
         "n_shot": "unknown" if shots is None else shots,
         "model_type": model,
         "chat_template": _chat_template(document, model),

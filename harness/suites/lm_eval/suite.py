@@ -68,7 +68,7 @@ class LmEval:
         return fields
 
     async def run(self, server: Served, job: OwnRun) -> Numbers:
-        """Query by chat if the task allows it, and return lm-eval's results; raise IncompleteError if it fails."""
+        """Query by chat if the task allows it, and return lm-eval's results. Raise IncompleteError if it fails."""
         for model in self._ways():
             code = await self._lm_eval(model, server, job)
             if code == 0:

@@ -1,1 +1,1 @@
-"""MT-Bench (FastChat llm_judge), single answers and pairs."""
+"""Run and score MT-Bench (FastChat llm_judge), as single answers and as pairs."""

@@ -1,4 +1,4 @@
-"""What the product knows about MT-Bench and its pairwise mode, besides asking and scoring."""
+"""State what the product knows about MT-Bench and its pairwise mode, besides asking and scoring."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SPACE = "huggingface.co/spaces/lmsys/mt-bench"  # FastChat download_mt_bench_pre
 OFFICIAL_JUDGES = ("gpt-4-0613", "gpt-4")
 """gpt-4-0613 made all published results (FastChat issue 2284)."""
 QUESTIONS, TURNS = 80, 2
+REFERENCE_SETS = ("official", "pr3158")
 FILES = "harness.suites.mt_bench.files"
 
 MT_BENCH = Facts(
@@ -34,6 +35,7 @@ MT_BENCH = Facts(
     judge_calls=TURNS,
     judge_tokens=(154_880, 64_000),
     official_judges=OFFICIAL_JUDGES,
+    references=REFERENCE_SETS,
     recorded=(
         RecordedJudgments("mt_bench", "harness.suites.mt_bench.recorded:load"),
         RecordedJudgments("own", "harness.suites.mt_bench.own_labels:load", published=False),
@@ -97,6 +99,7 @@ PAIRS = Facts(
     turns=TURNS,
     judge_calls=2 * TURNS,  # both orders
     official_judges=OFFICIAL_JUDGES,
+    references=REFERENCE_SETS,
     calibrated_by="mt_bench",
     formats=(
         FileFormat(

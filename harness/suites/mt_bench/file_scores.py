@@ -185,7 +185,7 @@ def _paired(
 
 
 def cards(files: Iterable[SourceFile], options: ScoreOptions) -> list[ScoreCard]:
-    """Return one card per model and judge, ratings and pairs separately; raise ConfigError if no row is a judgment."""
+    """Return one card per model and judge, ratings and pairs separately. Raise ConfigError if no row is a judgment."""
     answers = read_answers(stream_files(options.answers))
     first_rows = FirstRows(files)
     collected = collect(first_rows, mirror=options.mirror, answers=answers)
@@ -313,7 +313,8 @@ def _stored_means(prompts: Sequence[Prompt], rows: Sequence[RatedTurn], options:
     judged_slots = {(row.question, row.turn) for row in rows}
     for name, turn in (("mt_bench", None), ("turn_1", 1), ("turn_2", 2)):
         turn_rows = [row for row in rows if turn in (None, row.turn)]
-        slots = {(prompt.id, at) for prompt in prompts for at in range(1, len(prompt.turns) + 1) if turn in (None, at)}
+        turns = [(prompt.id, number) for prompt in prompts for number in range(1, len(prompt.turns) + 1)]
+        slots = {(prompt_id, number) for prompt_id, number in turns if turn in (None, number)}
         units = [Unit(row.question, row.stored) for row in turn_rows if row.stored is not None and row.stored != FAILED]
         expected = len(turn_rows) + len(slots - judged_slots)
         means[name] = mean_score(units, expected, bounds=RATINGS, intervals=options.intervals)
@@ -336,20 +337,20 @@ def _strict_notes(head: Score, rows: Sequence[RatedTurn], *, intervals: bool) ->
 
 
 def _pair_card(model: str, rows: Sequence[PairedTurn], collected: Collected, options: ScoreOptions) -> ScoreCard:
-    kept = rows if options.strict_reference else current_pairs(rows)
-    opponents = sorted({row.model_2 if row.model_1 == model else row.model_1 for row in kept})
+    counted = rows if options.strict_reference else current_pairs(rows)
+    opponents = sorted({row.model_2 if row.model_1 == model else row.model_1 for row in counted})
     protocol: dict[str, JsonValue] = {
         "mode": "pairwise",
         "rules": STRICT_PAIR_RULES if options.strict_reference else PAIR_RULES,
         "opponents": list(opponents),
-        "references": reference_set((row.references for row in kept), options.mirror),
+        "references": reference_set((row.references for row in counted), options.mirror),
     }
     return card_of(
         FileResult(
             suite="mt_bench",
-            suite_version="official-1" if is_official({row.question for row in kept}) else "files-1",
+            suite_version="official-1" if is_official({row.question for row in counted}) else "files-1",
             model=model,
-            judge="+".join(sorted({row.judge for row in kept})),
+            judge="+".join(sorted({row.judge for row in counted})),
             headline="win_rate_adjusted",
             suite_scores=score_paired(model, rows, collected, options),
             protocol=protocol,
@@ -363,21 +364,23 @@ def _pair_card(model: str, rows: Sequence[PairedTurn], collected: Collected, opt
 def score_paired(model: str, rows: Sequence[PairedTurn], collected: Collected, options: ScoreOptions) -> SuiteScores:
     """Return the scores of one model's pairs; rows against all opponents count together, as in show_result.py."""
     strict = options.strict_reference
-    kept = rows if strict else current_pairs(rows)
-    ids = dict.fromkeys(row.question for row in kept)
-    opponents = {row.model_2 if row.model_1 == model else row.model_1 for row in kept}
+    counted = rows if strict else current_pairs(rows)
+    ids = dict.fromkeys(row.question for row in counted)
+    opponents = {row.model_2 if row.model_1 == model else row.model_1 for row in counted}
     prompts = questions(ids, 2)
     # The official questions are judged in both turns against each opponent; for others only existing rows are known.
-    slots = {row.slot[:4] for row in kept}
-    expected = max(len(kept), 2 * len(prompts) * len(opponents) + len(kept) - len(slots)) if is_official(ids) else 0
-    readings = [row.stored if strict else pair_readings(row, collected) for row in kept]
-    games = [_games(model, row, pair) for row, pair in zip(kept, readings, strict=True)]
-    suite_scores = score_pairs(prompts, games, expected or len(kept), intervals=options.intervals)
+    slots = {row.slot[:4] for row in counted}
+    expected = (
+        max(len(counted), 2 * len(prompts) * len(opponents) + len(counted) - len(slots)) if is_official(ids) else 0
+    )
+    readings = [row.stored if strict else pair_readings(row, collected) for row in counted]
+    games = [_games(model, row, pair) for row, pair in zip(counted, readings, strict=True)]
+    suite_scores = score_pairs(prompts, games, expected or len(counted), intervals=options.intervals)
     notes = [*suite_scores.notes]
-    if len(kept) < len(rows):
-        notes.append(f"{len(rows) - len(kept)} duplicated rows dropped: the last wins")
+    if len(counted) < len(rows):
+        notes.append(f"{len(rows) - len(counted)} duplicated rows dropped: the last wins")
     reasons = Counter(reading.why for pair in readings for reading in pair if reading.value is None)
-    if missing := max(0, expected - len(kept)):
+    if missing := max(0, expected - len(counted)):
         notes.append(f"{missing} {'pair' if missing == 1 else 'pairs'} unscored: no row in the files")
     notes += [f"{count} {'game' if count == 1 else 'games'} unscored: {why}" for why, count in reasons.items()]
     return suite_scores.model_copy(update={"notes": tuple(notes)})

@@ -1,4 +1,4 @@
-"""FastChat's files in and out: export a run as them, import one model's rows; `file_scores.py` scores them.
+"""Export a run as FastChat's files, and import one model's rows from them; `file_scores.py` scores them.
 
 Export: `model_answer/NAME.jsonl` and `model_judgment/JUDGE_single.jsonl`, in pairwise mode `JUDGE_pair.jsonl`, in the
 form of gen_api_answer.py and gen_judgment.py. A missing verdict has score -1, which show_result.py leaves out.
@@ -112,6 +112,7 @@ def _pairs(run: FinishedRun) -> Iterator[Line]:
     games: dict[tuple[str, int, int, int], dict[Order | None, Judgment]] = {}
     for row in run.judgments:
         games.setdefault((row.prompt_id, row.turn or 1, row.index, row.repeat), {})[row.order] = row
+    # rows arrive in an order that no two runs share, and an export should not depend on it
     positions = {name: position for position, name in enumerate(prompts)}
     for (name, turn, _, _), orders in sorted(games.items(), key=lambda item: (positions[item[0][0]], *item[0][1:])):
         first, second = (orders.get(order) for order in GAMES)
@@ -148,6 +149,7 @@ def read_pairs(files: Sequence[SourceFile], request: ImportRequest) -> Imported:
     collected = collect(files, mirror=request.mirror, replies=True)
     if not collected.pairs:
         return Imported(answers_of(files, request), (), notes=answer_notes(files, request))
+    # a pair does not say which of its models is the baseline
     named = {model for row in collected.pairs for model in row.models}
     model = only("model", named - {request.baseline}, request.model)
     pairs = [row for row in collected.pairs if model in row.models]
@@ -179,7 +181,7 @@ def paired_models(files: Sequence[SourceFile]) -> set[str]:
 
 
 def content_of(row: Row) -> str:
-    """Return what a row of FastChat's files is; empty for any other row."""
+    """Return what a row of FastChat's files is, or nothing for any other row."""
     if is_pair(row):
         return "FastChat's pairs of games"
     if is_single(row) and "games" not in row:

@@ -1,5 +1,7 @@
-"""Your own comparisons, some with votes of people: `own/*.jsonl` of the data folder, judged with MT-Bench's pairwise
-prompts. They make a correction possible: the judge decides all comparisons, people some of them.
+"""Load your own comparisons, some with votes of people, to be judged with MT-Bench's pairwise prompts.
+
+They are in `own/*.jsonl` of the data folder. They make a correction possible: the judge decides all comparisons, people
+some of them.
 
 A row: {"question": TEXT or [TURN, TURN], "candidate": {"model", "answer": TEXT or [TURN, TURN]}, "baseline": (same),
 "votes": ["candidate" | "baseline" | "tie", …], "id": optional}. There is no retired judge.
@@ -23,7 +25,7 @@ MOST_TURNS = 2  # the pairwise prompts have room for two
 
 
 def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
-    """Return the comparisons of the folder; raise DataError with file and row number if a row has another form."""
+    """Return the comparisons of the folder. Raise DataError with file and row number if a row has another form."""
     templates = pair_templates(options)
     comparisons = []
     for file in folder.matching(f"{SUITE}/*.jsonl*"):

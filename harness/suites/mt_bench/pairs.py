@@ -1,4 +1,8 @@
-"""MT-Bench pairwise: answers compared with a baseline's in both orders; two games that disagree are a tie.
+"""Compare MT-Bench answers with a baseline's in both orders; two games that disagree are a tie.
+
+>>> won, lost = Preference(value=1.0), Preference(value=0.0)
+>>> Games("81", 1, first=won, second=won).outcome, Games("81", 1, first=won, second=lost).outcome
+(1.0, 0.5)
 
 `mt_bench_pairs:FILE` names a file with the baseline's answers in FastChat's format; the default is the official
 baseline, gpt-3.5-turbo. Questions and answer settings are MT-Bench's.
@@ -38,7 +42,7 @@ class Games:
 
     @property
     def outcome(self) -> float | None:
-        """Return 1 if the candidate wins both games, 0 if it loses both, else 0.5; None if one game failed."""
+        """Return 1 if the candidate wins both games, 0 if it loses both, else 0.5, or None if one game failed."""
         if self.first is None or self.second is None:
             return None
         return self.first.value if self.first.value == self.second.value else 0.5
@@ -49,7 +53,7 @@ def score_pairs(
 ) -> SuiteScores:
     """Return `win_rate` (wins over all) and `win_rate_adjusted` (a tie: half a win), percent of `expected` pairs."""
 
-    def of(part: Sequence[Games], expected_pairs: int) -> dict[str, Score]:
+    def rates_of(part: Sequence[Games], expected_pairs: int) -> dict[str, Score]:
         outcomes = [(pair.prompt_id, pair.outcome) for pair in part]
         values = [(prompt_id, value) for prompt_id, value in outcomes if value is not None]
         wins = [Unit(prompt_id, float(value == 1)) for prompt_id, value in values]
@@ -59,11 +63,11 @@ def score_pairs(
             for name, units in (("win_rate", wins), ("win_rate_adjusted", halves))
         }
 
-    scores = of(games, expected)
+    scores = rates_of(games, expected)
     by_category = {}
     for category, ids in categories(prompts).items():
         category_games = [pair for pair in games if pair.prompt_id in ids]
-        by_category[category] = of(category_games, max(len(category_games), expected * len(ids) // len(prompts)))
+        by_category[category] = rates_of(category_games, max(len(category_games), expected * len(ids) // len(prompts)))
     notes = score_notes(scores["win_rate"], "pairs of games", intervals=intervals)
     return SuiteScores(scores=scores, by_category=by_category, notes=notes)
 

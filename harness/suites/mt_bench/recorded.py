@@ -1,4 +1,4 @@
-"""MT-Bench's recorded judgments: expert votes, GPT-4's pairwise verdicts and ratings, and the judged answers.
+"""Load MT-Bench's recorded judgments: expert votes, GPT-4's verdicts and ratings, and the judged answers.
 
 Votes and verdicts: lmsys/mt_bench_human_judgments (Zheng et al. 2023, CC-BY-4.0). Only experts' votes count, as in
 FastChat's compute_agreement; the authors' own votes are left out.
@@ -92,6 +92,7 @@ def _vote(row: Mapping[str, object]) -> tuple[ComparisonKey, float, str]:
     if winner not in POINTS:
         raise DataError(f"a vote on question {row['question_id']} says {winner!r}; expected {', '.join(POINTS)}")
     turn, points = int(str(row["turn"])), POINTS[winner]
+    # people's votes and GPT-4's verdicts may name a pair in either direction
     if first < second:
         return (str(row["question_id"]), turn, first, second), points, winner
     return (str(row["question_id"]), turn, second, first), 1.0 - points, winner

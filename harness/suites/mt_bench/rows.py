@@ -1,5 +1,10 @@
 """Parse rows of FastChat's judgment files, and decide which to trust.
 
+>>> read_rating({"score": 8, "judgment": "Good. Rating: [[8]]"}).value
+8.0
+>>> read_rating({"score": 8, "judgment": "Good. Rating: [[7]]"}).why
+"8 is stored, the judge's words say 7"
+
 The reference trusts stored values. We also read the judge's reply if the row has it: a row whose reply contradicts the
 stored score, or contains no verdict by our rules, has no verdict. Reasoning is not part of a reply, even if the
 reference read the stored score from it.
@@ -22,7 +27,8 @@ from ...records.reasoning import split_reasoning
 from ...store.official import ensure, is_available_offline
 from ..exchange import plain_text
 from ..files import FAILED_CALL, SourceFile, number, read_files
-from .suite import REFERENCE_SETS, REFERENCED
+from .facts import REFERENCE_SETS
+from .suite import REFERENCED
 
 Row = Mapping[str, JsonValue]
 Reason = Literal["parse", "conflict", "http", "empty", "answer", "truncated"]
@@ -77,7 +83,7 @@ def question_of(row: Row) -> str:
 
 
 def stored_score(row: Row) -> float | None:
-    """Return the stored number; None if there is none (the reference's mean leaves it out too)."""
+    """Return the stored number, or None if there is none (the reference's mean leaves it out too)."""
     score = number(row.get("score"))
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         return None
@@ -174,8 +180,8 @@ def questions(ids: Collection[str], turns: int) -> list[Prompt]:
 
     Texts are empty: scoring needs only ids, categories and the number of turns.
     """
-    wanted = OFFICIAL if is_official(ids) else {question_id: OFFICIAL.get(question_id, OTHER) for question_id in ids}
-    return [Prompt(id=question_id, turns=("",) * turns, category=category) for question_id, category in wanted.items()]
+    categories = OFFICIAL if is_official(ids) else {each: OFFICIAL.get(each, OTHER) for each in ids}
+    return [Prompt(id=each, turns=("",) * turns, category=category) for each, category in categories.items()]
 
 
 # ------------------------------------------------------------------------------------------------------- judged answers
@@ -206,7 +212,7 @@ def read_answers(files: Iterable[SourceFile]) -> Answers:
 
 
 def _answer_of(row: Row, stem: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """Return model, question and turns of a row of an answer file; None for any other row."""
+    """Return model, question and turns of a row of an answer file, or None for any other row."""
     match row:
         case {"question_id": _, "choices": [{"turns": [*turns]}, *_]}:
             return str(row.get("model_id", stem)), question_of(row), tuple(map(_text, turns))
@@ -219,7 +225,7 @@ def _text(turn: JsonValue) -> str:
 
 @dataclass
 class FailedAnswers:
-    """Which turns of which answers are failed calls; nothing else of the answers is kept."""
+    """Which turns of which answers are failed calls. Nothing else of the answers stays in memory."""
 
     first: dict[tuple[str, str], int] = field(default_factory=dict)
     """(model, question id) -> its first failed turn, from 1, by the names of a model in its rows and of its file."""
@@ -240,7 +246,7 @@ class FailedAnswers:
             self._add(*answer)
 
     def _add(self, model: str, question: str, turns: Sequence[str]) -> None:
-        failed = next((at for at, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
+        failed = next((turn for turn, text in enumerate(turns, start=1) if text.strip() == FAILED_CALL), None)
         if failed is None:
             self.first.pop((model, question), None)  # of several rows for one question the last counts
         else:
@@ -259,14 +265,14 @@ def failed_prompt(row: Row) -> bool:
 
 def judged_other(row: Row, answers: Answers) -> bool:
     """Return whether a row's judge prompts do not show the answers of the files."""
-    return any(not _shows(prompt, text) for text in _given(row, answers) for prompt in _prompts(row))
+    return any(not _shows(prompt, text) for text in _answers_up_to(row, answers) for prompt in _prompts(row))
 
 
 def _shows(prompt: str, text: str) -> bool:
     return text in prompt or plain_text(text) in plain_text(prompt)
 
 
-def _given(row: Row, answers: Answers) -> Sequence[str]:
+def _answers_up_to(row: Row, answers: Answers) -> Sequence[str]:
     """Return the answers of the files that a row's turn is about: all turns up to it."""
     models = [row["model_1"], row["model_2"]] if is_pair(row) else [row["model"]]
     return [text for model in models for text in answers.get(str(model), {}).get(question_of(row), ())[: turn_of(row)]]
@@ -287,7 +293,7 @@ References = dict[str, tuple[str, ...]]
 
 
 def fitting_references(row: Row, mirror: str | None) -> frozenset[str] | None:
-    """Return the reference sets that a row's judge prompt shows; None if the row has no prompt that needs one."""
+    """Return the reference sets that a row's judge prompt shows, or None if the row has no prompt that needs one."""
     prompt = row.get("user_prompt", row.get("g1_user_prompt"))
     if not isinstance(prompt, str) or OFFICIAL.get(question_of(row)) not in REFERENCED:
         return None
@@ -319,7 +325,7 @@ def _is_shown(question: str, turn: int, prompt: str, references: References) -> 
 
 @cache
 def _references(name: str, mirror: str | None) -> References:
-    """Return the set's references; empty if its file is not available, since nothing is downloaded for this."""
+    """Return the set's references, or nothing if its file is not available, since nothing is downloaded for this."""
     file = f"mt_bench/references/{name}"
     if not is_available_offline(file, mirror):
         return {}

@@ -1,4 +1,4 @@
-"""MT-Bench: 80 two-turn questions, each turn rated 1 to 10 by a judge.
+"""Ask MT-Bench's 80 two-turn questions; a judge rates each turn 1 to 10.
 
 Two answers are compared with FastChat's pairwise prompts, side by side and in both orders, per turn: `pairs.py` and
 head to head use them. Source of every rule: FastChat llm_judge at the pinned revision (common.py, gen_model_answer.py,
@@ -19,12 +19,11 @@ from ...records.protocols import SuiteData, SuiteOptions
 from ...store.official import pinned_files, sha256_of
 from ..files import load_edition, official_files, pinned, read_json_lines, template_shas
 from ..scoring import RATINGS, Slot, Unit, Verdicts, categories, draws, mean_score, score_notes, verdicts_by_slot
-from .facts import MT_BENCH
+from .facts import MT_BENCH, REFERENCE_SETS
 
 REFERENCED = frozenset({"math", "reasoning", "coding"})  # common.py NEED_REF_CATS; the judge sees a reference answer
 JUDGE_MAX_TOKENS = 2048  # common.py run_judge_single
 TEMPLATES = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
-REFERENCE_SETS = ("official", "pr3158")
 PAIR_TEMPLATES = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 ORDERS: tuple[Order, ...] = get_args(Order)
 TEMPERATURES = {  # common.py temperature_config
@@ -65,7 +64,7 @@ class MtBench:
         intervals: bool = True,
         pairs: Callable[[], dict[str, JudgeTemplate]] | None = None,
     ) -> None:
-        """`pairs` returns the templates that compare two answers; it is called on first use."""
+        """`pairs` returns the templates that compare two answers. It is called on first use."""
         self._pairs = pairs
         self._pair_templates: dict[str, JudgeTemplate] = {}
         self.version = data.version
@@ -206,7 +205,7 @@ def _fields(prompt: Prompt, answer: Answer, turn: int) -> dict[str, str]:
 
 
 def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
-    """Return the four pairwise prompts of the pinned file by name; raise DataError if it is unavailable."""
+    """Return the four pairwise prompts of the pinned file by name. Raise DataError if it is unavailable."""
     path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
     return read_templates(path, PAIR_TEMPLATES, "pair_letter")
 

@@ -1,4 +1,4 @@
-"""The pocket edition: the three suites with small data of our own, packaged for machines without the official data.
+"""Load the pocket edition: the three suites with small data of our own, for machines without the official data.
 
 This package contains the files under `data/` (made by `make.py`) and turns them into `SuiteData`. Protocol and scoring
 are the suites' own.
@@ -22,7 +22,7 @@ VERSION = "pocket-1"
 
 
 def load(suite: SuiteName) -> SuiteData:
-    """Return a suite's data from the package's own files; raise DataError for a suite without a pocket edition."""
+    """Return a suite's data from the package's own files. Raise DataError for a suite without a pocket edition."""
     if suite not in LOADERS:
         raise DataError(f"suite {suite!r} has no pocket edition; these have: {', '.join(LOADERS)}")
     return LOADERS[suite]()

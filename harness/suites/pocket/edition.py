@@ -1,4 +1,4 @@
-"""The pocket edition's judge prompts: names, slots and parsers as official, with text of our own.
+"""Write the pocket edition's judge prompts: names, slots and parsers as official, with text of our own.
 
 The reference judge uses the parser only; an LLM judge reads the whole prompt.
 """

@@ -172,7 +172,7 @@ def gamed(answers: list[Answer], hard: list[float]) -> list[GamedRow]:
 
 
 def files() -> dict[str, str]:
-    """File name -> text of every file of the edition."""
+    """Return file name -> text, of every file of the edition."""
     taken: set[str] = set()
     rounds = [SKILLS[index % len(SKILLS)] for index in range(120)]
     pairs = [SKILLS[index // 2 % len(SKILLS)] for index in range(60)]

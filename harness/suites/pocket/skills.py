@@ -1,4 +1,4 @@
-"""The pocket edition's skills: small pure generators of questions with exactly one right answer.
+"""Generate the pocket edition's questions, each with exactly one right answer. Every skill is a small function.
 
 Each skill turns a `random.Random` into a `Task`; the words in it are made up, so nothing can be known by heart, only
 done. Questions are at most 64 characters, answers 1 to 12. The pocket files and the embedded checkpoint's training
