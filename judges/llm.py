@@ -44,6 +44,7 @@ from harness.records.errors import (
     ConfigError,
     EndpointDownError,
     JudgeUnavailableError,
+    MissingKeyError,
     Reason,
     ReplyError,
     VerdictParseError,
@@ -271,12 +272,12 @@ class LlmJudge:
 
 
 def endpoint_client(spec: JudgeSpec) -> ChatClient:
-    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key is missing."""
+    """Return a client for the spec's endpoint. Raise ConfigError if model, URL or key (MissingKeyError) is missing."""
     if not spec.model or not spec.url:
         raise ConfigError(f"judge {spec.name!r} needs `model` and `url` (an OpenAI-compatible base URL)")
     key = api_key(spec.key_env)
     if spec.key_env and not key:
-        raise ConfigError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
+        raise MissingKeyError(f"judge {spec.name!r} needs its API key in the environment variable {spec.key_env}")
     limits = CallLimits(
         concurrency=spec.concurrency,
         rpm=spec.rpm,
@@ -386,7 +387,9 @@ def with_evaluator_defaults(spec: JudgeSpec) -> JudgeSpec:
             f"is: --judge alpaca_eval:{spec.evaluator}@http://HOST:PORT/v1"
         )
     own_key = JUDGE_KEY if JUDGE_KEY in os.environ else None
-    key_env = spec.key_env or ("OPENAI_API_KEY" if url == OPENAI_URL else own_key)
+    key_env = spec.key_env
+    if key_env is None:
+        key_env = "OPENAI_API_KEY" if url == OPENAI_URL else own_key
     changed: dict[str, JsonValue] = {"url": base_url(url), "model": spec.model or evaluator.model, "key_env": key_env}
     if spec.price_in is None and spec.price_out is None and spec.url is None:
         changed |= {"price_in": evaluator.price, "price_out": evaluator.price}

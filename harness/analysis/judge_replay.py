@@ -74,10 +74,12 @@ class CalibrationSpec:
     """US dollars; judging stops before crossing it."""
     repeats: int = 1
     """How often each judge repeats each task."""
+    needs_keys: bool = True
+    """False: the judges will not be asked, so their API keys may be missing."""
 
     @cached_property
     def loaded(self) -> tuple[Judge, ...]:
-        return tuple(load_judge(judge) for judge in self.judges)
+        return tuple(load_judge(judge, needs_key=self.needs_keys) for judge in self.judges)
 
     @cached_property
     def protocol(self) -> dict[str, JsonValue]:

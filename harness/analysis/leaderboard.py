@@ -209,6 +209,8 @@ class RankOptions:
     """The rank ranges of a table hold all at once."""
     baseline: str = ""
     """The model that each row is compared with; empty: the row above."""
+    compared: int | None = None
+    """Only the first rows of a table have a difference; None: all."""
     difference: PairDifference | None = None
     """Compares a card with another; None: `against`, by the questions' terms."""
 
@@ -303,6 +305,8 @@ def _table(
     ranges = rank_ranges(ranked, questions, less_is_better=better is False, joint=options.joint_ranks)
     baseline = next((card for card in (*ranked, *unranked) if card.model == options.baseline), None)
     references: list[ScoreCard | None] = [baseline] * len(ranked) if options.baseline else [None, *ranked[:-1]]
+    if options.compared is not None:
+        references[options.compared :] = [None] * len(references[options.compared :])
     # by default pairs are compared by the questions' terms; a board with stored runs states them as `compare` does
     difference = options.difference or (lambda card, other: against(card, other, questions))
     metric = _category_metric(first)

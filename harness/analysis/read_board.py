@@ -324,6 +324,8 @@ class BoardOptions:
     """The model that each row is compared with; None: the row above."""
     rank_incomplete: bool = False
     joint_ranks: bool = False
+    compared: int | None = None
+    """Only the first rows of a table are compared; None: all."""
 
 
 DEFAULTS = BoardOptions()
@@ -357,7 +359,7 @@ def read_board(results: Path, options: BoardOptions = DEFAULTS) -> Board:
     cards = [card for _, card in chosen]
     if readable_cards and not cards:
         raise ConfigError(_nothing_left([card for _, card in readable_cards], options))
-    rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "")
+    rules = RankOptions(options.rank_incomplete, options.joint_ranks, options.baseline or "", options.compared)
     runs = PairedRuns({run_id(card): path.parent for path, card in chosen} if options.paired else {})
     fusion = read_fusion(results)
     pairs: dict[str, tuple[BoardPair, ...]] = {}

@@ -96,6 +96,7 @@ class CalibrateFlags(ResultsFlags, MirrorFlags, JsonFlags, VerboseFlags):
             cache=not self.no_cache,
             max_cost=self.max_cost,
             repeats=self.repeats,
+            needs_keys=not self.dry_run,
         )
         _check_budget(spec)
         return spec

@@ -34,6 +34,8 @@ OPTIONAL = {
     "trl": install_command("train"),
 }
 """Distribution -> how to get it; each is needed by some commands only."""
+VIEWER = ("markdown_it", "nh3", "starlette", "uvicorn")
+"""Modules of the extra `view`."""
 WITHOUT_VLLM = "or serve with --backend transformers, or an endpoint:NAME@URL that runs elsewhere"
 MEMORY_WANTED, MEMORY_NEEDED = 6 * GIB, 3 * GIB  # vLLM on CPUs with 1 GiB of KV cache took 2.6 GiB for a tiny model
 DISK_WANTED, DISK_NEEDED = 2 * GIB, GIB // 4
@@ -93,6 +95,7 @@ def examine() -> list[Check]:
         gpus(),
         vllm(),
         transformers(),
+        viewer(),
         memory(available_memory()),
         *disks(Path.cwd(), _existing(cache_folder())),
         data(),
@@ -222,6 +225,13 @@ def transformers() -> Check:
         repair = install_command("transformers")
         return Check("transformers", "warn", f"--backend transformers lacks {', '.join(absent)}", repair)
     return Check("transformers", "ok", "--backend transformers can be used")
+
+
+def viewer() -> Check:
+    absent = [name for name in VIEWER if importlib.util.find_spec(name) is None]
+    if absent:
+        return Check("viewer", "warn", f"harness view lacks {', '.join(absent)}", install_command("view"))
+    return Check("viewer", "ok", "harness view can be used")
 
 
 def memory(available: int | None) -> Check:

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from ..analysis.leaderboard import BoardRow, Table
 from ..analysis.read_board import Board, BoardOptions, read_board
+from ..analysis.reported import ReportedTable
 from ..analysis.trackers import log_scores, tracker_names
 from ..pages.board import PageFacts
 from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
@@ -33,7 +34,7 @@ from ..pages.tables import (
     rich_tables,
 )
 from ..pages.text import escape_markdown, hidden_line, plain
-from ..records.errors import ConfigError, IncompleteError, StaleError
+from ..records.errors import ConfigError, IncompleteError, StaleError, did_you_mean
 from ..records.facts import facts_of
 from ..store import make_folder, write_atomic, write_bytes
 from .console import stdout_console
@@ -54,8 +55,8 @@ class LeaderboardFlags(ResultsFlags):
     reported: Annotated[
         bool | None,
         content(
-            help="Show figures of papers and boards for these suites, separately and never ranked; default: in the "
-            "terminal only those of models measured here, in files all."
+            help="Show figures of papers and boards for these suites, separately and never ranked; default: those of "
+            "models measured here, on the HTML page all."
         ),
     ] = None
     unpaired: Annotated[bool, content("--unpaired", help="Compare by the cards alone; read no rows.")] = False
@@ -102,6 +103,7 @@ class LeaderboardFlags(ResultsFlags):
             baseline=self.baseline,
             rank_incomplete=self.rank_incomplete,
             joint_ranks=self.joint_ranks,
+            compared=self.top if self.sort is None else None,
         )
 
     def repeated(self) -> str:
@@ -117,6 +119,7 @@ class LeaderboardFlags(ResultsFlags):
             "--unpaired ": self.unpaired,
             "--rank-incomplete ": self.rank_incomplete,
             "--joint-ranks ": self.joint_ranks,
+            "--reported ": self.reported is True,
             "--no-reported ": self.reported is False,
             f"--results {self.results} ": str(self.results) != "results",
         }
@@ -137,6 +140,7 @@ def leaderboard(flags: LeaderboardFlags) -> None:
     if flags.viewer and not flags.viewer.startswith(("http://", "https://")):
         raise ConfigError(f"--viewer {flags.viewer!r} is not an address that begins with http:// or https://")
     trackers = tracker_names(flags.log_to)
+    check_names(flags)
     board = read_board(flags.results, flags.board)
     tables = [cut(table, flags.sort, None if flags.summary else flags.top) for table in board.tables]
     board = dataclasses.replace(board, tables=tuple(tables))
@@ -160,6 +164,21 @@ def leaderboard(flags: LeaderboardFlags) -> None:
         )
 
 
+def check_names(flags: LeaderboardFlags) -> None:
+    """Raise ConfigError for an unknown order or column, by the cards alone: comparing many models takes seconds."""
+    is_terminal = flags.chosen_format == "table" and flags.out is None and not flags.summary
+    chosen = comma_list(flags.columns) if is_terminal else ()
+    if flags.sort is None and not chosen:
+        return
+    cards_only = dataclasses.replace(flags.board, paired=False, pairs=False, reported=False)
+    tables = read_board(flags.results, cards_only).tables
+    if flags.sort is not None:
+        for table in tables:
+            sort_key(table, flags.sort)
+    if chosen:
+        check_columns(tables, chosen)
+
+
 def cut(table: Table, sort: str | None, top: int | None) -> Table:
     """Return the table in another order, with the first rows only. Raise ConfigError for an unknown order.
 
@@ -181,7 +200,8 @@ def sort_key(table: Table, name: str) -> Callable[[BoardRow], tuple[bool, float 
     fields = ("n", "length", "cost", "date")
     if name not in (*metrics, *fields, "rank", "model"):
         raise ConfigError(
-            f"cannot sort by {name!r}; known: rank, model, {', '.join(fields)}, {', '.join(sorted(metrics))}"
+            f"cannot sort by {name!r}{did_you_mean(name, (*metrics, *fields))}; known: rank, model, "
+            f"{', '.join(fields)}, {', '.join(sorted(metrics))}"
         )
     if name == "model":
         return lambda row: (False, row.model.casefold())
@@ -234,8 +254,6 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
         return
     # named columns are shown in full, so the console is wide for them, too
     chosen = comma_list(flags.columns)
-    if chosen:
-        check_columns(board.tables, chosen)
     tables = rich_tables(board.tables, chosen)
     for table, content in zip(tables, board.tables, strict=True):
         console.print(table)
@@ -244,7 +262,7 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
         console.print()
     if sentence := hidden_line(tables, console.width):
         console.print(Text(sentence, style="dim"))
-    reported = board.reported if flags.reported else of_measured(board.reported)
+    reported = shown_reported(board, flags, "table")
     for part in rich_reported(reported):
         console.print(part)
     if left_out := sum(len(table.rows) for table in board.reported) - sum(len(table.rows) for table in reported):
@@ -253,12 +271,17 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
         )
 
 
+def shown_reported(board: Board, flags: LeaderboardFlags, output_format: str) -> Sequence[ReportedTable]:
+    """Return the reported figures to show: unless asked for all, those of models measured here; the page has a tab."""
+    return board.reported if flags.reported or output_format == "html" else of_measured(board.reported)
+
+
 def check_columns(tables: Iterable[Table], chosen: Sequence[str]) -> None:
     """Raise ConfigError for a column that no table has."""
     columns = list(dict.fromkeys(name for table in rich_tables(tables) for name in table.head))
     for name in chosen:
         if name not in columns:
-            raise ConfigError(f"no column {name!r}; known: {', '.join(columns)}")
+            raise ConfigError(f"no column {name!r}{did_you_mean(name, columns)}; known: {', '.join(columns)}")
 
 
 def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
@@ -266,19 +289,20 @@ def render(board: Board, flags: LeaderboardFlags, output_format: str) -> str:
     tables = list(board.tables)
     if flags.summary:
         return render_summary(summary(tables).top(flags.top), output_format)
+    reported = shown_reported(board, flags, output_format)
     if output_format == "csv":
-        return csv_text(tables, csv_lines(board.reported))
+        return csv_text(tables, csv_lines(reported))
     if output_format == "json":
         records = {
             "tables": [table.model_dump(mode="json") for table in tables],
-            "reported": [table.model_dump(mode="json") for table in board.reported],
+            "reported": [table.model_dump(mode="json") for table in reported],
         }
         return json.dumps(records, indent=2) + "\n"
     if output_format == "html":
         from ..pages.board import page
 
-        return page(tables, board.reported, page_facts(board, flags))
-    text = markdown(tables) + markdown_reported(board.reported)
+        return page(tables, reported, page_facts(board, flags))
+    text = markdown(tables) + markdown_reported(reported)
     # only the heading: a model or column may contain the same words
     return text if flags.title is None else text.replace("# Leaderboard", f"# {escape_markdown(flags.title)}", 1)
 

@@ -233,9 +233,9 @@ def run(flags: RunFlags) -> None:
 
 
 def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
-    """Return the plan, and log what should be known first. `ask`: also the models that are compared with."""
+    """Return the plan, and log what should be known first. `ask` False: for a dry run."""
     spec = resolve(settings)
-    run_plan = plan(spec)
+    run_plan = plan(spec, needs_keys=ask)
     if run_plan.baselines_to_ask and ask:
         ask_baselines(run_plan.baselines_to_ask)
         run_plan = plan(spec)

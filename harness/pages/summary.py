@@ -1,6 +1,7 @@
 """Write one table over all suites, with a row per model and a column per suite and protocol.
 
-Scores of different suites are on different scales, so there is no average; models are ordered by their mean rank.
+Scores of different suites are on different scales, so there is no average. Models are ordered by how many suites they
+are ranked in, then by their mean rank in these: a model of one easy suite does not pass those that were asked more.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from ..records.facts import facts_of
 from .tables import harmless
 from .text import FittedTable, interval, markdown_table, number, rich_table
 
-TITLE = "All suites: score (rank), models by their mean rank"
 ONE_SUITE = "Score (rank)"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The models of several tables, best mean rank first."""
+    """The models of several tables: those of most suites first, of these the best mean rank."""
 
     columns: tuple[str, ...]
     """Name of each table: its suite, with what tells it from another table of that suite."""
@@ -35,6 +35,23 @@ class Summary:
         """Return the summary of the first `count` models, or of all for None."""
         return Summary(self.columns, self.tables, self.models[:count], self.rows[:count])
 
+    @property
+    def coverage(self) -> tuple[str, ...]:
+        """Return `1 of 3` per model, the suites it is ranked in; empty if all are ranked in all suites."""
+        counts = [len(_ranked_suites(rows, self.tables)) for rows in self.rows]
+        suites = len({table.suite for table in self.tables})
+        return () if all(count == suites for count in counts) else tuple(f"{count} of {suites}" for count in counts)
+
+    @property
+    def title(self) -> str:
+        order = "models of more suites first, then by mean rank" if self.coverage else "models by their mean rank"
+        return f"All suites: score (rank), {order}"
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether a model is in two tables, so that there is something to read across."""
+        return any(sum(row is not None for row in rows) > 1 for rows in self.rows)
+
 
 def summary(tables: Sequence[Table]) -> Summary:
     """Return all tables side by side."""
@@ -42,17 +59,29 @@ def summary(tables: Sequence[Table]) -> Summary:
     # reversed, because rows are ranked: the best run of a model comes last and stays
     by_table = [{row.model: row for row in reversed(table.rows)} for table in tables]
     rows = {name: tuple(of_model.get(name) for of_model in by_table) for name in names}
-    models = sorted(rows, key=lambda name: (_mean_rank(rows[name], tables), name))
+    models = sorted(
+        rows,
+        key=lambda name: (-len(_ranked_suites(rows[name], tables)), _mean_rank(rows[name], tables), name),
+    )
     return Summary(_columns(tables), tuple(tables), tuple(models), tuple(rows[name] for name in models))
 
 
+def _ranked_suites(rows: Sequence[BoardRow | None], tables: Sequence[Table]) -> set[str]:
+    return {table.suite for row, table in zip(rows, tables, strict=True) if row is not None and row.rank is not None}
+
+
 def _mean_rank(rows: Sequence[BoardRow | None], tables: Sequence[Table]) -> float:
-    """Return the mean of the ranks as shares of the tables' lengths, 0..1; a missing suite counts as last."""
-    return fmean(
-        # a share, as the third of 3 and the third of 60 are not the same
-        (row.rank / len(table.rows)) if row is not None and row.rank is not None else 1.0
+    """Return the mean over the tables that rank it of the rank as a share of the ranked models, 0..1; 1 without one."""
+    shares = [
+        row.rank / _ranked(table)  # a share, as the third of 3 and the third of 60 are not the same
         for row, table in zip(rows, tables, strict=True)
-    )
+        if row is not None and row.rank is not None
+    ]
+    return fmean(shares) if shares else 1.0
+
+
+def _ranked(table: Table) -> int:
+    return sum(row.rank is not None for row in table.rows)
 
 
 def _columns(tables: Sequence[Table]) -> tuple[str, ...]:
@@ -72,30 +101,39 @@ def _columns(tables: Sequence[Table]) -> tuple[str, ...]:
 def summary_table(content: Summary) -> FittedTable:
     """Return the table for a terminal: all suites' scores first, then their intervals as far as they fit."""
     head, order = ["model"], [0]
-    spans = []
+    spans: list[int] = []
+    coverage = content.coverage
+    if coverage:
+        order.append(len(head))
+        head.append("suites")
     for name in content.columns:
         order.append(len(head))
         spans.append(len(head) + 1)
         head += [name, "95 %"]
     cells = []
-    for model, rows in zip(content.models, content.rows, strict=True):
-        line = [model]
+    for at, (model, rows) in enumerate(zip(content.models, content.rows, strict=True)):
+        line = [model, *coverage[at : at + 1]]
         for table, row in zip(content.tables, rows, strict=True):
             line += ["-", "-"] if row is None else [_value(table, row), _span(row)]
         cells.append(line)
     return rich_table(
-        TITLE if len(content.columns) > 1 else ONE_SUITE, head, cells, ("model",), [*order, *spans], len(order)
+        content.title if len(content.columns) > 1 else ONE_SUITE, head, cells, ("model",), [*order, *spans], len(order)
     )
 
 
 def summary_markdown(content: Summary) -> str:
     """Return the table as GitHub Markdown, with intervals."""
-    head = ["model", *(f"{name} [95 %]" for name in content.columns)]
+    coverage = content.coverage
+    head = ["model", *(["suites"] if coverage else []), *(f"{name} [95 %]" for name in content.columns)]
     cells = [
-        [model, *("-" if row is None else _full(table, row) for table, row in zip(content.tables, rows, strict=True))]
-        for model, rows in zip(content.models, content.rows, strict=True)
+        [
+            model,
+            *coverage[at : at + 1],
+            *("-" if row is None else _full(table, row) for table, row in zip(content.tables, rows, strict=True)),
+        ]
+        for at, (model, rows) in enumerate(zip(content.models, content.rows, strict=True))
     ]
-    return "\n".join([f"# {TITLE}", "", *markdown_table(head, cells, ("model",))]) + "\n"
+    return "\n".join([f"# {content.title}", "", *markdown_table(head, cells, ("model",))]) + "\n"
 
 
 def summary_records(content: Summary) -> list[dict[str, object]]:
@@ -111,7 +149,7 @@ def summary_records(content: Summary) -> list[dict[str, object]]:
                     "judge": table.judge,
                     "metric": table.headline,
                     "rank": row.rank,
-                    "of": sum(each.rank is not None for each in table.rows),
+                    "of": _ranked(table),
                     **row.score.model_dump(mode="json"),
                 }
                 for table, row in zip(content.tables, rows, strict=True)

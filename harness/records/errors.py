@@ -6,6 +6,7 @@
 HarnessError
 ├── UsageError            exit 2: the request cannot be carried out as given; nothing was written
 │   ├── ConfigError         a configuration file or flag has a wrong value
+│   │   └── MissingKeyError   a judge's API key is not in the environment
 │   ├── PluginError         no suite, backend, judge or reward of that name
 │   ├── DataError           an official file is missing or is not the pinned one
 │   ├── CheckpointError     a model folder that cannot be served
@@ -141,6 +142,10 @@ class UsageError(HarnessError):
 
 class ConfigError(UsageError):
     pass
+
+
+class MissingKeyError(ConfigError):
+    """A judge's API key is not in the environment."""
 
 
 class PluginError(UsageError):

@@ -229,7 +229,7 @@ class JudgeSpec(Record):
     url: str | None = None
     """Base URL of an OpenAI-compatible server, ending in /v1."""
     key_env: str | None = None
-    """Environment variable with the API key; the key itself is never in a file."""
+    """Environment variable with the API key; the key itself is never in a file. None: by the kind. Empty: no key."""
     access: Access = Access()
     evaluator: str | None = None
     """kind alpaca_eval: the evaluator configuration whose prompt and parser replace the suite's."""

@@ -163,15 +163,14 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
     rows = current_judgments(answers, run.store.judgments.all())
     judgments = sorted(rows, key=lambda row: row.key)  # the order of arrival must not change a score's last digit
     anchor_rows = sorted(run.store.anchors.all(), key=lambda row: row.key)
-    auditor = None if suite_plan.audit is None else suite_plan.audit.name
+    auditor = suite_plan.audit and suite_plan.audit.name
     main_rows = [row for row in judgments if row.judge != auditor]
     combined = None if suite_plan.jury is None else combine(main_rows, suite_plan.jury)
-    # a jury's members are kept in the store; the suite sees one verdict per task
-    scored = main_rows if combined is None else combined.judgments
+    scored = main_rows if combined is None else combined.judgments  # the suite sees one verdict per task
     results = suite.score(suite_plan.prompts, answers, scored)
     _check_headline(results, suite.headline, suite.name)
-    trust = _trust(suite_plan, answers, main_rows, combined)
-    trust = trust.model_copy(update={"anchors": _anchor_checks(suite_plan, anchor_rows)})
+    anchors = _anchor_checks(suite_plan, anchor_rows)
+    trust = _trust(suite_plan, answers, main_rows, combined).model_copy(update={"anchors": anchors})
     headline, complete = suite.headline, is_complete_card(suite.name, suite.headline, results.scores)
     if suite_plan.audit is not None:
         audited = _audited(suite_plan, results, answers, scored, [row for row in judgments if row.judge == auditor])
@@ -181,11 +180,10 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         trust = trust.model_copy(update={"audit": audited.audit.model_copy(update={"spending": spending})})
     # a calibration is on the benchmark's own questions, and says nothing of the pocket edition's
     citation = cite(spec.results, suite.name, suite_plan.scale) if spec.edition == "official" else None
-    judge_notes = dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note)
     notes = (
         *suite_plan.differences(),
         *results.notes,
-        *judge_notes,
+        *dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note),
         *_answer_notes(plan, suite_plan, answers),
         *trust_notes(trust),
         *([] if citation is None else [citation.note]),

@@ -9,6 +9,7 @@ A run's id is a digest of its manifest: the protocol (everything that makes two 
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ from ..judging.jury import (
 )
 from ..records import JudgeSpec, JudgeTask, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.asking import slug_of
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, MissingKeyError
 from ..records.facts import facts_of, load_function
 from ..records.judge_choice import judged_as
 from ..records.protocols import (
@@ -54,6 +55,8 @@ from ..store import run_dir
 from ..store.checkpoint import Fusion, read_checkpoint_fusion
 from ..store.runs import read_baseline, read_definition
 from .baselines import BaselineJob, BaselinePlan, check_used, with_baseline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,11 @@ class Plan:
         return [suite.baseline.job for suite in self.suites if suite.baseline is not None and suite.baseline.job]
 
 
-def plan(spec: RunSpec) -> Plan:
+def plan(spec: RunSpec, *, needs_keys: bool = True) -> Plan:
     """Load data, judges and the backend, which checks the checkpoint. Nothing is started or written.
 
-    Raise ConfigError if the settings do not fit together, DataError if a suite's files are missing.
+    `needs_keys` False: a judge is planned even if its API key is not set, with a warning. Raise ConfigError if the
+    settings do not fit together, DataError if a suite's files are missing.
     """
     options = ServeOptions(log_dir=spec.log_dir, seed=spec.seed, **spec.serve.model_dump())
     backend: Backend = load_plugin("backends", spec.backend)(spec.model, options)
@@ -173,7 +177,7 @@ def plan(spec: RunSpec) -> Plan:
     suites = [with_baseline(spec, suite, limited(suite.prompts(), spec.limit, spec.seed)) for suite in loaded]
     check_used(spec, (baseline for _, baseline in suites))
     _check_backend(spec, backend, identity, own_runners)
-    pool = JudgePool(spec)
+    pool = JudgePool(spec, needs_keys=needs_keys)
     anchor_files = [(path, read_anchors(path)) for path in spec.anchors]
     planned = Plan(
         spec,
@@ -471,7 +475,8 @@ def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: st
 class JudgePool:
     """The judges of one run: one object per configuration, so suites with the same judge share its rate limits."""
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, *, needs_keys: bool = True) -> None:
+        self._needs_keys = needs_keys
         budget = Budget(spec.max_cost, waves=3 if spec.transport == "batch" else None)
         self.calls = CallOptions(cache=ReplyCache(cache_path() if spec.cache else None), budget=budget)
         self._log_dir = spec.log_dir
@@ -484,13 +489,21 @@ class JudgePool:
     def _judge(self, spec: JudgeSpec) -> Judge:
         key = spec.model_dump_json()
         if key not in self._loaded:
-            self._loaded[key] = load_judge(spec)
+            self._loaded[key] = load_judge(spec, needs_key=self._needs_keys)
             connect_judges([self._loaded[key]], self.calls, self._log_dir)
         return self._loaded[key]
 
 
-def load_judge(spec: JudgeSpec) -> Judge:
-    judge: Judge = load_plugin("judges", spec.kind)(spec)
+def load_judge(spec: JudgeSpec, *, needs_key: bool = True) -> Judge:
+    """Return the judge of a configuration. `needs_key` False: it will not be asked, so its API key may be missing."""
+    kind = load_plugin("judges", spec.kind)
+    try:
+        judge: Judge = kind(spec)
+    except MissingKeyError as error:
+        if needs_key:
+            raise
+        log.warning("%s for the run; a dry run needs none", error)
+        judge = kind(spec.model_copy(update={"key_env": ""}))
     return judge
 
 

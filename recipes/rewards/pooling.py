@@ -80,7 +80,7 @@ class PoolingReward(RunsCoroutines):
             self._post = self._server.post
             return
         assert self._url is not None
-        client = ChatClient(self._url, CallLimits(concurrency=self._places), api_key=self._key)
+        client = ChatClient(self._url, CallLimits(concurrency=self._concurrency), api_key=self._key)
         self._post = (await self._stack.enter_async_context(client)).post
 
     async def _close(self) -> None:

@@ -1,7 +1,7 @@
 """Merge checkpoints with mergekit, which makes weights from others without training: a part of the stage `align`.
 
 A merge is a variant with `method: merge`. mergekit runs as a process of its own (it is an optional package under
-LGPL-3.0, `pip install 'llm-fusion-harness[merge]'`), reads local folders only, and gets no keys. Tokenizer and chat
+LGPL-3.0, `pip install -e '.[merge]'`), reads local folders only, and gets no keys. Tokenizer and chat
 template are copied from the first model.
 """
 

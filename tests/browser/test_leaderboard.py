@@ -194,7 +194,7 @@ def test_direct_games_are_outlined_in_the_matrix_and_stated(
         make_run(results, model, pocket("arena_hard"), skill=skill)
     make_games(results, "high", "low", pocket("arena_hard"), skill=0.95)
     file = tmp_path / "board.html"
-    assert harness("leaderboard", "--results", results, "--format", "html", "--out", file).code == 0
+    assert harness("leaderboard", "--results", str(results), "--format", "html", "--out", str(file)).code == 0
     (card,) = results.glob("runs/high/head_to_head_arena_hard@*/*/card.json")
     scores = read_card(card).scores
     page = open_page(file.as_uri() + "#tab=" + read_board(results).tables[0].anchor)

@@ -96,6 +96,19 @@ def test_a_wrong_key_in_harness_yaml_lists_the_right_ones(harness: Callable[...,
 
 
 @pytest.mark.slow
+def test_a_dry_run_needs_no_key_and_says_that_the_run_will(harness: Callable[..., Done]) -> None:
+    words = ("run", "--model", "echo", "--backend", "scripted", "--suite", "mt_bench", "--edition", "pocket")
+
+    for judge in (("--judge", "gpt-5.4"), ("--judge", "gpt-5.4", "--transport", "batch")):
+        dry = harness(*words, *judge, "--dry-run")
+        assert dry.code == 0, dry.err
+        assert "judge 'gpt-5.4' needs its API key in the environment variable OPENAI_API_KEY for the run" in dry.err
+        with_key = harness(*words, *judge, "--dry-run", OPENAI_API_KEY="x")
+        assert (with_key.out, "API key" in with_key.err) == (dry.out, False)
+    refused = harness(*words, "--judge", "gpt-5.4")
+    assert (refused.code, refused.err.count("needs its API key")) == (2, 1)
+
+
 def test_a_dry_run_prints_the_calls_and_writes_nothing(harness: Callable[..., Done], tmp_path: Path) -> None:
     words = ("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", *POCKET, "--dry-run")
 

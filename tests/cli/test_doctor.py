@@ -11,6 +11,7 @@ from harness.backends.devices import GIB
 from harness.cli import doctor
 from harness.cli.doctor import Check, collisions, disks, memory, processor, python
 from harness.store.provenance import DISTRIBUTION, install_command
+from tests import ROOT
 from tests.fakes.commands import Done
 
 HOME = Path("site")
@@ -48,6 +49,31 @@ def test_no_advice_installs_a_strangers_package() -> None:
     texts = [check.fix for check in checks] + list(doctor.OPTIONAL.values())
 
     assert not [text for text in texts if re.search(r"install\b.*[ '](fusion-harness|judges|recipes|harness)\b", text)]
+
+
+def test_a_viewer_that_cannot_start_is_noticed_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.viewer().status == "ok"
+
+    monkeypatch.setattr(doctor, "VIEWER", ("nh3", "no_such_module"))
+
+    assert (doctor.viewer().found, doctor.viewer().mend) == (
+        "harness view lacks no_such_module",
+        install_command("view"),
+    )
+
+
+def test_every_install_line_of_a_guide_that_opens_the_viewer_has_its_extra() -> None:
+    guides = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    lines = [
+        line
+        for text in (guide.read_text("utf-8") for guide in guides)
+        if "harness view results" in text
+        for line in text.splitlines()
+        if "[vllm," in line
+    ]
+
+    assert lines
+    assert all("view]" in line for line in lines)
 
 
 def test_torchtune_is_named_where_it_brings_recipes() -> None:

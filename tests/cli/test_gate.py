@@ -71,6 +71,15 @@ def test_a_drop_that_may_be_either_is_inconclusive_and_says_what_an_equal_model_
     assert "an equal model passes with them at a margin of 10.5, and at 10 with about 111" in found.reasons[0]
 
 
+def test_a_proven_drop_that_may_be_within_the_margin_is_named_as_one() -> None:
+    # 16 lost, 2 won: -14 with se 100 sqrt((18 - 1.96) / 99) / 10 = 4.03; upper bound -14 + 6.68 = -7.3, above -10
+    (reason,) = report(changed(16, 2)).reasons
+
+    assert "a drop is shown (p 0.00" in reason
+    assert "but not whether it exceeds the margin of 10; `strict: true` in the policy fails any drop" in reason
+    assert report(changed(16, 2), POLICY.model_copy(update={"strict": True})).outcome == "fail"
+
+
 def test_a_check_of_few_questions_is_undecided_whatever_the_scores() -> None:
     alike, lost = (report(toy_run("cand", [row] * 19), base=toy_run("base", [WIN] * 19)) for row in (WIN, LOSS))
 
@@ -327,6 +336,14 @@ def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
         read_policy(path)
     with pytest.raises(ValidationError, match="two checks of arena_hard headline"):
         GatePolicy(checks=(CHECK, CHECK))
+
+
+@pytest.mark.parametrize("text", ["", "# margins\n", "{}\n"])
+def test_an_empty_policy_is_refused_instead_of_passing_by_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gate.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"gate\.yaml is empty: .* or drop --policy for the defaults"):
+        read_policy(tmp_path / "gate.yaml")
 
 
 def test_runs_measured_otherwise_are_refused_unless_forced(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from harness.analysis.leaderboard import rank
+from harness.analysis.leaderboard import RankOptions, rank
 from harness.analysis.reported import ReportedSource, ReportedTable, load_reported, reported_beside
 from harness.pages.board import page
 from harness.pages.tables import csv_lines, csv_text, markdown_reported
@@ -248,7 +248,7 @@ def test_the_command_shows_them_and_can_leave_them_out(harness: Callable[..., Do
     write_atomic(folder / "card.json", card().model_dump_json())
     call = ("leaderboard", "--results", str(tmp_path))
 
-    shown = json.loads(harness(*call, "--json").out)
+    shown = json.loads(harness(*call, "--json", "--reported").out)
     assert {found["source"] for found in shown["reported"]} == {
         "WRPO paper, main table",
         "FuseChat-3.0",
@@ -259,5 +259,43 @@ def test_the_command_shows_them_and_can_leave_them_out(harness: Callable[..., Do
     assert "Reported, not measured here" in table
     assert "Target-SFT-WRPO" in table
     assert "Reported" not in harness(*call, "--no-reported").out
-    assert "reported: FuseChat-3.0" in harness(*call, "--format", "csv").out
-    assert "## Reported" in harness(*call, "--format", "md").out
+    assert "reported: FuseChat-3.0" in harness(*call, "--reported", "--format", "csv").out
+    assert "## Reported" in harness(*call, "--reported", "--format", "md").out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [(), ("--format", "md"), ("--format", "csv"), ("--json",)])
+def test_figures_of_models_that_were_not_measured_are_shown_only_when_asked_for(
+    harness: Callable[..., Done], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = run_dir(tmp_path, model="x", suite="alpaca_eval", version="official-1", run_id="run1")
+    folder.mkdir(parents=True)
+    write_atomic(folder / "card.json", card().model_dump_json())
+    call = ("leaderboard", "--results", str(tmp_path), *words)
+
+    assert "Qwen2-72B-Instruct" not in harness(*call).out
+    assert "Qwen2-72B-Instruct" in harness(*call, "--reported").out
+
+
+@pytest.mark.parametrize("words", [("--sort", "mt_bnch"), ("--columns", "rnak")])
+def test_a_misspelt_name_is_refused_before_models_are_compared(
+    harness: Callable[..., Done], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = run_dir(tmp_path, model="x", suite="alpaca_eval", version="official-1", run_id="run1")
+    folder.mkdir(parents=True)
+    write_atomic(folder / "card.json", card().model_dump_json())
+
+    done = harness("leaderboard", "--results", str(tmp_path), *words)
+
+    assert done.code == 2
+    assert repr(words[1]) in done.err
+
+
+def test_only_the_first_rows_are_compared_if_only_those_are_shown() -> None:
+    cards = [card().model_copy(update={"model": name, "provenance": {"run_id": name}}) for name in "abcd"]
+    pairs = []
+
+    (table,) = rank(cards, options=RankOptions(compared=2, difference=lambda *pair: pairs.append(pair)))
+
+    assert len(pairs) == 1
+    assert len(table.rows) == 4

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from harness.analysis.finished_runs import StoredRun, refuse_two_models, shown_names
 from harness.analysis.leaderboard import rank
-from harness.pages.board import figures
+from harness.pages.board import figures, page
+from harness.pages.summary import summary, summary_markdown, summary_table
 from harness.pages.tables import csv_text, harmless, markdown, rich_tables
 from harness.pages.text import escape_markdown
 from harness.records import Score, ScoreCard
@@ -157,3 +158,58 @@ def test_a_judges_name_cannot_command_the_terminal() -> None:
     (shown,) = rich_tables(rank([card("a", 1.0, judge="\x1b[31mj")]))
 
     assert "\x1b" not in str(shown.title)
+
+
+# ------------------------------------------------------------------------------------------------------ all suites
+
+
+def in_suite(suite: str, values: dict[str, float]) -> list[ScoreCard]:
+    return [
+        card(model, value).model_copy(update={"suite": suite, "protocol_sha": f"{suite}-1"})
+        for model, value in values.items()
+    ]
+
+
+def test_a_model_of_one_suite_does_not_pass_those_of_two() -> None:
+    # of four models a is 1st and 4th: (1/4 + 4/4) / 2; b 3rd and 1st: (3/4 + 1/4) / 2; "only" is 2nd in one suite
+    first = in_suite("mt_bench", {"a": 9.0, "only": 8.0, "b": 7.0, "c": 6.0})
+    second = in_suite("arena_hard", {"b": 9.0, "c": 8.0, "d": 7.0, "a": 6.0})
+
+    content = summary(rank([*first, *second]))
+
+    assert content.models == ("b", "a", "c", "only", "d")
+    assert content.coverage == ("2 of 2", "2 of 2", "2 of 2", "1 of 2", "1 of 2")
+    assert "| only | 1 of 2 |" in summary_markdown(content)
+    assert summary_table(content).head[:2] == ["model", "suites"]
+    assert "data-opens" not in page(rank([*first, *second]), [])
+
+
+def test_a_rank_counts_by_the_models_that_are_ranked() -> None:
+    # a is 1 of 2 ranked models and 2 of 4; b is 2 of 2 and 1 of 4, though its first table lists four models, too
+    cards = in_suite("mt_bench", {"a": 9.0, "b": 8.0}) + in_suite(
+        "arena_hard", {"b": 9.0, "a": 8.0, "c": 7.0, "d": 6.0}
+    )
+    left_out = [card("c", 1.0, complete=False), card("d", 1.0, complete=False)]
+    cards += [row.model_copy(update={"suite": "mt_bench", "protocol_sha": "mt_bench-1"}) for row in left_out]
+
+    content = summary(rank(cards))
+
+    assert content.models == ("a", "b", "c", "d")  # (1/2 + 2/4) / 2 = 0.5 before (2/2 + 1/4) / 2 = 0.625
+    assert content.coverage == ("2 of 2", "2 of 2", "1 of 2", "1 of 2")
+
+
+def test_suites_without_a_model_in_common_open_the_first_suite() -> None:
+    tables = rank(in_suite("mt_bench", {"a": 9.0}) + in_suite("arena_hard", {"b": 9.0}))
+
+    html = page(tables, [])
+
+    assert html.count(" data-opens>") == 1
+    assert f'<a href="#{tables[0].anchor}" data-opens>' in html
+
+
+def test_models_of_all_suites_have_no_column_for_it() -> None:
+    content = summary(rank(in_suite("mt_bench", {"a": 9.0}) + in_suite("arena_hard", {"a": 9.0})))
+
+    assert content.coverage == ()
+    assert content.title == "All suites: score (rank), models by their mean rank"
+    assert "suites" not in summary_table(content).head

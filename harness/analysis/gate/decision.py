@@ -600,15 +600,19 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
             f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
             f"tell how much it varies; {FEWEST} would"
         )
-    return f"{named(result)}: {bound}; {_what_decides(result, result.difference.n)}"
+    return f"{named(result)}: {bound}; {_what_decides(result, policy, result.difference.n)}"
 
 
-def _what_decides(result: CheckResult, questions: int) -> str:
+def _what_decides(result: CheckResult, policy: GatePolicy, questions: int) -> str:
     """Return what this design can decide, and what would decide at the check's margin.
 
     Both are about an equal model, because the observed difference is too noisy to plan by.
     """
-    text = f"a {loss_word(result)} of {result.margin:g} is not ruled out"
+    loss, row = loss_word(result), result.difference
+    if row is not None and row.is_shown and row.gain is not None and row.gain < 0:
+        shown = f"a {loss} is shown (p {row.p_shown:.2g}), but not whether it exceeds the margin of {result.margin:g}"
+        return shown if policy.strict else f"{shown}; `strict: true` in the policy fails any {loss} that is shown"
+    text = f"a {loss} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
     if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
         return (

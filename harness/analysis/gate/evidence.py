@@ -199,8 +199,13 @@ def _suites(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def read_policy(path: Path | None) -> GatePolicy:
-    """Return the policy of a file, or the default policy for None. Raise ConfigError with the first error."""
-    return GatePolicy() if path is None else checked(GatePolicy, read_yaml(path), str(path))
+    """Return the policy of a file, or the default one for None. Raise ConfigError if the file is empty or invalid."""
+    if path is None:
+        return GatePolicy()
+    content = read_yaml(path)
+    if not content:  # a truncated or forgotten file must not pass for a decision to use the defaults
+        raise ConfigError(f"{path} is empty: write checks: into it (docs/gate.md), or drop --policy for the defaults")
+    return checked(GatePolicy, content, str(path))
 
 
 def baseline_runs(name: str | None, results: Path, suites: Sequence[str]) -> list[StoredRun]:

@@ -592,5 +592,6 @@
   hideColumns();
   filter.value = state.get("filter") || "";
   const wanted = state.get("tab") || hash;
-  show(Math.max(0, tabs.findIndex((tab) => tab.hash.slice(1) === wanted)));
+  const asked = tabs.findIndex((tab) => tab.hash.slice(1) === wanted);
+  show(asked >= 0 ? asked : Math.max(0, tabs.findIndex((tab) => "opens" in tab.dataset)));
 })();
