@@ -149,3 +149,24 @@ def test_parts_need_thirty_questions_each_and_something_to_predict() -> None:
     assert difference_of_parts(short, part, scores[:, None]) is None
     assert difference_of_parts(everything, everything, scores[:, None]) is None
     assert difference_of_parts(part, everything, scores[:, None]) is not None
+
+
+def test_equal_scores_have_the_error_of_one_more_question_won_and_one_lost() -> None:
+    # range 9, 30 of 80 questions: 2 * 81 * 30 / (31 * 32) = 4.899; * (1/30 - 1/80) = 0.1021
+    nines = np.full(80, 9.0)
+    estimate = adjusted_difference(nines[:30], range(30), nines, widest=9.0)
+
+    assert estimate is not None
+    assert (estimate.value, estimate.se_set**2) == (0.0, pytest.approx(0.10206, abs=1e-4))
+    assert estimate.se**2 == pytest.approx(0.10206 + 4.89919 / 80, abs=1e-4)
+
+
+def test_wins_that_no_judged_question_shows_keep_the_interval_wide() -> None:
+    """3 of 100 questions are won by either model, in none of the 30 judged: without a range the error would be 0."""
+    scores = np.zeros(100)
+    scores[-3:] = 100.0
+    estimate = adjusted_difference(scores[:30], range(30), scores, widest=100.0)
+
+    assert estimate is not None
+    low, high = estimate.interval_set()
+    assert low < 0 < high

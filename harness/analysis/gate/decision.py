@@ -255,6 +255,10 @@ def _result(
     # too few questions decide the floor no more than the difference
     floor = None if evidence is None or too_few is not None else _floor(check, row, evidence, policy)
     design = _design(check, row, policy)
+    out_of_reach = not policy.strict and _is_out_of_reach(check, row)
+    answer = judged.answer
+    if out_of_reach and answer == "safe" and judged.lower < 0:
+        answer = "undecided"  # a candidate that loses everything would be safe too
     # built by the constructor rather than by model_copy, which would accept a misspelt field
     return CheckResult(
         suite=missing.suite,
@@ -262,7 +266,7 @@ def _result(
         category=missing.category,
         tier=missing.tier,
         margin=missing.margin,
-        found=judged.answer if too_few is None else "undecided",
+        found=answer if too_few is None else "undecided",
         difference=row,
         plain=_plain(row, evidence) if row.method == "adjusted" else None,
         lower=None if less_is_better else judged.lower,
@@ -274,11 +278,22 @@ def _result(
         repeats=None if evidence is None else _repeats(row, check, evidence, policy),
         more_draws=design.more_draws,
         too_few=too_few,
+        out_of_reach=out_of_reach,
         floor=missing.floor,
         above_floor=None if floor is None else floor.is_above,
         p_floor=None if floor is None else floor.p,
         note=missing.note,
     )
+
+
+def _is_out_of_reach(check: GateCheck, row: Difference) -> bool:
+    """Return whether the baseline is within the margin of the lowest possible score."""
+    if check.pooled or row.higher_is_better is not True:
+        return False
+    facts = facts_of(check.suite)
+    bounds = {rule.metric: (rule.scale * rule.bounds[0]) for rule in facts.rules if rule.bounds is not None}
+    lowest = bounds.get(row.metric, 0.0 if facts.metric(row.metric).unit == "percent" else None)
+    return lowest is not None and row.first - lowest <= check.margin
 
 
 @dataclass(frozen=True)
@@ -530,7 +545,7 @@ def _verdict(
     invalid += _exceeded(limits, names=("unscored", "judge_failures", "empty_baseline"))
     if invalid:
         return "invalid", invalid
-    failed = _failures(results, limits)
+    failed = _failures(results, limits, policy)
     drifted = [suite_evidence.drifted for suite_evidence in evidence.values() if suite_evidence.drifted is not None]
     if drifted:  # a difference may be caused by the judge: neither a pass nor a fail can be trusted
         return "inconclusive", drifted + failed
@@ -548,20 +563,23 @@ def _verdict(
     return "pass", [sentence(result, policy) for result in critical] or ["no critical check"]
 
 
-def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult]) -> list[str]:
+def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult], policy: GatePolicy) -> list[str]:
     deciding = [result for result in results if result.tier != "advisory"]
-    failed = [
-        f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)} beyond the margin of "
-        f"{result.margin:g} (p {result.p_worse:.2g})"
-        for result in deciding
-        if result.found == "worse" and result.difference is not None
-    ]
+    failed = [_failure(result, policy) for result in deciding if result.found == "worse"]
     failed += [
         f"{named(result)}: {'above' if result.less_is_better else 'below'} the {floor_word(result)} of {result.floor:g}"
         for result in deciding
         if result.above_floor is False
     ]
     return failed + _exceeded(limits, names=("empty", "truncated", "truncated_rise"))
+
+
+def _failure(result: CheckResult, policy: GatePolicy) -> str:
+    assert result.difference is not None, "what is worse was compared"
+    loss = f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)}"
+    if policy.strict:
+        return f"{loss} that is shown (p {result.p_worse:.2g}); the policy is strict, so any fails"
+    return f"{loss} beyond the margin of {result.margin:g} (p {result.p_worse:.2g})"
 
 
 def missing_sentence(result: CheckResult) -> str:
@@ -585,6 +603,13 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
+    if result.found == "worse":
+        return _failure(result, policy)
+    if result.out_of_reach:
+        return (
+            f"{named(result)}: {bound}; the baseline's {result.difference.first:.2f} is within the margin of "
+            f"{result.margin:g} of the lowest score, so no {loss} could exceed it: set a smaller margin"
+        )
     if result.too_few is not None:
         return (
             f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "

@@ -177,6 +177,8 @@ class CheckResult(Record):
     """Of the population "these": how many times the answers (or judgments) per question do what `needed` would."""
     too_few: int | None = Field(default=None, exclude_if=is_none)
     """The check's `min_questions`, if the runs share fewer: it is then undecided."""
+    out_of_reach: bool = Field(default=False, exclude_if=is_empty)
+    """Whether the baseline is within the margin of the lowest score, so that no drop could exceed it."""
     floor: float | None = None
     above_floor: bool | None = None
     """None: no floor, or not decided by this run. If less is better: whether it is below the ceiling."""
