@@ -2,7 +2,7 @@
 # make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
 # make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
 # make test-all everything but test-deepspeed; make test-slow is what it adds to make test
-# make test-deepspeed   a training sharded by DeepSpeed's ZeRO-3, in two processes; installs DeepSpeed in .deepspeed/
+# make test-deepspeed   trainings sharded by DeepSpeed's ZeRO-3: two processes, two machines; installs it in .deepspeed/
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks;
 #                       it and bench-gate run two sections at a time: python -m benchmarks.gate --only NAME for one
@@ -11,7 +11,7 @@
 # make bench-training   a WRPO training step beside the official layout: time and memory
 # make bench-fusion     WRPO and its rivals in worlds with an exact reward, written into docs/fusion_study.md; resumes
 # make gpu-check    on a machine with one GPU, at most nine minutes, no setup: parity, step times, memory, generation;
-#                       pure-Python packages it lacks (pydantic) may lie in .gpu-packages/
+#                   it needs torch, transformers, accelerate and peft; TRL, for one arm, may lie in .gpu-packages/
 # make bench-scale      time and memory: 100,000 judgments, 1,000 cards, a resume, 1,000 calls in flight
 # make bench-viewer      weights and times of the viewer's pages: 50 runs of 805 questions; HARNESS_MIRROR
 # make bench-board       weight and load time of the leaderboard page; RESULTS=FOLDER
@@ -99,7 +99,7 @@ test-all: $(READY)
 	@touch $@
 
 test-deepspeed: .deepspeed
-	PYTHONPATH=.deepspeed $(BIN)/python -m pytest -q -n0 tests/torch/test_distributed.py -k zero-3
+	PYTHONPATH=.deepspeed $(BIN)/python -m pytest -q -n0 tests/torch/test_distributed.py tests/torch/test_machines.py -k zero-3
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official

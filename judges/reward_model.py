@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from jinja2 import TemplateError
 from pydantic import JsonValue
 
-from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference
+from harness.records import Failure, JudgeSpec, JudgeTask, Judgment, ModelRef, Preference, Reason
 from harness.records.errors import CheckpointError, ConfigError, PluginError, ServerError, one_line
 from harness.records.protocols import RewardOptions
 from harness.records.settings import ServeSpec, checked
@@ -79,7 +80,7 @@ class RewardModelJudge:
         self._model.close()
 
     async def judge(self, task: JudgeTask) -> Judgment:
-        """Return the preference, or the failure "context" if an answer is longer than the model's context."""
+        """Return the preference, or the failure of an answer that has no reward, e.g. "context" for too long a one."""
         self.check(task)
         assert task.baseline is not None, "checked"
         outcome: Preference | Failure
@@ -90,8 +91,8 @@ class RewardModelJudge:
             )
             outcome = Preference(value=_sigmoid(candidate - baseline))
             reply = json.dumps({"candidate": candidate, "baseline": baseline})
-        except TooLongError as error:
-            outcome, reply = Failure(reason="context", message=str(error)), None
+        except UnscorableError as error:
+            outcome, reply = error.failure, None
         return Judgment.of(task, self.spec.name, outcome, reply=reply)
 
     async def _reward(self, conversation: Conversation) -> float:
@@ -118,11 +119,15 @@ class RewardModelJudge:
                 if isinstance(reward, float):
                     future.set_result(reward)
                 else:
-                    future.set_exception(TooLongError(reward))
+                    future.set_exception(UnscorableError(reward.reason, reward.message))
 
 
-class TooLongError(Exception):
-    """Internal: a conversation is longer than the model's context, so it has no reward."""
+class UnscorableError(Exception):
+    """Internal: a conversation has no reward, for example because it is longer than the model's context."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(reason=reason, message=message)
 
 
 class RewardModel:
@@ -192,15 +197,15 @@ class RewardModel:
             self._network.close()
             self._network = None
 
-    def rewards(self, conversations: Sequence[Conversation]) -> list[float | str]:
-        """Return one reward per conversation, or the reason why there is none. Raise ServerError if the model fails."""
+    def rewards(self, conversations: Sequence[Conversation]) -> list[float | Failure]:
+        """Return one reward per conversation, or why there is none. Raise ServerError if the model fails."""
         network, rows = self.load(), []
-        outcomes: list[float | str] = [""] * len(conversations)
+        outcomes: list[float | Failure] = [0.0] * len(conversations)
         for position, conversation in enumerate(conversations):
             try:
                 rows.append((position, network.tokens(conversation)))
-            except TooLongError as error:
-                outcomes[position] = str(error)
+            except UnscorableError as error:
+                outcomes[position] = error.failure
         try:
             scores = network.scores([row for _, row in rows])
         except RuntimeError as error:  # torch's, e.g. out of memory
@@ -219,17 +224,14 @@ class RewardModel:
     def __call__(
         self, prompts: Sequence[TextOrMessages], completions: Sequence[TextOrMessages], **columns: Sequence[str]
     ) -> list[float | Failure]:
-        """Return rewards on the model's own scale, with a Failure ("context") for each text that is too long.
+        """Return rewards on the model's own scale, with a Failure for each text that is too long or cannot be rendered.
 
         Prompts and completions are strings or messages.
         """
         pairs = zip(prompts, completions, strict=True)
-        rewards = self.rewards(
+        return self.rewards(
             [(*_messages("user", prompt), *_messages("assistant", completion)) for prompt, completion in pairs]
         )
-        return [
-            reward if isinstance(reward, float) else Failure(reason="context", message=reward) for reward in rewards
-        ]
 
 
 def _messages(role: str, text: TextOrMessages) -> Conversation:
@@ -324,12 +326,19 @@ class RewardNetwork:
         self._limit = getattr(model.config, "max_position_embeddings", None)
 
     def tokens(self, conversation: Conversation) -> list[int]:
-        """Return the token ids of the conversation in the chat template. Raise TooLongError instead of truncating."""
+        """Return the token ids of the conversation in the chat template.
+
+        Raise UnscorableError if the template rejects it, and instead of truncating.
+        """
         messages = [{"role": role, "content": text} for role, text in conversation]
-        text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
+        try:
+            text = self._tokenizer.apply_chat_template(messages, chat_template=self._template, tokenize=False)
+        except TemplateError as error:
+            raise UnscorableError("other", f"the chat template rejects the conversation: {one_line(error)}") from None
         ids = list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         if self._limit is not None and len(ids) > self._limit:
-            raise TooLongError(f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}")
+            message = f"the conversation has {len(ids)} tokens, but the model's limit is {self._limit}"
+            raise UnscorableError("context", message)
         return ids
 
     def scores(self, rows: Sequence[list[int]]) -> list[float]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -194,10 +195,14 @@ async def _score(sampler: Sampler, missing: Sequence[Texts], folder: Path, keep:
 def _rendered(
     pairs: Sequence[Texts], checkpoint: Checkpoint, sampler: Sampler, *, room: int
 ) -> Iterator[Ids | PairLogps]:
-    """Yield each pair as the source's token ids, or its failure. `room`: tokens to leave free in the context."""
+    """Yield each pair as the source's token ids, or its failure. `room`: tokens to leave free in the context.
+
+    Raise ConfigError if the chat template cannot be used. Pairs that it rejects come last, because a template that
+    rejects all must leave no rows: it may be another one when the command runs again.
+    """
     from transformers import AutoTokenizer
 
-    from .training.templates import Rendering, UnusableAnswerError, render_answers, with_defaults
+    from .training.templates import Attempts, Rendering, render_answers, with_defaults
 
     folder = checkpoint.path if (checkpoint.path / "tokenizer_config.json").is_file() else checkpoint.base
     tokenizer = AutoTokenizer.from_pretrained(folder or checkpoint.path, local_files_only=True)
@@ -207,16 +212,18 @@ def _rendered(
     limit = sampler.serve.max_model_len or checkpoint.max_position
     longest = (10**9 if limit is None else limit) - room
     how = Rendering(max_length=longest, max_prompt_length=longest, overlong="drop")
-    for texts in pairs:
-        try:
-            ids = render_answers(messages(texts.prompt), texts.answers, tokenizer, how)
-        except UnusableAnswerError as error:
-            yield failed(texts, Failure(reason="answer", message=f"an answer cannot be rendered: {error.reason}"))
-            continue
-        if ids is None:
-            yield failed(texts, Failure(reason="context", message=f"longer than {longest} tokens of this model"))
-        else:
+    attempts, rendered = Attempts(), 0
+    for index, texts in enumerate(pairs):
+        ids = attempts.row(index, partial(render_answers, messages(texts.prompt), texts.answers, tokenizer, how))
+        if ids is not None:
+            rendered += 1
             yield Ids(texts, ids.prompt_ids, ids.answers)
+        elif attempts.dropped[index] == "too_long":
+            yield failed(texts, Failure(reason="context", message=f"longer than {longest} tokens of this model"))
+    attempts.check(range(rendered))
+    for index, reason in attempts.dropped.items():
+        if reason != "too_long":
+            yield failed(pairs[index], Failure(reason="answer", message=f"the pair cannot be rendered: {reason}"))
 
 
 def _in_process(checkpoint: Checkpoint, options: ServeOptions, pairs: Sequence[Ids]) -> Iterator[PairLogps]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.backends.devices import gpu_bytes
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, did_you_mean, one_line
@@ -35,6 +36,7 @@ from .layout import DONE, Recipe
 from .prompts import part_sizes
 from .spec import SCORED_BY, RecipeSpec, SuitesSpec, launch_path, sources_used
 from .suites import named_suites
+from .training.launch import state_bytes
 from .training.settings import MUON, TrainingSettings, renamed
 
 # ------------------------------------------------------------------------------------------------------- chat templates
@@ -63,6 +65,29 @@ def check_target_template(spec: RecipeSpec, trainings: dict[str, TrainingSetting
             raise ConfigError(
                 f"target: the chat template ends an answer twice, with {ending!r}; remove one (`chat_template: FILE`)"
             )
+    for section, settings in trainings.items():
+        _check_lengths(spec, section, settings, tokenizer)
+
+
+def _check_lengths(spec: RecipeSpec, section: str, settings: TrainingSettings, tokenizer: Any) -> None:
+    """Raise ConfigError if not even a prompt and an answer of one letter fit the lengths of a training."""
+    from .training.templates import Rendering, conversation_ids, render_answers
+
+    style: Any = settings.rendering
+    how = Rendering(max_prompt_length=spec.prompts.max_prompt_length, **style)
+    letter = [{"role": "user", "content": "x"}]
+    with _rendering("target"):
+        row = render_answers(letter, ["x"], tokenizer, how)
+        if row is not None and not row.truncated:
+            return
+        shortest = len(conversation_ids(tokenizer, letter, add_generation_prompt=True))
+    key = f"{_section(spec, section, 'max_length')} = {how.max_length}"
+    if shortest > how.max_prompt_length:
+        key = f"prompts: max_prompt_length = {how.max_prompt_length}"
+    raise ConfigError(
+        f"{key} leaves no row: in the target's chat template the shortest prompt has {shortest} tokens, and an answer "
+        "follows; raise it"
+    )
 
 
 def check_other_templates(recipe: Recipe, to_do: frozenset[str]) -> list[str]:
@@ -185,10 +210,20 @@ NO_SUITE_JUDGE = (
 )
 OF_MODEL = ("optim", "optim_args", "optim_target_modules", "use_liger_kernel")
 """Keys of the trainer that decide, with those of the model, what is built."""
+OF_LOOP = (
+    "optim", "optim_args", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "lr_scheduler_type", "lr_scheduler_kwargs",
+)  # fmt: skip
+"""Keys that the optimizer and its schedule are made of, in the configuration of every trainer."""
+PLAIN = ("adamw_torch", "adamw_torch_fused", "adafactor", "adagrad", "rmsprop", "sgd")
+"""Values of `optim` that need no package and no model."""
+OF_LOADER = ("dataloader_num_workers", "dataloader_persistent_workers", "dataloader_prefetch_factor")
 KeyPath = Callable[[str], str]
 """Key -> `SECTION: KEY` of the recipe."""
 ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
 """Bytes per parameter: both moments of Adam, and a weight in each precision."""
+LEAST_NOTED = 1e9
+"""Bytes per GPU below which a training's memory is not worth a sentence."""
 
 
 @dataclass
@@ -324,8 +359,15 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
         key_path = partial(_section, spec, section)
         _check_packages(key_path, settings, check)
         _check_model(key_path, config, settings)
+    for section, settings in trainings.items():
+        _check_loop(partial(_section, spec, section), settings)
     _check_embedding(spec, config)
-    _check_disk(recipe, config, trainings, to_do, check)
+    size = sum(weight.numel() for weight in meta_model(config, None).parameters())
+    _check_disk(recipe, size, trainings, to_do, check)
+    ahead = {f"variants.{name}.training" for name in recipe.variants} if "align" in to_do else set()
+    if "sft" in to_do and not spec.starts_at_target:
+        ahead.add("sft")
+    _check_memory(spec, size, {section: keys for section, keys in trainings.items() if section in ahead}, check)
 
 
 def _section(spec: RecipeSpec, section: str, key: str) -> str:
@@ -487,9 +529,13 @@ def _check_adapter(key_path: KeyPath, model: Any, settings: TrainingSettings) ->
         with torch.device("meta"):
             adapted = get_peft_model(model, adapter_config(settings))
     except (ValueError, TypeError, ImportError, AttributeError) as error:
+        sentence = one_line(error)
+        if "odule" not in sentence:  # nothing about target modules: the adapter itself
+            key = next((key for key in settings.model if key.removeprefix("use_") in sentence), "use_peft")
+            raise ConfigError(f"{key_path(key)}: {sentence}") from None
         names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
         raise ConfigError(
-            f"{key_path('lora_target_modules')}: {one_line(error)} The target's linear modules: {', '.join(names)}"
+            f"{key_path('lora_target_modules')}: {sentence} The target's linear modules: {', '.join(names)}"
         ) from None
     base = adapted.get_base_model()
     if isinstance(base.get_output_embeddings(), BaseTunerLayer):
@@ -525,11 +571,47 @@ def _check_optimizer(key_path: KeyPath, model: Any, settings: TrainingSettings) 
         raise ConfigError(f"{key_path('optim')} = {keys['optim']!r} cannot be used: {one_line(error)}") from None
 
 
+def _check_loop(key_path: KeyPath, settings: TrainingSettings) -> None:
+    """Make a training's optimizer and schedule for one weight, and its loader. Raise ConfigError if that fails."""
+    import torch
+    from torch.utils.data import DataLoader
+    from transformers import Trainer, TrainingArguments
+    from transformers.optimization import get_scheduler
+
+    keys = {key: settings.trainer[key] for key in (*OF_LOOP, *OF_LOADER) if key in settings.trainer}
+    if keys.get("optim") == MUON:
+        del keys["optim"]
+    args = TrainingArguments(output_dir=".", use_cpu=True, bf16=False, report_to=[], **keys)
+    name = str(args.optim.value)
+    if name not in PLAIN:  # `_check_optimizer` looks for its package
+        args.optim = args.optim.__class__("sgd")
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        group: dict[str, Any] = {"params": [torch.zeros(1, requires_grad=True)], "weight_decay": args.weight_decay}
+        optimizer = kind([group], **options)
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        raise ConfigError(f"{key_path('optim')} = {name!r} cannot be used: {one_line(error)}") from None
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, args.lr_scheduler_kwargs)
+    except (ValueError, TypeError) as error:
+        schedule = str(args.lr_scheduler_type.value)
+        raise ConfigError(f"{key_path('lr_scheduler_type')} = {schedule!r} cannot be used: {one_line(error)}") from None
+    try:
+        DataLoader(
+            [0],
+            num_workers=args.dataloader_num_workers,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+    except ValueError as error:
+        key = next(key for key in reversed(OF_LOADER) if key in settings.trainer)
+        raise ConfigError(f"{key_path(key)}: {one_line(error)}") from None
+
+
 def _check_disk(
-    recipe: Recipe, config: Any, trainings: dict[str, TrainingSettings], to_do: frozenset[str], check: Preflight
+    recipe: Recipe, size: int, trainings: dict[str, TrainingSettings], to_do: frozenset[str], check: Preflight
 ) -> None:
     """Compare free disk with what checkpoints of all remaining trainings take, the finished models included."""
-    size = sum(weight.numel() for weight in meta_model(config, None).parameters())
     names = [*(["sft"] if "sft" in to_do else []), *recipe.variants]
     folders = [
         folder for seed in recipe.seeds for name in names if (folder := recipe.checkpoint(name, seed)) is not None
@@ -546,6 +628,26 @@ def _check_disk(
             f"{most / 1e9:,.0f} GB are intermediate checkpoints, but {free / 1e9:,.0f} GB are free; free some, select "
             "fewer with --variant, or set save_total_limit: 1"
         )
+
+
+def _check_memory(spec: RecipeSpec, size: int, trainings: dict[str, TrainingSettings], check: Preflight) -> None:
+    """Compare the memory of a GPU, if it is known, with what weights, gradients and optimizer take on each."""
+    needs = {section: state_bytes(spec, settings, size) or 0.0 for section, settings in trainings.items()}
+    section = max(needs, key=lambda name: needs[name], default=None)
+    if section is None or needs[section] < LEAST_NOTED:
+        return
+    sentence = (
+        f"{section}: weights, gradients and optimizer of {size / 1e9:,.1f} billion parameters take about "
+        f"{needs[section] / 1e9:,.0f} GB per GPU, without activations"
+    )
+    memory = gpu_bytes()
+    if memory is not None and needs[section] > memory:
+        check.of_machine(
+            f"{sentence}, but the largest GPU of this machine has {memory / 1e9:,.0f} GB; split them over more GPUs "
+            "with `launch: fsdp2` or zero3, or train an adapter (use_peft: true)"
+        )
+    elif not check.runs_here:
+        check.notes.append(sentence)
 
 
 def checkpoint_bytes(parameters: int, settings: TrainingSettings) -> float:

@@ -1,8 +1,9 @@
 """make gpu-check: what can only be known on a GPU, in one command of at most nine minutes.
 
-Needs torch, transformers, accelerate and peft; a section that needs more (pydantic, TRL) is skipped with its reason. It
-reads nothing from the network. Each section runs in a process of its own, within its share of the time, and results
-that it had before the end count. Writes OUT/gpu_check.json and OUT/gpu_check.md. `--size tiny` tries it on a CPU.
+Needs torch, transformers, accelerate and peft, whose versions it prints; only the arm `TRL DPOTrainer` needs more (TRL
+and datasets) and is skipped without. It reads nothing from the network. Each section runs in a process of its own,
+within its share of the time, and results that it had before the end count. Writes OUT/gpu_check.json and
+OUT/gpu_check.md, and exits with 1 if a section failed or measured nothing. `--size tiny` tries it on a CPU.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def generation(device: str) -> Results:
     import torch
 
     from benchmarks.training.step import SIZES
-    from recipes.in_process.model import Request, generate
+    from recipes.in_process.generation import Request, generate
 
     name, rows, tokens = ("tiny", 4, 8) if device == "cpu" else ("0.5B", 128, 128)
     model = SIZES[name].build("sdpa", device).eval()
@@ -118,7 +119,7 @@ def armorm(device: str) -> Results:
     import torch
     from transformers import LlamaConfig, LlamaModel
 
-    from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, head_shapes
+    from recipes.rewards.armorm_model import GATING_TOKENS, ArmoRM, head_shapes
 
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     large = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
@@ -250,13 +251,20 @@ def main(argv: list[str] | None = None) -> int:
         (flags.out / "gpu_check.md").write_text(markdown(report))
         print(f"{section}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     print(markdown(report))
-    wrong = [
-        result
-        for results in report["sections"].values()
-        for result in results
-        if "failed" in result or result.get("passed") is False
-    ]
-    return 1 if wrong else 0
+    faults = [sentence for section, results in report["sections"].items() for sentence in faults_of(section, results)]
+    for sentence in faults:
+        print(sentence, file=sys.stderr)
+    return 1 if faults else 0
+
+
+def faults_of(section: str, results: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with the results of a section, one sentence each. A section without a number is a fault."""
+    faults = [f"{section}: {result['failed']}" for result in results if "failed" in result]
+    faults += [f"{section}: {result.get('check')} does not pass" for result in results if result.get("passed") is False]
+    if all("failed" in result or "skipped" in result for result in results):
+        reasons = "; ".join(str(result["skipped"]) for result in results if "skipped" in result)
+        faults.append(f"{section}: nothing was measured{f' ({reasons})' if reasons else ''}")
+    return faults
 
 
 if __name__ == "__main__":

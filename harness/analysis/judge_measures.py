@@ -73,6 +73,7 @@ def suite_calibration(
     is_retired: bool,
 ) -> SuiteCalibration:
     """Return one suite's part. `is_retired`: the judge is the retired one, so its agreement with itself is left out."""
+    # people's votes are the better reference, so the retired judge's verdicts are one only without votes
     comparisons = [item for item in items if isinstance(item, RecordedComparison)]
     ratings = [item for item in items if isinstance(item, RecordedRating)]
     voted = [item for item in comparisons if item.people]

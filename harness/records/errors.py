@@ -29,12 +29,13 @@ Exit codes: 0 done, 1 regression (gate), 2 usage, 3 inconclusive (gate), 4 incom
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Reason = Literal[
     "context",  # the prompt leaves no room to answer
@@ -103,7 +104,8 @@ def first_names(names: Iterable[str], limit: int = 12) -> str:
 
 def one_line(error: object, limit: int = 300) -> str:
     """Return an error's text on one line of at most `limit` characters, and of a ValidationError the first problem."""
-    if isinstance(error, ValidationError):
+    pydantic = sys.modules.get("pydantic")  # training's arithmetic runs without it, where nothing else is installed
+    if pydantic is not None and isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
         error = ": ".join(part for part in (".".join(map(str, first["loc"])), problem_words(first)) if part)
     return " ".join(str(error).split())[:limit]

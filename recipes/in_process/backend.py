@@ -25,7 +25,8 @@ from harness.records.protocols import Draw, ServeOptions
 from harness.store.checkpoint import inspect_checkpoint, resolve
 
 if TYPE_CHECKING:
-    from .model import LocalModel, Request
+    from .generation import Request
+    from .model import LocalModel
 
 
 P = ParamSpec("P")
@@ -145,8 +146,10 @@ class InProcessBackend:
                 continue
             rendered = [model.prompt_ids(talk.draw.prompt) for talk in pending] if turn == 0 else None
             requests = []
-            for talk, ids in zip(pending, rendered or model.render([talk.messages() for talk in pending]), strict=True):
-                request = self._request(talk.draw, turn, ids)
+            for talk, ids in zip(
+                pending, rendered or model.rendered([talk.messages() for talk in pending]), strict=True
+            ):
+                request = ids if isinstance(ids, Failure) else self._request(talk.draw, turn, ids)
                 if isinstance(request, Failure):
                     talk.failure = request
                 else:
@@ -160,7 +163,7 @@ class InProcessBackend:
         return [talk.answer(self.label, seconds) for talk in talks]
 
     def _request(self, draw: Draw, turn: int, ids: Sequence[int]) -> Request | Failure:
-        from .model import Request
+        from .generation import Request
 
         sampling, defaults = draw.sampling, self.checkpoint.generation_config
         limit = self.options.max_model_len or self.checkpoint.max_position
@@ -185,7 +188,7 @@ class InProcessBackend:
         if self._batch_size is not None:
             return self._batch_size
         most = max(draw.sampling.max_tokens for draw in draws) + self._model.thinking.room
-        longest = max(len(self._model.prompt_ids(draw.prompt)) for draw in draws)
+        longest = max(self._model.prompt_length(draw.prompt) for draw in draws)
         return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // self._model.row_bytes(longest + most)))
 
     @property

@@ -8,7 +8,9 @@ of the student's template.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
 from trl.experimental.utils import is_byte_level_tokenizer, piece_byte_len
 
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, IncompleteError
 
 from ..layout import Messages
 from .checkpoint import load_model
+from .rows import reasons_of
 from .settings import TrainingSettings
-from .templates import load_tokenizer
+from .templates import Attempts, check_prompt, load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 class DistillTrainer(GOLDTrainer):
@@ -79,11 +84,22 @@ def distill_rows(
     student: PreTrainedTokenizerBase,
     teacher: PreTrainedTokenizerBase,
 ) -> Dataset:
-    """Return the rows as GOLDTrainer's collator takes them. `prompts` are the conversations, one per row."""
+    """Return the rows as GOLDTrainer's collator takes them. `prompts` are the conversations, one per row.
+
+    Rows whose prompt the teacher cannot read are left out. Raise IncompleteError if none is left.
+    """
     adds_bos = teacher("x")["input_ids"][:1] == [teacher.bos_token_id]
-    examples = []
-    for prompt_ids, answer_ids, prompt in zip(rows["prompt_ids"], rows[f"{answer}_ids"], prompts, strict=True):
-        shown = teacher.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+
+    def read_by_teacher(prompt: Messages) -> str:
+        check_prompt(prompt, teacher)
+        return str(teacher.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True))
+
+    examples, attempts = [], Attempts()
+    triples = zip(rows["prompt_ids"], rows[f"{answer}_ids"], prompts, strict=True)
+    for index, (prompt_ids, answer_ids, prompt) in enumerate(triples):
+        shown = attempts.row(index, partial(read_by_teacher, prompt))
+        if shown is None:
+            continue
         if adds_bos:  # TRL's tokenizer call writes one more
             shown = shown.removeprefix(teacher.bos_token)
         examples.append(
@@ -97,6 +113,11 @@ def distill_rows(
                 ),
             }
         )
+    if attempts.dropped:
+        why = reasons_of(attempts.dropped)
+        if not examples:
+            raise IncompleteError(f"no row is left for the teacher {teacher.name_or_path!r}: {why}")
+        log.warning("%d rows are left out: for the teacher, %s", len(attempts.dropped), why)
     return Dataset.from_list(examples)
 
 

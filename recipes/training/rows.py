@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
-from jinja2 import TemplateError
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
@@ -30,10 +29,10 @@ from harness.store import dump_json, locked, make_folder, write_atomic
 from ..layout import PreferencePair, messages
 from .head import IGNORED
 from .templates import (
+    Attempts,
     PreferenceRow,
     RenderedAnswers,
     Rendering,
-    UnusableAnswerError,
     check_tokenizer,
     render,
     render_answers,
@@ -44,8 +43,8 @@ Entry = TypeVar("Entry")
 FACTS = "rows.json"
 REASONS = {
     "too_long": "are longer than max_length or max_prompt_length (raise them)",
-    "control_tokens": "have an answer with tokens that control a conversation",
-    "surrogates": "have an answer with half characters (lone surrogates)",
+    "control_tokens": "have a prompt or an answer with tokens that control a conversation",
+    "surrogates": "have a prompt or an answer with half characters (lone surrogates)",
     "rejected_by_template": "have a prompt that the chat template rejects or renders differently once it is answered",
     "changed_by_template": "have an answer of which the chat template removes text, such as reasoning",
 }
@@ -61,8 +60,8 @@ class RowFacts(Record):
     dropped_surrogates: int = Field(default=0, exclude_if=is_empty)
     dropped_rejected_by_template: int = Field(default=0, exclude_if=is_empty)
     dropped_changed_by_template: int = Field(default=0, exclude_if=is_empty)
-    """Rows dropped because of an answer: it contains control tokens or lone surrogates, or the template removes some of
-    its text."""
+    """Rows dropped because a text contains control tokens or lone surrogates, the template rejects the prompt, or it
+    removes text of an answer."""
     dropped_rows: tuple[int, ...] = Field(default=(), exclude_if=is_empty)
     """Where the dropped rows were among all, counted from 0."""
     truncated_answers: int = 0
@@ -157,30 +156,15 @@ def _rows(
     if (existing := Rows.existing(folder)) is not None:
         return existing
     check_tokenizer(tokenizer)
-    rows, truncated = [], 0
-    dropped: dict[int, str] = {}
-    rejection: ConfigError | None = None
+    rows, truncated, attempts = [], 0, Attempts()
     for index, make_row in enumerate(rendered):
-        try:
-            row = make_row()
-        except ConfigError as error:
-            rejection = error
-            dropped[index] = "rejected_by_template"
-            continue
-        except TemplateError:
-            dropped[index] = "rejected_by_template"
-            continue
-        except UnusableAnswerError as error:
-            dropped[index] = error.reason
-            continue
+        row = cast("PreferenceRow | RenderedAnswers | None", attempts.row(index, make_row))
         if row is None:
-            dropped[index] = "too_long"
             continue
         truncated += row.truncated
         rows.append({"prompt_ids": row.prompt_ids, **dict(zip(columns, row.answers, strict=True))})
-    if rejection is not None and not rows:
-        raise rejection  # not one bad row, but the template
-    return write_rows(folder, rows, dropped, truncated)
+    attempts.check(rows)
+    return write_rows(folder, rows, attempts.dropped, truncated)
 
 
 def completions(rows: Dataset, answer: str) -> Dataset:
@@ -197,8 +181,7 @@ def write_rows(folder: Path, rows: list[dict[str, Any]], reasons: Mapping[int, s
 
     Raise IncompleteError if no row is left.
     """
-    dropped = Counter(reasons.values())
-    why = "; ".join(f"{count} {REASONS[reason]}" for reason, count in dropped.most_common())
+    dropped, why = Counter(reasons.values()), reasons_of(reasons)
     if not rows:
         raise IncompleteError(f"no row is left to train on: {why}" if why else "there is no row to train on")
     if set(dropped) - {"too_long"}:
@@ -214,6 +197,12 @@ def write_rows(folder: Path, rows: list[dict[str, Any]], reasons: Mapping[int, s
             _save(folder, rows)
             write_atomic(folder / FACTS, dump_json(facts.model_dump(mode="json")))
     return existing or Rows(folder)
+
+
+def reasons_of(reasons: Mapping[int, str]) -> str:
+    """Return in words how many rows are missing for which reason."""
+    counted = Counter(reasons.values()).most_common()
+    return "; ".join(f"{count} {REASONS[reason]}" for reason, count in counted)
 
 
 def _save(folder: Path, rows: list[dict[str, Any]]) -> None:

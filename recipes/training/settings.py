@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +36,7 @@ from ..spec import (
     VariantSpec,
     launch_path,
 )
+from .ranges import DISTILL_RANGES, RANGES, check_range
 
 SFT_DEFAULTS: Training = {
     # WRPO release, llama-3-8b-instruct-sft.yaml
@@ -123,17 +123,23 @@ WITHOUT_EFFECT = frozenset({
 })  # fmt: skip
 """Keys that do not affect the weights: changing one does not invalidate a finished step."""
 
+OF_LORA = ("use_dora", "use_rslora")
+OF_4BIT = ("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant")
+OF_EVALUATION = (
+    "eval_alpha", "eval_steps", "eval_delay", "eval_accumulation_steps", "eval_on_start", "per_device_eval_batch_size",
+    "bf16_full_eval", "fp16_full_eval",
+)  # fmt: skip
+OF_BEST = ("metric_for_best_model", "greater_is_better")
+BY_LENGTH = ("group_by_length", "batch_rebalance")
+"""Values of `train_sampling_strategy` that read the lengths of `input_ids`."""
+PLATEAU = ("reduce_lr_on_plateau", "greedy")
+"""Values of `lr_scheduler_type` that follow `metric_for_best_model`."""
 MUON = "muon"
 """Value of `optim` that transformers does not have (`training.muon`)."""
 CHECKPOINTS = "checkpoints"
 """Subfolder for the trainer's intermediate checkpoints."""
 LOG = "training_log.jsonl"
 ADAPTER = "adapter"
-POSITIVE = frozenset(
-    ("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "logging_steps",
-     "num_train_epochs", "save_steps")
-)  # fmt: skip
-"""Keys whose values must be above 0."""
 
 
 class TrainingSettings(Record):
@@ -250,8 +256,8 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
     loss = keys.get("loss_type", "sigmoid")
     if not value and value != 0:
         return None
-    if key.startswith("lora_") and key != "lora_task_type" and not keys.get("use_peft"):
-        return "LoRA is off; set use_peft: true"
+    if (reason := _switched_off(key, value, keys)) is not None:
+        return reason
     if key not in keys or not any(key in adapters for adapters in _readers(method).values()):
         return f"method {method!r} does not read it"
     if method != "preference":
@@ -262,6 +268,24 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
         return "the preference losses read label_smoothing; use that"
     if key == "label_smoothing" and value and loss == "ipo":
         return "loss_type 'ipo' is not smoothed; remove it"
+    return None
+
+
+def _switched_off(key: str, value: JsonValue, keys: Training) -> str | None:
+    """Return which other key would have to be on for this one to have an effect; None if it has one."""
+    if key in (*OF_LORA, *OF_4BIT, *OF_EVALUATION) and value is False:
+        return None
+    if (key.startswith("lora_") and key != "lora_task_type") or key in OF_LORA:
+        return None if keys.get("use_peft") else "LoRA is off; set use_peft: true"
+    if key in OF_4BIT:
+        return None if keys.get("load_in_4bit") else "weights are not quantized; set load_in_4bit: true"
+    if key in OF_EVALUATION:
+        evaluates = keys.get("eval_strategy", "no") != "no"
+        return None if evaluates else "no pairs are evaluated; set `pairs.held_out`, in variants only"
+    if key in OF_BEST:
+        follows = keys.get("load_best_model_at_end") or keys.get("save_strategy") == "best"
+        follows = follows or keys.get("lr_scheduler_type") in PLATEAU
+        return None if follows else "nothing follows the metric; set load_best_model_at_end: true"
     return None
 
 
@@ -387,16 +411,63 @@ def _checked(adapter: TypeAdapter[Any], key: str, value: JsonValue, section: str
 
 def _check_values(keys: TrainingSettings, method: Method, sections: _Sections) -> None:
     # The configuration classes check combinations of values in __post_init__; constructing them writes nothing.
-    for key, value in {**keys.rendering, **keys.trainer}.items():
-        if not isinstance(value, int | float):
-            continue
-        if not math.isfinite(value):
-            raise ConfigError(f"{sections.of(key)}: {key} = {value!r} must be a finite number")
-        if key in POSITIVE and not value > 0:
-            raise ConfigError(f"{sections.of(key)}: {key} = {value!r} must be above 0")
+    ranges = DISTILL_RANGES if method == "distill" else RANGES
+    for key, value in {**keys.rendering, **keys.trainer, **keys.model}.items():
+        _construct(partial(check_range, key, value, ranges), sections)
     _check_trackers(keys.trainer.get("report_to"), sections.of("report_to"))
+    _check_choices(keys, method, sections)
+    _check_sampling(keys.trainer, method, sections)
+    _check_best(keys.trainer, method, sections)
     for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
         _construct(make, sections)
+
+
+def _check_choices(keys: TrainingSettings, method: Method, sections: _Sections) -> None:
+    # transformers checks a field's choices on its command line only; in a loop, an unknown one means the default
+    from trl import ModelConfig
+
+    for kind, values in ((_config_class(method), keys.trainer), (ModelConfig, keys.model)):
+        for field in dataclasses.fields(kind):
+            value, choices = values.get(field.name), field.metadata.get("choices")
+            if value is not None and choices and value not in choices:
+                raise ConfigError(
+                    f"{sections.of(field.name)}: {field.name} = {value!r} is unknown; choose one of "
+                    f"{', '.join(choices)}"
+                )
+
+
+def _check_sampling(keys: Training, method: Method, sections: _Sections) -> None:
+    strategy = keys.get("train_sampling_strategy")
+    if strategy in BY_LENGTH and method in (*PAIRED, *WEIGHTED):
+        raise ConfigError(
+            f"{sections.of('train_sampling_strategy')}: train_sampling_strategy = {strategy!r} needs rows of one "
+            f"sequence, but those of method {method!r} have a prompt and several answers; use 'random' or 'sequential'"
+        )
+
+
+def _check_best(keys: Training, method: Method, sections: _Sections) -> None:
+    """Raise ConfigError if there will be no metric to choose a checkpoint by: training would stop where it is read."""
+    metric = keys.get("metric_for_best_model")
+    if keys.get("save_strategy") == "best" and (metric is None or keys.get("eval_strategy", "no") == "no"):
+        raise ConfigError(
+            f"{sections.of('save_strategy')}: save_strategy = 'best' needs metric_for_best_model, and pairs to "
+            "evaluate (`pairs.held_out`)"
+        )
+    if metric is None:
+        return
+    names = ["loss"]
+    if method in PAIRED:
+        import torch
+
+        from .trainer import measures
+
+        ones_3B = torch.ones(3, 1)
+        names += ["loss_alpha_0", "loss_alpha_1", *measures(ones_3B, ones_3B, ones_3B, 0.0)]
+    if str(metric).removeprefix("eval_") not in names:
+        raise ConfigError(
+            f"{sections.of('metric_for_best_model')}: metric_for_best_model = {metric!r} is not measured; choose one "
+            f"of {', '.join(names)}"
+        )
 
 
 def _check_trackers(report_to: JsonValue, section: str) -> None:

@@ -8,11 +8,12 @@ the template puts before every answer. `official_compat` renders as the WRPO rel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from jinja2 import TemplateError
 from pydantic import JsonValue
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -25,8 +26,10 @@ from ..spec import RecipeSpec
 
 Overlong = Literal["drop", "truncate"]
 Messages = Sequence[dict[str, str]]
+Row = TypeVar("Row")
 UnusableReason = Literal["control_tokens", "surrogates", "changed_by_template"]
-"""The answer contains tokens that control a conversation, or half characters, or text that the template removes."""
+"""A text contains tokens that control a conversation, or half characters, or an answer has text that the template
+removes."""
 CLOSING = tuple(closing for _, closing in TAGS)
 
 
@@ -134,11 +137,42 @@ class RenderedAnswers:
 
 
 class UnusableAnswerError(Exception):
-    """Internal: a row cannot be trained on because of one of its answers. `reason` is a word for counts."""
+    """Internal: a row cannot be trained on because of one of its texts. `reason` is a word for counts."""
 
     def __init__(self, reason: UnusableReason) -> None:
         super().__init__(reason)
         self.reason: UnusableReason = reason
+
+
+@dataclass
+class Attempts:
+    """Render rows one by one, and remember why some of them cannot be trained on."""
+
+    dropped: dict[int, str] = field(default_factory=dict)
+    """Place of a row among all, counted from 0 -> the reason, a word for counts."""
+    rejection: ConfigError | None = None
+    """The last row's fault that may be one of the template."""
+
+    def row(self, place: int, make_row: Callable[[], Row | None]) -> Row | None:
+        """Return the row, or None if it is too long, has an unusable text, or its template rejects it."""
+        row = None
+        try:
+            row = make_row()
+            if row is None:
+                self.dropped[place] = "too_long"
+        except UnusableAnswerError as error:
+            self.dropped[place] = error.reason
+        except ConfigError as error:
+            self.rejection = error
+            self.dropped[place] = "rejected_by_template"
+        except TemplateError:
+            self.dropped[place] = "rejected_by_template"
+        return row
+
+    def check(self, rows: Sized) -> None:
+        """Raise what the template was refused for if no row is left: then it is not one bad row."""
+        if self.rejection is not None and not rows:
+            raise self.rejection
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -155,10 +189,11 @@ def render(
 ) -> PreferenceRow | None:
     """Return the row of a prompt and its source, target and rejected answer, or None if it is too long and dropped.
 
-    Raise UnusableAnswerError if one of the answers cannot be trained on, and ConfigError if the chat template cannot be
+    Raise UnusableAnswerError if one of the texts cannot be trained on, and ConfigError if the chat template cannot be
     used (see `render_answers`).
     """
     if how.official_compat:
+        check_prompt(prompt, tokenizer)
         for text in answers:
             _check_text(prompt, text, tokenizer)
         return _render_official(prompt, answers, tokenizer, how)
@@ -174,9 +209,10 @@ def render_answers(
 ) -> RenderedAnswers | None:
     """Return the prompt and any number of answers as token ids, or None if one is too long and the row is dropped.
 
-    Raise UnusableAnswerError if one of the answers cannot be trained on. Raise ConfigError if the template writes two
+    Raise UnusableAnswerError if one of the texts cannot be trained on. Raise ConfigError if the template writes two
     BOS tokens, or renders a prompt differently once it is answered.
     """
+    check_prompt(prompt, tokenizer)
     prompt_ids = conversation_ids(tokenizer, prompt, add_generation_prompt=True)
     rendered = [_answered(prompt, prompt_ids, text, tokenizer) for text in answers]
     block = _empty_block(prompt, len(prompt_ids), tokenizer)
@@ -219,16 +255,26 @@ def _answered(prompt: Messages, prompt_ids: list[int], text: str, tokenizer: Pre
 
 def _check_text(prompt: Messages, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UnusableAnswerError if the text would not be trained on as it is."""
+    _check_letters(text, tokenizer)
+    if any(mark in text for mark in MARKS):
+        shown = tokenizer.apply_chat_template(list(_with_answer(prompt, text)), tokenize=False)
+        if text.strip() not in shown:
+            raise UnusableAnswerError("changed_by_template")
+
+
+def check_prompt(prompt: Messages, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UnusableAnswerError if a message would not be read as it is: its text would end turns, or begin some."""
+    for message in prompt:
+        _check_letters(message["content"], tokenizer)
+
+
+def _check_letters(text: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UnusableAnswerError("surrogates")
     added = tokenizer.added_tokens_decoder.values()
     control = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
     if any(token in text for token in control - {tokenizer.unk_token}):
         raise UnusableAnswerError("control_tokens")
-    if any(mark in text for mark in MARKS):
-        shown = tokenizer.apply_chat_template(list(_with_answer(prompt, text)), tokenize=False)
-        if text.strip() not in shown:
-            raise UnusableAnswerError("changed_by_template")
 
 
 def _with_answer(prompt: Messages, text: str) -> Messages:

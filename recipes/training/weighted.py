@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,19 +18,19 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from harness.records import Prompt
-from harness.records.errors import ConfigError
 
 from ..layout import messages
 from ..pairs import Extremes
 from .head import IGNORED, add_scoring
 from .losses import source_weights, weighted_nll, weighted_preference_loss
 from .packing import base_model
+from .ranges import RANGES, check_range
 from .rows import Rows, write_rows
-from .templates import Rendering, UnusableAnswerError, render_answers
-from .trainer import in_shares, placed, without_dropout
+from .templates import Attempts, Rendering, render_answers
+from .trainer import UncastTrainer, in_shares, placed, without_dropout
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
@@ -49,8 +50,7 @@ class FuseRLConfig(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("beta", "tau"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} must be above 0")
+            check_range(name, getattr(self, name), RANGES)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def weighted_rows(
 ) -> Rows:
     """Render one row per prompt and source, with its weight, or return existing rows.
 
-    Raise IncompleteError if no row is left.
+    Raise IncompleteError if no row is left, or ConfigError if that is because the tokenizer cannot render rows.
     """
     if (existing := Rows.existing(folder)) is not None:
         return existing
     rows: list[dict[str, Any]] = []
-    dropped: dict[int, str] = {}
+    attempts = Attempts()
     index = truncated = 0
     for prompt, sources in answered:
         of_prompt: list[tuple[float, dict[str, Any]]] = []
@@ -88,17 +88,12 @@ def weighted_rows(
                 continue  # equal rewards prefer neither answer
             learned = (source.best, source.worst) if content.with_rejected else (source.best,)
             texts = [answer.trained(keep_reasoning=content.keep_reasoning) for answer in learned]
-            try:
-                row = render_answers(messages(prompt), texts, tokenizer, how)
-                if row is None:
-                    dropped[index] = "too_long"
-                else:
-                    truncated += row.truncated
-                    names = ("chosen_ids", "rejected_ids")
-                    ids = {"prompt_ids": row.prompt_ids, **dict(zip(names, row.answers, strict=False))}
-                    of_prompt.append((source.best.reward, ids))
-            except UnusableAnswerError as error:
-                dropped[index] = error.reason
+            row = attempts.row(index, partial(render_answers, messages(prompt), texts, tokenizer, how))
+            if row is not None:
+                truncated += row.truncated
+                names = ("chosen_ids", "rejected_ids")
+                ids = {"prompt_ids": row.prompt_ids, **dict(zip(names, row.answers, strict=False))}
+                of_prompt.append((source.best.reward, ids))
             index += 1
         if of_prompt:
             # in float64, so that softmax sums to 1 for rewards of any size
@@ -106,7 +101,8 @@ def weighted_rows(
             # their mean is 1, so that a prompt counts as often as it has sources, and equal weights change nothing
             weights = (shares * len(of_prompt)).tolist()
             rows += [ids | {"weight": weight} for weight, (_, ids) in zip(weights, of_prompt, strict=True)]
-    return write_rows(folder, rows, dropped, truncated)
+    attempts.check(rows)
+    return write_rows(folder, rows, attempts.dropped, truncated)
 
 
 class WeightedIds(TypedDict, total=False):
@@ -180,7 +176,7 @@ def weighted_reference(
     return in_shares(rows, score, sizes, batch_size, state)
 
 
-class WeightedTrainer(Trainer):
+class WeightedTrainer(UncastTrainer):
     """Train on rows of `WeightedIds`. Rows with `rejected_ids` need `ref_logps` (`weighted_reference`)."""
 
     loss_is_scaled_for_ga = False

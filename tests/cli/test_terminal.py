@@ -123,7 +123,7 @@ def test_the_summary_shows_every_suite_at_every_width(results: Path, harness: Ca
 def test_a_pipe_gets_all_columns(results: Path, harness: Callable[..., Done]) -> None:
     shown = harness("leaderboard", "--results", str(results), "--suite", "mt_bench").out
 
-    (head,) = [line for line in shown.splitlines() if line.lstrip().startswith("rank")]
+    (head,) = [line for line in shown.splitlines() if line.lstrip().startswith("rank ")]
     assert head.rstrip().endswith("run")
     assert "not shown" not in shown
     assert "fused-of-four-sources-8b-instruct-v2" in shown

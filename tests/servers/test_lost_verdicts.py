@@ -50,6 +50,6 @@ def test_a_judge_that_its_server_does_not_list_is_named_before_it_is_asked(
 def test_a_calibration_lists_the_reasons_as_a_sentence_has_them() -> None:
     calibration = SuiteCalibration(retired="gpt-4", items={}, scores={}, failures={"parse": 10, "timeout": 2})
 
-    (sentence,) = findings(calibration, "retired", 0.5)
+    (sentence,) = findings(calibration, "judge", 0.5)
 
     assert sentence == "50.0 % of the items have no verdict (parse 10, timeout 2)"

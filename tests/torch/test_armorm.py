@@ -17,7 +17,7 @@ from harness.records import Failure, Prompt
 from harness.records.errors import CheckpointError, ConfigError
 from harness.records.protocols import RewardOptions
 from recipes.layout import PromptRow
-from recipes.rewards.armorm import GATING_TOKENS, ArmoRM, prompt_end
+from recipes.rewards.armorm_model import GATING_TOKENS, ArmoRM, prompt_end
 from recipes.rewards.scorer import Outcome, RewardItem, Scorer
 
 CONFIG = LlamaConfig(
@@ -138,7 +138,7 @@ def folder(checkpoint: Path) -> Path:
 ANSWERS = ["a fox", "x", "the quick brown fox jumps over the lazy dog", "hm, hm", "two words", "?"]
 
 
-def scored(folder: Path, answers: list[str], *, batch_size: int = 8, **serve: int) -> list[Outcome]:
+def scored(folder: Path, answers: list[str], *, batch_size: int = 8, **serve: int | str) -> list[Outcome]:
     row = PromptRow(prompt=Prompt(id="p", turns=("Which animal?",), category="c"), part="preference")
     with Scorer(RewardOptions("armorm", model=str(folder), batch_size=batch_size, serve=serve)) as scorer:
         return scorer.score([RewardItem(row, text) for text in answers])
@@ -185,6 +185,18 @@ def test_an_answer_that_writes_an_assistant_turn_has_no_reward(folder: Path) -> 
     (found,) = scored(folder, [forged])
 
     assert found == Failure(reason="other", message="the prompt or the answer contains the tokens of an assistant turn")
+
+
+def test_a_conversation_that_the_template_rejects_has_no_reward(folder: Path, tmp_path: Path) -> None:
+    template = tmp_path / "strict.jinja"
+    own = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template") or ""
+    own = own or (folder / "chat_template.jinja").read_text()
+    template.write_text("{% if 'odd' in messages[1].content %}{{ raise_exception('no') }}{% endif %}" + own)
+
+    odd, fine = scored(folder, ["an odd fox", "a fox"], chat_template=str(template))
+
+    assert odd == Failure(reason="other", message="the chat template rejects the conversation: no")
+    assert isinstance(fine, float)
 
 
 def test_a_template_without_llama_3s_turns_is_refused(folder: Path, tmp_path: Path) -> None:

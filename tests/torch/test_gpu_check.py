@@ -1,4 +1,4 @@
-"""gpu-check runs where TRL, datasets and vLLM are not installed."""
+"""gpu-check measures where pydantic, TRL, datasets and vLLM are not installed, and fails if it measures nothing."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from tests import ROOT
 
 pytest.importorskip("torch")
 
+BLOCKED = ("trl", "datasets", "vllm", "deepspeed", "pydantic", "pydantic_core")
 WITHOUT = """
 import sys
 
@@ -23,7 +24,7 @@ class Without:
         return getattr(self._finder, name)
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("trl", "datasets", "vllm", "deepspeed"):
+        if name.partition(".")[0] in BLOCKED:
             return None  # as if it were not installed: libraries only ask whether it is
         return self._finder.find_spec(name, path, target)
 
@@ -31,11 +32,32 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 
+def without(folder: Path, *packages: str) -> dict[str, str]:
+    """Return the environment of a Python that finds none of the packages."""
+    (folder / "sitecustomize.py").write_text(f"BLOCKED = {packages!r}\n{WITHOUT}")
+    return {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
+
+
+def test_what_is_measured_imports_no_pydantic(tmp_path: Path) -> None:
+    modules = "benchmarks.training.step, recipes.in_process.generation, recipes.rewards.armorm_model"
+    subprocess.run([sys.executable, "-c", f"import {modules}"], cwd=ROOT, env=without(tmp_path, *BLOCKED), check=True)
+
+
+def test_a_section_that_measures_nothing_fails_the_check() -> None:
+    from benchmarks.training.gpu_check import faults_of
+
+    missing = {"skipped": "pydantic is not installed"}
+    assert faults_of("armorm", [missing]) == ["armorm: nothing was measured (pydantic is not installed)"]
+    assert faults_of("armorm", []) == ["armorm: nothing was measured"]
+    assert faults_of("step", [{"arm": "rows", "prompts_per_second": 2.0}, missing]) == []
+    assert faults_of("parity", [{"check": "rows", "passed": False}]) == ["parity: rows does not pass"]
+    assert faults_of("step", [{"arm": "rows"}, {"failed": "out of memory"}]) == ["step: out of memory"]
+
+
 @pytest.mark.slow
-def test_every_section_runs_without_trl_datasets_and_vllm(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+def test_every_section_runs_without_pydantic_trl_datasets_and_vllm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.training.gpu_check", "--size", "tiny", "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    environment = without(tmp_path, *BLOCKED)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     report = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
     assert done.returncode == 0, done.stderr[-2000:] + json.dumps(report)
@@ -48,6 +70,5 @@ def test_every_section_runs_without_trl_datasets_and_vllm(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_trainer_imports_without_trl_and_datasets(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    environment = without(tmp_path, "trl", "datasets", "vllm", "deepspeed")
     subprocess.run([sys.executable, "-c", "import recipes.training.trainer"], cwd=ROOT, env=environment, check=True)

@@ -18,7 +18,8 @@ from harness.records.errors import ConfigError
 from harness.records.protocols import Draw, ServeOptions
 from harness.records.settings import ServeSpec
 from recipes.in_process.backend import InProcessBackend, stream_key
-from recipes.in_process.model import choose, uniforms
+from recipes.in_process.generation import choose, uniforms
+from recipes.worlds.tiny import CHAT_TEMPLATE
 from tests.fakes.tiny_models import make_checkpoint, random_prompts
 
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, max_tokens=12, n=3, seed=5)
@@ -178,6 +179,19 @@ def test_a_prompt_without_room_fails_and_the_others_are_answered(checkpoint: Pat
     assert found["long#0"].error is not None
     assert found["long#0"].error.reason == "context"
     assert found["p0#0"].error is None
+
+
+def test_a_prompt_that_the_template_rejects_fails_and_the_others_are_answered(checkpoint: Path, tmp_path: Path) -> None:
+    template = tmp_path / "no_system.jinja"
+    refuses = "{%- if messages[0].role == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
+    template.write_text(refuses + CHAT_TEMPLATE)
+    odd = Prompt(id="odd", turns=("hello",), category="all", system="be brief")
+    prompts = draws([odd, *random_prompts(2)], Sampling(temperature=0.0, max_tokens=4))
+    answers = many(backend(checkpoint, chat_template=str(template)), prompts)
+
+    assert answers["odd#0"].error is not None
+    assert answers["odd#0"].error.message == "the chat template rejects the conversation: no system role"
+    assert answers["p0#0"].error is None
 
 
 @pytest.mark.slow

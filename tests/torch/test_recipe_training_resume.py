@@ -97,7 +97,7 @@ def test_a_trainers_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: P
 def test_a_loss_that_is_no_number_stops_the_training(sft: Step, tmp_path: Path, target: Path, method: str) -> None:
     from harness.records.errors import IncompleteError
 
-    keys = {**QUICK, "learning_rate": 1e30, "max_grad_norm": 0, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    keys = {**QUICK, "learning_rate": 1, "weight_decay": 1e30, "lr_scheduler_type": "constant", "warmup_steps": 0}
     recipe = made(tmp_path, target, variants={"one": {"method": method, "training": keys}})
     step = aligned(recipe, sft, pairs_of(recipe))[0]
 

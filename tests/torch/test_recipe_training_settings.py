@@ -39,7 +39,7 @@ def refused(recipe: Recipe) -> str:
         ({"training": {"hub_token": "x"}}, "tokens are read from the environment only"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast': must be a number"),
         ({"training": {"learning_rate": 0}}, "learning_rate = 0.0 must be above 0"),
-        ({"training": {"alpha": 1.5}}, "training: alpha = 1.5 is outside 0.0..1.0"),
+        ({"training": {"alpha": 1.5}}, "training: alpha = 1.5 must be 0 or more and at most 1: the source"),
         ({"training": {"loss_type": "dpo"}}, "loss_type = 'dpo': must be 'sigmoid', 'unweighted', "),
         ({"training": {"lr_scheduler_type": "cosin"}}, "cosin is not a valid SchedulerType"),
         (
@@ -58,6 +58,65 @@ def test_a_wrong_training_key_is_one_sentence_before_anything_runs(
     tmp_path: Path, keys: dict[str, Any], sentence: str
 ) -> None:
     assert sentence in refused(recipe(tmp_path, REWARD, **keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"adam_beta1": 2.0}, "training: adam_beta1 = 2.0 must be 0 or more and below 1"),
+        ({"adam_beta2": float("nan")}, "training: adam_beta2 = nan must be a finite number"),
+        ({"adam_epsilon": -1}, "adam_epsilon = -1.0 must be 0 or more"),
+        ({"weight_decay": -1}, "weight_decay = -1.0 must be 0 or more"),
+        ({"learning_rate": 5}, "learning_rate = 5.0 must be above 0 and at most 1"),
+        ({"num_train_epochs": 1e9}, "num_train_epochs = 1000000000.0 must be above 0 and at most 1000"),
+        ({"max_grad_norm": -1}, "max_grad_norm = -1.0 must be 0 or more: the norm to clip to; 0 turns clipping off"),
+        ({"max_steps": 0}, "max_steps = 0 must be 1 or more, or -1"),
+        ({"eval_alpha": 2}, "eval_alpha = 2.0 must be 0 or more and at most 1"),
+        ({"loss_type": "simpo", "gamma": -1}, "gamma = -1.0 must be 0 or more"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers = -1 must be 0 or more"),
+        ({"save_total_limit": 0}, "save_total_limit = 0 must be 1 or more: how many checkpoints are kept"),
+        ({"use_peft": True, "lora_r": -3}, "training: lora_r = -3 must be 1 or more"),
+        ({"use_peft": True, "lora_dropout": 2}, "training: lora_dropout = 2.0 must be 0 or more and below 1"),
+        ({"save_strategy": "best"}, "save_strategy = 'best' needs metric_for_best_model, and pairs to evaluate"),
+        ({"metric_for_best_model": "x"}, "metric_for_best_model = 'x' is not measured; choose one of loss, loss_alpha"),
+        ({"train_sampling_strategy": "group_by_length"}, "'group_by_length' needs rows of one sequence"),
+        ({"train_sampling_strategy": "radnom"}, "train_sampling_strategy = 'radnom' is unknown; choose one of random"),
+        ({"use_dora": True}, "use_dora = True has no effect: LoRA is off"),
+        ({"use_rslora": True}, "use_rslora = True has no effect: LoRA is off"),
+        ({"use_bnb_nested_quant": True}, "use_bnb_nested_quant = True has no effect: weights are not quantized"),
+        ({"eval_alpha": 0.5}, "eval_alpha = 0.5 has no effect: no pairs are evaluated; set `pairs.held_out`"),
+        ({"metric_for_best_model": "loss"}, "metric_for_best_model = 'loss' has no effect: nothing follows the metric"),
+    ],
+)
+def test_a_value_that_would_stop_or_spoil_a_training_is_refused(
+    tmp_path: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    assert sentence in refused(recipe(tmp_path, REWARD, training=keys))
+
+
+def test_keys_of_evaluation_are_read_with_pairs_held_out(tmp_path: Path) -> None:
+    from recipes.training.settings import check_training
+
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "rewards/margins", "greater_is_better": True}
+    keys: dict[str, Any] = {"eval_alpha": 0.5, "eval_steps": 0.1, "max_steps": -1, "use_dora": False, **best}
+    check_training(recipe(tmp_path, REWARD, training=keys, pairs={"held_out": 4}).spec)
+
+
+def test_every_numeric_key_has_a_range() -> None:
+    from recipes.training.ranges import DISTILL_RANGES, RANGES
+    from recipes.training.settings import DEFAULTS, OWNED, _readers
+
+    numeric = {
+        key
+        for method in DEFAULTS
+        for adapters in _readers(method).values()
+        for key, adapter in adapters.items()
+        if any(kind in str(adapter.core_schema) for kind in ("'type': 'int'", "'type': 'float'"))
+    }
+    assert {"adam_beta1", "lora_r", "max_length", "tau", "lmbda"} <= numeric
+    assert numeric - set(OWNED) - set(RANGES) == {"parallelism_config"}  # a record, checked by accelerate
+    assert (RANGES["beta"].refusal(2.5), DISTILL_RANGES["beta"].refusal(1.0)) == (None, None)
+    assert "must be 0 or more and at most 1" in str(DISTILL_RANGES["beta"].refusal(2.5))
 
 
 def test_bf16_without_a_gpu_is_refused_where_this_machine_trains(tmp_path: Path) -> None:
@@ -89,3 +148,53 @@ def test_a_variant_differs_from_the_recipe_where_it_says_so(tmp_path: Path) -> N
 
     assert (wrpo["beta"], wrpo["alpha"], wrpo["max_length"]) == (2, 0.5, 2048)
     assert (dpo["beta"], dpo["alpha"]) == (2, 0)
+
+
+def job(folder: Path, method: Any, **keys: Any) -> Any:
+    from harness.store.checkpoint import Fusion
+    from recipes.training.settings import TrainingJob
+
+    return TrainingJob(
+        method=method,
+        name="seed-1/align/one",
+        model=folder / "model",
+        rows=folder / "rows",
+        folder=folder / "one",
+        seed=1,
+        fusion=Fusion(method=method),
+        **keys,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "flex"),
+    [
+        ("preference", {}, True),
+        ("infifpo", {}, True),
+        ("fusepo", {}, False),  # its rows are padded
+        ("sft", {}, False),
+        ("infifpo", {"model": {"attn_implementation": "sdpa"}}, False),
+        ("preference", {"trainer": {"use_cpu": True}}, False),
+    ],
+)
+def test_policy_and_reference_of_a_method_have_one_attention(
+    tmp_path: Path, method: str, keys: dict[str, Any], flex: bool
+) -> None:
+    from recipes.training.run import wants_flex
+    from recipes.training.settings import TrainingSettings
+
+    assert wants_flex(job(tmp_path, method, settings=TrainingSettings(**keys))) is flex
+
+
+def test_processes_wait_for_suites_longer_than_torch_does(tmp_path: Path) -> None:
+    from recipes.spec import EvaluateEverySpec
+    from recipes.training.run import training_config
+    from recipes.training.settings import Evaluation, TrainingSettings
+
+    every = EvaluateEverySpec(steps=5, suite="mt_bench")
+    watched = {"evaluation": Evaluation(spec=every, results=tmp_path, label="one", seed=1)}
+    own = TrainingSettings(trainer={"ddp_timeout": 600})
+
+    assert training_config(job(tmp_path, "preference", settings=TrainingSettings())).ddp_timeout == 1800
+    assert training_config(job(tmp_path, "preference", settings=TrainingSettings(), **watched)).ddp_timeout == 86400
+    assert training_config(job(tmp_path, "sft", settings=own, **watched)).ddp_timeout == 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -150,6 +151,20 @@ def test_what_is_longer_than_the_context_is_unscored_and_never_cut(folder: Path)
     (found,) = RewardModel(spec(folder))(["q"], ["x" * 400])
     assert isinstance(found, Failure)
     assert found.reason == "context"
+
+
+def test_what_the_template_rejects_is_unscored_and_the_rest_is_scored(folder: Path, tmp_path: Path) -> None:
+    strict = shutil.copytree(folder, tmp_path / "strict")
+    for file in strict.glob("chat_template*"):
+        file.unlink()
+    template = "{% if 'odd' in messages[1].content %}{{ raise_exception('no') }}{% endif %}" + CHAT
+    config = json.loads((strict / "tokenizer_config.json").read_text())
+    (strict / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+
+    odd, fine = RewardModel(spec(strict))(["q", "q"], ["an odd fox", "a fox"])
+
+    assert odd == Failure(reason="other", message="the chat template rejects the conversation: no")
+    assert isinstance(fine, float)
 
 
 def test_a_suite_of_ratings_is_refused_before_anything_is_loaded(folder: Path) -> None:

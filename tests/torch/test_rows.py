@@ -1,5 +1,6 @@
 """Preference rows as token ids: one BOS, one end token, nothing of the template scored; cut without losing the end."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,16 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
-from harness.records import Prompt
-from harness.records.errors import ConfigError
+from harness.records import ModelRef, Prompt
+from harness.records.errors import ConfigError, IncompleteError
+from harness.store.checkpoint import inspect_checkpoint
 from recipes.layout import Chosen
+from recipes.pairs import Extremes
 from recipes.training.rows import answer_rows
 from recipes.training.templates import PreferenceRow, Rendering, UnusableAnswerError, check_tokenizer, render
-from recipes.worlds.tiny import BOS, EOS, build_tokenizer
+from recipes.training.weighted import RowContent, weighted_rows
+from recipes.worlds.tiny import BOS, CHAT_TEMPLATE, EOS, build_tokenizer
+from tests.fakes.tiny_models import make_checkpoint
 
 CHATML = """\
 {%- for message in messages -%}
@@ -242,3 +247,93 @@ def test_a_prompt_that_the_template_rejects_is_dropped_and_counted(
     rows = answer_rows(tmp_path, [(prompt, "hi") for prompt in prompts], tokenizer, Rendering())
 
     assert (rows.facts.rows, rows.facts.dropped_rejected_by_template) == (1, 1)
+
+
+REFUSES = (
+    "{%- for m in messages if 'tool' in m.content -%}{{ raise_exception('no tools here') }}{%- endfor -%}"
+    "{%- for m in messages if 'odd' in m.content -%}{{ bos_token }}{%- endfor -%}"  # two BOS: a ConfigError
+)
+TURNS = ("hello", "call the tool", "odd", "end it<|eos|> now", "half \ud83d", "bye")
+REJECTED = {1: "rejected_by_template", 2: "rejected_by_template", 3: "control_tokens", 4: "surrogates"}
+
+
+def refusing(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.chat_template = REFUSES + str(tokenizer.chat_template)
+    return tokenizer
+
+
+def prompts_of(turns: Sequence[str]) -> list[Prompt]:
+    return [Prompt(id=str(number), turns=(turn,), category="toy") for number, turn in enumerate(turns)]
+
+
+def both(prompt: Prompt) -> tuple[Prompt, list[Extremes]]:
+    best, worst = (
+        Chosen(text=text, model="a", index=index, reward=reward)
+        for index, (text, reward) in enumerate((("yes", 1.0), ("no", 0.0)))
+    )
+    return prompt, [Extremes(best, worst, count=2, distinct=2)]
+
+
+def test_a_prompt_with_control_tokens_is_dropped_as_such_an_answer_is(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    answered = [(prompt, "hi") for prompt in prompts_of(TURNS)]
+    facts = answer_rows(tmp_path / "rows", answered, refusing(tokenizer), Rendering()).facts
+
+    assert (facts.rows, facts.dropped_rows) == (2, (1, 2, 3, 4))
+    assert (facts.dropped_rejected_by_template, facts.dropped_control_tokens, facts.dropped_surrogates) == (2, 1, 1)
+    with pytest.raises(UnusableAnswerError, match="control_tokens"):
+        render([{"role": "user", "content": "hi<|eos|>"}], ("a", "b", "c"), tokenizer, Rendering(official_compat=True))
+
+
+@pytest.mark.parametrize("with_rejected", [True, False])
+def test_fuserl_drops_and_counts_the_rows_that_sft_does(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, with_rejected: bool
+) -> None:
+    content = RowContent(tau=1.0, with_rejected=with_rejected, keep_reasoning=False)
+    answered = [both(prompt) for prompt in prompts_of(TURNS)]
+    facts = weighted_rows(tmp_path / "rows", answered, refusing(tokenizer), Rendering(), content).facts
+
+    assert (facts.rows, facts.dropped_rows) == (2, (1, 2, 3, 4))
+    assert (facts.dropped_rejected_by_template, facts.dropped_control_tokens, facts.dropped_surrogates) == (2, 1, 1)
+    with pytest.raises(ConfigError, match="two BOS tokens"):  # no row is left, so it is the template
+        weighted_rows(tmp_path / "none", answered[2:3], tokenizer, Rendering(), content)
+
+
+def test_a_source_fails_on_the_pairs_that_its_template_rejects_and_scores_the_others(tmp_path: Path) -> None:
+    from recipes.likelihood import PairLogps, Texts, _rendered
+    from recipes.sampling import Sampler
+
+    folder = make_checkpoint(tmp_path / "source")
+    template = tmp_path / "refuses.jinja"
+    template.write_text(REFUSES + CHAT_TEMPLATE)
+    checkpoint = inspect_checkpoint(folder, chat_template=str(template))
+    sampler = Sampler("a", ModelRef.parse(str(folder)), "in_process")
+    pairs = [Texts(prompt, ("yes", "well", "no")) for prompt in prompts_of(TURNS)]
+    outcomes = list(_rendered(pairs, checkpoint, sampler, room=0))
+
+    failures = {row.prompt_id: row.error.message for row in outcomes if isinstance(row, PairLogps) and row.error}
+    assert failures == {str(number): f"the pair cannot be rendered: {why}" for number, why in REJECTED.items()}
+    assert len(outcomes) == len(TURNS)
+    with pytest.raises(ConfigError, match="two BOS tokens"):
+        list(_rendered(pairs[2:3], checkpoint, sampler, room=0))
+
+
+def test_distillation_leaves_out_what_the_teacher_cannot_read(
+    tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("trl")
+    from datasets import Dataset
+
+    from recipes.training.distill import distill_rows
+
+    prompts = [[{"role": "user", "content": turn}] for turn in ("hello", "call the tool", "end it<|eos|> now", "bye")]
+    ids = [tokenizer(turn[0]["content"])["input_ids"] for turn in prompts]
+    rows = Dataset.from_list([{"prompt_ids": prompt, "source_ids": [5, 6]} for prompt in ids])
+    teacher = refusing(build_tokenizer())
+    examples = distill_rows(rows, "source", prompts, tokenizer, teacher)
+
+    assert [row["input_ids"] for row in examples] == [[*ids[0], 5, 6], [*ids[3], 5, 6]]
+    assert "2 rows are left out: for the teacher, 1 have a prompt that the chat template rejects" in caplog.text
+    with pytest.raises(IncompleteError, match="no row is left for the teacher"):
+        distill_rows(rows.select([1]), "source", prompts[1:2], tokenizer, teacher)
