@@ -165,6 +165,12 @@ def check_finished(steps: Iterable[Step]) -> None:
 
 def _notes(estimator: Estimator, items: tuple[PlanItem, ...]) -> Iterator[str]:
     spec = estimator.recipe.spec
+    generation = spec.rates.generation
+    if isinstance(generation, int | float) and len(spec.sources) > 1:
+        yield (
+            f"GPU-hours of the {len(spec.sources)} sources assume {generation:,.0f} tokens per second and GPU for "
+            "each, whatever its size: set `rates.generation` to one number per source"
+        )
     parts = ", ".join(f"{estimator.prompts.parts[part]:,} {part}" for part in PARTS)
     yield f"prompts: {parts} (from {estimator.prompts.by}); {estimator.prompts.tokens.value:.0f} tokens each, " + (
         f"by {estimator.prompts.tokens.by}"

@@ -219,10 +219,11 @@ def test_quantities_are_short() -> None:
     ]
 
 
-def shipped(name: str, folder: Path, rate: float) -> RecipePlan:
-    """The plan of a shipped recipe if everything takes the same time per token, as if nothing had run."""
+def shipped(name: str, folder: Path, speed: float | dict[str, float]) -> RecipePlan:
+    """The plan of a shipped recipe with one speed of generation, or one per model, as if nothing had run."""
     spec = read_recipe(recipe_path(name))
-    rates = spec.rates.model_copy(update={"generation": rate, "reward": rate * 6, "training": rate * 2})
+    rate = speed if isinstance(speed, int | float) else 1500
+    rates = spec.rates.model_copy(update={"generation": speed, "reward": rate * 6, "training": rate * 2})
     return make_plan(narrow(spec.model_copy(update={"rates": rates, "output_dir": folder}), None, None))
 
 
@@ -262,6 +263,16 @@ def test_the_machine_s_hours_are_shown_instead_of_those_of_steps_one_after_anoth
     assert "on 4 GPUs: when each step runs, and how many GPUs work" in text
     assert any("a model starts in 5 minutes, by rates.start_minutes" in note for note in plan.notes)
     assert "machine" not in make_plan(made(tmp_path)).as_dict()
+
+
+def test_one_speed_for_all_sources_is_named_as_an_assumption(tmp_path: Path) -> None:
+    sources = [source.name for source in read_recipe(recipe_path("wrpo-llama3-8b")).sources]
+
+    assumed = shipped("wrpo-llama3-8b", tmp_path, 1500).notes[0]
+    stated = shipped("wrpo-llama3-8b", tmp_path, dict.fromkeys([*sources, "target"], 900.0)).notes
+
+    assert assumed.startswith("GPU-hours of the 10 sources assume 1,500 tokens per second and GPU for each")
+    assert not any("assume" in note for note in stated)
 
 
 def test_more_gpus_than_the_recipe_shares_are_refused(tmp_path: Path) -> None:
