@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from pydantic import Field
@@ -158,7 +158,7 @@ def _rows(
     check_tokenizer(tokenizer)
     rows, truncated, attempts = [], 0, Attempts()
     for index, make_row in enumerate(rendered):
-        row: PreferenceRow | RenderedAnswers | None = attempts.row(index, make_row)
+        row = cast("PreferenceRow | RenderedAnswers | None", attempts.row(index, make_row))
         if row is None:
             continue
         truncated += row.truncated

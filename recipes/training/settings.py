@@ -461,7 +461,8 @@ def _check_best(keys: Training, method: Method, sections: _Sections) -> None:
 
         from .trainer import measures
 
-        names += ["loss_alpha_0", "loss_alpha_1", *measures(*[torch.ones(3, 1)] * 3, 0.0)]
+        ones = torch.ones(3, 1)  # only the names matter
+        names += ["loss_alpha_0", "loss_alpha_1", *measures(ones, ones, ones, 0.0)]
     if str(metric).removeprefix("eval_") not in names:
         raise ConfigError(
             f"{sections.of('metric_for_best_model')}: metric_for_best_model = {metric!r} is not measured; choose one "
