@@ -2,7 +2,7 @@
 # make demo-fusion   the whole WRPO recipe with tiny models: docs/pocket_fusion.md
 # make test     set up, then the quick tests, on two processes; one real vLLM server is shared by the tests that need it
 # make test-all everything but test-deepspeed; make test-slow is what it adds to make test
-# make test-deepspeed   a training sharded by DeepSpeed's ZeRO-3, in two processes; installs DeepSpeed in .deepspeed/
+# make test-deepspeed   trainings sharded by DeepSpeed's ZeRO-3: two processes, two machines; installs it in .deepspeed/
 # make bench-official   published numbers and times beside the original tools; HARNESS_PUBLISHED and HARNESS_MIRROR
 # make bench-stats      coverage of the intervals, false alarms, and the bootstrap's time, on simulated benchmarks;
 #                       it and bench-gate run two sections at a time: python -m benchmarks.gate --only NAME for one
@@ -99,7 +99,7 @@ test-all: $(READY)
 	@touch $@
 
 test-deepspeed: .deepspeed
-	PYTHONPATH=.deepspeed $(BIN)/python -m pytest -q -n0 tests/torch/test_distributed.py -k zero-3
+	PYTHONPATH=.deepspeed $(BIN)/python -m pytest -q -n0 tests/torch/test_distributed.py tests/torch/test_machines.py -k zero-3
 
 bench-official: $(READY)
 	$(BIN)/python -m benchmarks.official

@@ -11,6 +11,7 @@ an alpaca-eval evaluator (`--judge alpaca_eval:NAME`).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -48,9 +49,11 @@ from harness.records.errors import (
     Reason,
     ReplyError,
     VerdictParseError,
+    did_you_mean,
+    first_names,
 )
 from harness.records.protocols import ServeOptions
-from harness.records.providers import JUDGE_KEY, api_key
+from harness.records.providers import JUDGE_KEY, api_key, provider_at
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec, checked
 from harness.store.gguf import names_gguf
@@ -58,6 +61,7 @@ from harness.store.gguf import names_gguf
 from .evaluators import OPENAI_URL, mapped_names, read_evaluator
 from .parsing import read_reply
 
+log = logging.getLogger(__name__)
 Message = dict[str, JsonValue]
 
 
@@ -187,6 +191,15 @@ class LlmJudge:
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
+        # providers serve aliases and deployments that they do not list
+        if isinstance(self._client, ChatClient) and provider_at(self.spec.url) is None:
+            listed = await self._client.listed_models()
+            if listed and self.spec.model not in listed and not any("*" in name for name in listed):
+                near = did_you_mean(self.spec.model or "", listed)
+                log.warning(
+                    "judge %r: %s lists no model %r%s; it lists %s",
+                    *(self.spec.name, self._client.base_url, self.spec.model, near, first_names(listed)),
+                )
         return self
 
     async def __aexit__(self, *exc: object) -> None:

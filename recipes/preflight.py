@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from harness.backends.devices import gpu_bytes
 from harness.records import ModelRef
 from harness.records.documents import read_yaml
 from harness.records.errors import CheckpointError, ConfigError, did_you_mean, one_line
@@ -35,6 +36,7 @@ from .layout import DONE, Recipe
 from .prompts import part_sizes
 from .spec import SCORED_BY, RecipeSpec, SuitesSpec, launch_path, sources_used
 from .suites import named_suites
+from .training.launch import state_bytes
 from .training.settings import MUON, TrainingSettings, renamed
 
 # ------------------------------------------------------------------------------------------------------- chat templates
@@ -220,6 +222,8 @@ KeyPath = Callable[[str], str]
 """Key -> `SECTION: KEY` of the recipe."""
 ADAM_BYTES, FLOAT32, BFLOAT16 = 8, 4, 2
 """Bytes per parameter: both moments of Adam, and a weight in each precision."""
+LEAST_NOTED = 1e9
+"""Bytes per GPU below which a training's memory is not worth a sentence."""
 
 
 @dataclass
@@ -358,7 +362,12 @@ def _check_training(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> 
     for section, settings in trainings.items():
         _check_loop(partial(_section, spec, section), settings)
     _check_embedding(spec, config)
-    _check_disk(recipe, config, trainings, to_do, check)
+    size = sum(weight.numel() for weight in meta_model(config, None).parameters())
+    _check_disk(recipe, size, trainings, to_do, check)
+    ahead = {f"variants.{name}.training" for name in recipe.variants} if "align" in to_do else set()
+    if "sft" in to_do and not spec.starts_at_target:
+        ahead.add("sft")
+    _check_memory(spec, size, {section: keys for section, keys in trainings.items() if section in ahead}, check)
 
 
 def _section(spec: RecipeSpec, section: str, key: str) -> str:
@@ -600,10 +609,9 @@ def _check_loop(key_path: KeyPath, settings: TrainingSettings) -> None:
 
 
 def _check_disk(
-    recipe: Recipe, config: Any, trainings: dict[str, TrainingSettings], to_do: frozenset[str], check: Preflight
+    recipe: Recipe, size: int, trainings: dict[str, TrainingSettings], to_do: frozenset[str], check: Preflight
 ) -> None:
     """Compare free disk with what checkpoints of all remaining trainings take, the finished models included."""
-    size = sum(weight.numel() for weight in meta_model(config, None).parameters())
     names = [*(["sft"] if "sft" in to_do else []), *recipe.variants]
     folders = [
         folder for seed in recipe.seeds for name in names if (folder := recipe.checkpoint(name, seed)) is not None
@@ -620,6 +628,26 @@ def _check_disk(
             f"{most / 1e9:,.0f} GB are intermediate checkpoints, but {free / 1e9:,.0f} GB are free; free some, select "
             "fewer with --variant, or set save_total_limit: 1"
         )
+
+
+def _check_memory(spec: RecipeSpec, size: int, trainings: dict[str, TrainingSettings], check: Preflight) -> None:
+    """Compare the memory of a GPU, if it is known, with what weights, gradients and optimizer take on each."""
+    needs = {section: state_bytes(spec, settings, size) or 0.0 for section, settings in trainings.items()}
+    section = max(needs, key=lambda name: needs[name], default=None)
+    if section is None or needs[section] < LEAST_NOTED:
+        return
+    sentence = (
+        f"{section}: weights, gradients and optimizer of {size / 1e9:,.1f} billion parameters take about "
+        f"{needs[section] / 1e9:,.0f} GB per GPU, without activations"
+    )
+    memory = gpu_bytes()
+    if memory is not None and needs[section] > memory:
+        check.of_machine(
+            f"{sentence}, but the largest GPU of this machine has {memory / 1e9:,.0f} GB; split them over more GPUs "
+            "with `launch: fsdp2` or zero3, or train an adapter (use_peft: true)"
+        )
+    elif not check.runs_here:
+        check.notes.append(sentence)
 
 
 def checkpoint_bytes(parameters: int, settings: TrainingSettings) -> float:

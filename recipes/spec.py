@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from harness.records import ModelRef, Record, Sampling
 from harness.records.asking import is_empty
 from harness.records.documents import read_yaml
-from harness.records.errors import ConfigError
+from harness.records.errors import ConfigError, did_you_mean
 from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked
 
@@ -665,7 +665,9 @@ def recipe_path(recipe: str, folder: Path = Path()) -> Path:
     shipped = shipped_recipes()
     if recipe in shipped:
         return shipped[recipe]
-    raise ConfigError(f"no recipe {recipe!r}: neither a file nor one of {', '.join(shipped)}")
+    raise ConfigError(
+        f"no recipe {recipe!r}{did_you_mean(recipe, shipped)}: neither a file nor one of {', '.join(shipped)}"
+    )
 
 
 def launch_path(launch: str) -> Path:

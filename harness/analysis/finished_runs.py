@@ -51,6 +51,15 @@ class StoredRun:
     def key(self) -> tuple[str, str]:
         return self.card.suite, self.card.suite_version
 
+    @property
+    def described(self) -> str:
+        """Return the folder with what tells runs of one suite apart: `FOLDER (judge gpt-5.4, limit 20)`."""
+        limit = self.card.protocol.get("limit")
+        questions = (
+            "all questions" if limit is None else f"limit {limit.get('n') if isinstance(limit, dict) else limit}"
+        )
+        return f"{self.folder} (judge {self.card.judge}, {questions})"
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -185,7 +194,7 @@ def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> 
         protocols = {run.card.protocol_sha for rest_runs in other_runs for run in rest_runs}
         alike = [run for run in runs if run.card.protocol_sha in protocols] or runs
         if len(alike) > 1:
-            folders = ", ".join(str(run.folder) for run in alike[:8])
+            folders = ", ".join(run.described for run in alike[:8])
             raise ConfigError(f"{name!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}")
         chosen.append(alike[0])
     return chosen

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..judging.calibrated import SuiteCalibration, shown
 from ..records import Judgment, Score
+from ..records.results import listed_reasons
 from ..stats.agreement import (
     FEWEST_LABELS,
     Corrected,
@@ -72,6 +73,7 @@ def suite_calibration(
     is_retired: bool,
 ) -> SuiteCalibration:
     """Return one suite's part. `is_retired`: the judge is the retired one, so its agreement with itself is left out."""
+    # people's votes are the better reference, so the retired judge's verdicts are one only without votes
     comparisons = [item for item in items if isinstance(item, RecordedComparison)]
     ratings = [item for item in items if isinstance(item, RecordedRating)]
     voted = [item for item in comparisons if item.people]
@@ -485,7 +487,7 @@ def findings(calibration: SuiteCalibration, reference: str, unscored: float) -> 
         _favoured_position(scores.get("points_of_first_shown")),
         _favoured_length(scores.get(f"length_bias_{reference}"), versus),
         _favoured_family(scores.get(f"self_preference_{reference}"), versus),
-        f"{100 * unscored:.1f} % of the items have no verdict: {calibration.failures}"
+        f"{100 * unscored:.1f} % of the items have no verdict ({listed_reasons(calibration.failures)})"
         if unscored > FAILED_SHARE
         else None,
     ]

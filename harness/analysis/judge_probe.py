@@ -143,7 +143,7 @@ class ProbeSuite:
     def tasks(self, prompt: Prompt, answer: Answer) -> Sequence[JudgeTask]:
         template = PARAPHRASE if prompt.category == "paraphrased" else TEMPLATE
         candidate, baseline = self._texts(prompt)
-        shown = {"ab": (baseline, candidate), "ba": (candidate, baseline)}
+        sides = {"ab": (baseline, candidate), "ba": (candidate, baseline)}
         return [
             JudgeTask(
                 prompt=prompt,
@@ -153,7 +153,7 @@ class ProbeSuite:
                 template=template,
                 fields={"question": prompt.turns[0], "answer_a": first, "answer_b": second},
             )
-            for order, (first, second) in shown.items()
+            for order, (first, second) in sides.items()
         ]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:

@@ -356,18 +356,20 @@ def report(
     """Return the calibration by the verdicts so far. `judgments` is ignored if the judge is `recorded`."""
     verdicts = verdicts_of(spec, sets, items, judgments)
     model = spec.judges[0].model or spec.judges[0].name if len(spec.judges) == 1 else ""  # a jury has no family
-    parts = {}
+    calibrations = {}
     for each in sets:
         suite_items = [item for item in items if item.suite == each.suite]
-        part = suite_calibration(
+        calibration = suite_calibration(
             each, suite_items, verdicts, judge_model=model if spec.judges else each.retired, is_retired=not spec.judges
         )
         if spec.repeats > 1:
-            part = part.model_copy(update={"scores": part.scores | repeat_flips(suite_items, judgments)})
-        parts[each.suite] = part
+            calibration = calibration.model_copy(
+                update={"scores": calibration.scores | repeat_flips(suite_items, judgments)}
+            )
+        calibrations[each.suite] = calibration
     return Calibration(
         judge=spec.protocol,
-        suites=parts,
+        suites=calibrations,
         sample={"n": spec.sample, "seed": spec.seed, "repeats": spec.repeats, "items": dict(counted(items))},
         usage=_usage(judgments),
         data=_data(sets),

@@ -304,9 +304,9 @@ def _table(
     unranked = [card for card in ordered if not _is_ranked(card, better, options)]
     ranges = rank_ranges(ranked, questions, less_is_better=better is False, joint=options.joint_ranks)
     baseline = next((card for card in (*ranked, *unranked) if card.model == options.baseline), None)
-    references: list[ScoreCard | None] = [baseline] * len(ranked) if options.baseline else [None, *ranked[:-1]]
-    if options.compared is not None:
-        references[options.compared :] = [None] * len(references[options.compared :])
+    references: list[ScoreCard | None] = [baseline if options.baseline else above for above in [None, *ranked]]
+    compared = len(ranked) if options.compared is None else options.compared
+    references = [reference if at < compared else None for at, reference in enumerate(references[: len(ranked)])]
     # by default pairs are compared by the questions' terms; a board with stored runs states them as `compare` does
     difference = options.difference or (lambda card, other: against(card, other, questions))
     metric = _category_metric(first)

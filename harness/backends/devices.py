@@ -48,6 +48,17 @@ def visible_devices() -> tuple[str, ...]:
     return tuple(map(str, range(len(lines)))) if listed.returncode == 0 else ()
 
 
+def gpu_bytes() -> int | None:
+    """Return the memory of this machine's largest GPU by nvidia-smi, or None if it lists none."""
+    command = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    try:  # torch would occupy memory of every GPU for the answer
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    sizes = [int(line) for line in listed.stdout.split() if line.isdigit()]
+    return max(sizes) * 2**20 if sizes and listed.returncode == 0 else None
+
+
 def groups_of(devices: Sequence[str], unit: int) -> list[str]:
     """Return CUDA_VISIBLE_DEVICES of each whole group of `unit` devices.
 

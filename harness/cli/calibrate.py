@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import typer
 from rich.text import Text
 
+from ..analysis.judge_probe import lost_calls
 from ..analysis.judge_replay import (
     RECORDED,
     CalibrationSpec,
@@ -139,6 +140,8 @@ def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Cali
     if spec.judges:
         store = RunStore(folder).open(settings, fresh=flags.fresh)
         judgments = _judge_missing(spec, sets, items, store, expected.calls)
+    if lost := lost_calls(judgments):
+        log.warning("%s: %s", name, plain(lost))
     calibration = report(spec, sets, items, judgments)
     files = [folder / "calibration.json", *([flags.out] if flags.out is not None else [])]
     write(calibration, *files)

@@ -30,8 +30,7 @@ from ..pages.comparison_text import (
 from ..pages.text import plain
 from ..records import ScoreCard
 from ..records.errors import ConfigError
-from ..store import write_atomic
-from .console import json_text, print_hidden, set_up_logging, stdout_console
+from .console import json_text, print_hidden, set_up_logging, stdout_console, write_or_print
 from .options import MirrorFlags, ResultsFlags, comma_list, command
 from .run import ask_and_judge
 
@@ -137,13 +136,6 @@ def show_best(answers: Sequence[BestOf], flags: CompareFlags) -> None:
     print_hidden(console, [rich_best(best) for best in answers])
     for best in answers:
         console.print(Text(plain(best_sentence(best)), style="bold"))
-
-
-def write_or_print(text: str, out: Path | None) -> None:
-    if out is not None:
-        write_atomic(out, text)
-    else:
-        print(text, end="")
 
 
 def play(flags: CompareFlags) -> list[tuple[ScoreCard, Comparison]]:

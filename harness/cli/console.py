@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, JsonValue
 from rich.console import Console
@@ -20,11 +21,14 @@ from ..pages.text import UNLIMITED, FittedTable, hidden_line, rich_table
 from ..records import ScoreCard
 from ..records.errors import StoppedRunError
 from ..running.estimate import Estimate
+from ..store import write_atomic
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-STDERR = Console(stderr=True)
+COLOURS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+"""Rich's own reading of NO_COLOR leaves bold, dim and italic; without a colour system there is no escape at all."""
+STDERR = Console(stderr=True, color_system=COLOURS)
 """Log lines and bars share it, so that a line does not tear a bar apart."""
 DRY_RUN_HEAD = (
     *("suite", "judge", "prompts", "generation calls", "judge calls"),
@@ -57,7 +61,16 @@ def set_up_logging(*, verbose: bool = False) -> None:
 
 def stdout_console(*, wide: bool = False) -> Console:
     """Return a console for results: as wide as the terminal, or as the content needs if `wide` or not a terminal."""
-    return Console(width=None if os.isatty(1) and not wide else UNLIMITED)
+    return Console(width=None if os.isatty(1) and not wide else UNLIMITED, color_system=COLOURS)
+
+
+def write_or_print(text: str, out: Path | None) -> None:
+    """Write the text to the file and say so, or print it if there is none."""
+    if out is None:
+        print(text, end="")
+    else:
+        write_atomic(out, text)
+        print(f"wrote {out}")
 
 
 def print_tables(*tables: FittedTable, more: str = "--json has them") -> None:
@@ -158,7 +171,8 @@ def print_cost(cards: Sequence[ScoreCard]) -> None:
         if value is None and paid is None:
             print(f"{card.suite}: {calls} judge calls, of unknown price")
         else:
-            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid; the verdicts are worth {_amount(value)}")
+            worth = "" if value is None else f"; the verdicts are worth {_amount(value)}"
+            print(f"{card.suite}: {calls} judge calls, {_amount(paid)} paid{worth}")
 
 
 def _amount(amount: object) -> str:

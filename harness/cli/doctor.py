@@ -19,7 +19,7 @@ import typer
 
 from ..backends.devices import GIB, available_memory
 from ..store.files import cache_folder
-from ..store.official import cached_path, pinned_files
+from ..store.official import cached_path, usual_files
 from ..store.provenance import DISTRIBUTION, install_command
 from .options import JsonFlags, command
 
@@ -265,9 +265,9 @@ def _existing(folder: Path) -> Path:
 
 
 def data() -> Check:
-    required = [file for file in pinned_files().values() if not file.optional]
+    required = usual_files()
     missing = [file for file in required if not cached_path(file).is_file()]
-    summary = f"{len(required) - len(missing)} of {len(required)} official files in {cache_folder() / 'data'}"
+    summary = f"{len(required) - len(missing)} of {len(required)} files of --suite all in {cache_folder() / 'data'}"
     if not missing:
         return Check("data", "ok", summary)
     repair = "harness data pull [--mirror DIR]; without it --edition pocket works, and a run pulls what it needs"

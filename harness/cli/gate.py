@@ -285,7 +285,8 @@ def promote_command(flags: PromoteFlags) -> None:
     keys = [f"{card.suite}@{card.suite_version}" for card, _ in runs]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{flags.run!r} has several runs of {twice}; promote the folder of one")
+        listed = ", ".join(run.described for run in stored_runs if "@".join(run.key) == twice)
+        raise ConfigError(f"{flags.run!r} has several runs of {twice}; promote the folder of one: {listed}")
     if not runs:
         raise ConfigError(f"{flags.run!r} is a card without a run; promote a run's folder")
     promote(flags.results, runs, name=flags.name, by=flags.by or getpass.getuser(), why=flags.why)

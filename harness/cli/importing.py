@@ -20,8 +20,8 @@ from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
 from ..running.importing import Origin, judgments_card, numbers_of_models, write_numbers, write_script
 from ..running.plan import suite_for_rows
-from ..suites.exchange import FirstRows, Imported, ImportRequest, formats, with_format
-from ..suites.files import SourceFile, read_files
+from ..suites.exchange import FirstRows, Imported, ImportRequest, detected_format, formats, with_format
+from ..suites.files import SourceFile, read_files, stream_files
 from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, ResultsFlags, command
 
@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 
 class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
     files: Annotated[list[Path], typer.Argument(help="Files (.json, .jsonl, also .xz, .gz), folders or tars.")]
-    file_format: Annotated[str, typer.Option("--format", help=f"{', '.join(formats('read', 'numbers'))}.")]
+    file_format: Annotated[str, typer.Option("--format", help=f"auto, {', '.join(formats('read', 'numbers'))}.")] = (
+        "auto"
+    )
     model: Annotated[
         str | None,
         typer.Option(
@@ -48,9 +50,10 @@ class ImportFlags(ResultsFlags, MirrorFlags, JsonFlags):
 def import_(flags: ImportFlags) -> None:
     """Import answers (judge them with `harness run --backend scripted`), judgments, or results of other tools.
 
-    Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl --format
-    fastchat; harness import gpt-4_single.jsonl --format fastchat --model my-model
+    Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl; harness
+    import gpt-4_single.jsonl --format fastchat --model my-model
     """
+    flags = flags.model_copy(update={"file_format": format_of(flags)})
     [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
     results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))
     if first_format.numbers:
@@ -72,6 +75,23 @@ def import_(flags: ImportFlags) -> None:
     show(cards, next_steps, flags)
 
 
+def format_of(flags: ImportFlags) -> str:
+    """Return the format of the flag, or that of the files. Raise ConfigError if the files have no known format."""
+    if flags.file_format != "auto":
+        return flags.file_format
+    try:
+        return detected_format(stream_files(flags.files))
+    except ConfigError:
+        for name in formats("numbers"):
+            [(_, file_format), *_] = with_format(name, "numbers")
+            try:
+                load_function(file_format.numbers)(flags.files)
+            except ConfigError:
+                continue
+            return name
+        raise
+
+
 def import_all(flags: ImportFlags, sources: Sequence[SourceFile], origin: Origin) -> None:
     """Import the judgments of every model in the files, and print a line per card.
 
@@ -79,9 +99,12 @@ def import_all(flags: ImportFlags, sources: Sequence[SourceFile], origin: Origin
     """
     models = judged_models(flags.file_format, sources)
     if not models:
+        contents = FirstRows(sources)
+        list(contents)
+        needs = next((match.needs for _, match in with_format(flags.file_format, "read")), "")
         raise ConfigError(
-            f"these {flags.file_format} files judge no model that they name; of answers, or of a file without names, "
-            "give the model's name: --model NAME"
+            f"{contents.first_keys()}, but a {flags.file_format} judgment has {needs}; of answers, or of a file "
+            "without a model's name, pass --model NAME"
         )
     cards, failures = [], []
     for model in models:

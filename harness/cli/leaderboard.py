@@ -24,6 +24,7 @@ from ..analysis.trackers import log_scores, tracker_names
 from ..pages.board import PageFacts
 from ..pages.summary import Summary, summary, summary_lines, summary_markdown, summary_records, summary_table
 from ..pages.tables import (
+    count_line,
     csv_lines,
     csv_text,
     difference_line,
@@ -37,7 +38,7 @@ from ..pages.text import escape_markdown, hidden_line, plain
 from ..records.errors import ConfigError, IncompleteError, StaleError, did_you_mean
 from ..records.facts import facts_of
 from ..store import make_folder, write_atomic, write_bytes
-from .console import stdout_console
+from .console import stdout_console, write_or_print
 from .options import ResultsFlags, comma_list, command
 
 FORMATS = ("table", "md", "csv", "json", "html")
@@ -259,6 +260,8 @@ def show(board: Board, flags: LeaderboardFlags) -> None:
         console.print(table)
         if any(row.above for row in content.rows):
             console.print(Text(difference_line(content), style="dim"))
+        if (line := count_line(content)) and "n" in table.head:
+            console.print(Text(line, style="dim"))
         console.print()
     if sentence := hidden_line(tables, console.width):
         console.print(Text(sentence, style="dim"))
@@ -329,11 +332,3 @@ def render_summary(content: Summary, output_format: str) -> str:
         csv.writer(out, lineterminator="\n").writerows(summary_lines(content))
         return out.getvalue()
     return summary_markdown(content)
-
-
-def write_or_print(text: str, out: Path | None) -> None:
-    if out is None:
-        print(text, end="")
-    else:
-        write_atomic(out, text)
-        print(f"wrote {out}")

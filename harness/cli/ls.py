@@ -106,7 +106,7 @@ RUNS, SUITES = "runs", "suites"
 
 
 class LsFlags(ResultsFlags, JsonFlags):
-    group: Annotated[str, typer.Argument(help="runs, backends, suites, judges, rewards or checks.")]
+    group: Annotated[str, typer.Argument(help="runs, backends, suites, judges, rewards or checks.")] = "runs"
     wide: Annotated[bool, typer.Option("--wide", help="Of runs and suites: show all columns.")] = False
 
 
@@ -114,7 +114,7 @@ class LsFlags(ResultsFlags, JsonFlags):
 def ls(flags: LsFlags) -> None:
     """List runs, finished or not, or what is installed: suites, judges, backends, rewards, checks.
 
-    Examples: harness ls runs; harness ls suites
+    Examples: harness ls; harness ls suites
     """
     if flags.group == RUNS:
         show_runs(flags)

@@ -30,7 +30,7 @@ from ..pages.report import (
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..store import make_folder, write_atomic, write_bytes
 from ..store.hub_card import HubCard
-from .compare import write_or_print
+from .console import write_or_print
 from .options import MirrorFlags, ResultsFlags, comma_list, command
 
 FORMATS = ("slack", "github", "html", "pdf", "hf")

@@ -24,7 +24,7 @@ from ..records.protocols import Backend, Placed
 from ..records.results import what_is_missing
 from ..records.settings import FileSpec, RunSpec
 from ..running.estimate import Estimate, check_budget, dry_run, estimate, totals_of
-from ..running.plan import Plan, plan
+from ..running.plan import Plan, namesake, plan
 from ..running.resolve import judge_warnings, models_in, overlaid, resolve
 from ..store.trusted import read_config
 from .console import (
@@ -239,8 +239,10 @@ def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
     if run_plan.baselines_to_ask and ask:
         ask_baselines(run_plan.baselines_to_ask)
         run_plan = plan(spec)
-    for sentence in differences(run_plan):
+    for sentence in differences(run_plan) if not ask else ():  # a run prints them above its scores
         log.info("%s", sentence)
+    for sentence in filter(None, map(namesake, run_plan.suites)):
+        log.warning("%s", sentence)
     for sentence in judge_warnings(spec, date.today()):
         log.warning("%s", sentence)
     for job in run_plan.baselines_to_ask:
@@ -488,6 +490,8 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool
                 suites_of_note.setdefault(note, []).append(card.suite)
     for note, suites in suites_of_note.items():
         console.print(Text(plain(f"{', '.join(suites)}: {note}")))
+    for line in lost_verdicts(run_plan, cards):
+        console.print(Text(plain(line)))
     print_cost(cards)
     folders = {planned.folder.parents[1] for planned in run_plan.suites} or {run_plan.spec.model_dir}
     print(f"cards, answers and judgments: {', '.join(sorted(map(str, folders)))}")
@@ -495,6 +499,22 @@ def show(run_plan: Plan, cards: list[ScoreCard], *, verbose: bool, is_last: bool
         print("all metrics: the same command with --verbose")
     if is_last:
         print(f"next: harness leaderboard --results {run_plan.spec.results}")
+
+
+def lost_verdicts(run_plan: Plan, cards: Sequence[ScoreCard]) -> list[str]:
+    """Return a sentence per suite with calls that gave no verdict: how many, why, and what one of the replies was."""
+    from ..analysis.judge_probe import lost_calls
+    from ..running.pipeline import current_judgments
+    from ..store.runs import read_rows
+
+    folders = {suite_plan.suite.name: suite_plan.folder for suite_plan in run_plan.suites}
+    sentences = []
+    for card in cards:
+        if card.counts.get("unjudged") and card.suite in folders:
+            answers, judgments = read_rows(folders[card.suite])
+            sentence = lost_calls(current_judgments(answers, iter(judgments)))
+            sentences += [] if sentence is None else [f"{card.suite}: {sentence}"]
+    return sentences
 
 
 def asks_about_judging(spec: RunSpec) -> bool:

@@ -104,6 +104,10 @@ class Tries:
     """Failures of the endpoint as a whole, which use up no attempt."""
 
 
+LISTING_SECONDS = 5.0
+"""GET /models is a courtesy to whoever misspelt a name, so it must not hold up a run."""
+
+
 class ChatClient:
     """A client that POSTs to one base URL (ending in /v1).
 
@@ -150,6 +154,24 @@ class ChatClient:
         if self._endpoint is not None:
             endpoint, self._endpoint = self._endpoint, None
             await leave(endpoint, self._limits)
+
+    async def listed_models(self) -> tuple[str, ...]:
+        """Return the names that GET /models lists; none if it lists nothing or does not answer within seconds."""
+        import aiohttp
+
+        limit = aiohttp.ClientTimeout(total=LISTING_SECONDS)
+        url = self._url("/models")
+        try:
+            async with self._joined.session.get(
+                url, headers=self._headers, allow_redirects=False, proxy=self._proxy, timeout=limit
+            ) as reply:
+                body = await read_body(reply, self._joined.large_bodies)
+            listing = json.loads(body) if reply.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, BodyTooLargeError):
+            return ()
+        entries = listing.get("data") if isinstance(listing, dict) else None
+        names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        return tuple(name for name in names if isinstance(name, str))
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""

@@ -366,7 +366,7 @@ class Flow:
         self._launched = 0
         self._tokens = 0.0
         self._cut_at = -math.inf
-        self._taken = 0
+        self._taken_since_cut = 0
         self._taken_since_refusal = True
 
     def agree(self, ceiling: int, *, adaptive: bool) -> None:
@@ -406,11 +406,11 @@ class Flow:
         """Note an answered call. `tokens`: its cost if the server counted it."""
         is_bound = self.in_flight >= int(self.limit) - 1
         self.in_flight -= 1
-        self._taken += 1
+        self._taken_since_cut += 1
         self._taken_since_refusal = True
         if is_bound and self.limit < self.ceiling:
             # one more place per round of calls, less in the first rounds after a decrease
-            step = min(1.0, self._taken / (8 * self.limit)) / self.limit
+            step = min(1.0, self._taken_since_cut / (8 * self.limit)) / self.limit
             self.limit = min(float(self.ceiling), self.limit + step)
         if self.pace is not None:
             self.pace.taken(now)
@@ -465,4 +465,4 @@ class Flow:
             return
         self.limit = max(1.0, float(keep), self.limit / 2)
         self._cut_at = now
-        self._taken = 0
+        self._taken_since_cut = 0

@@ -87,12 +87,13 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
             raise ReplyError(sentence, reason=reason, status=200)
         message = choice["message"]
         text, thoughts = _visible(message.get("content"))
-        text = text or _text(message.get("refusal"))
+        text = text or _text(message.get("refusal"))  # OpenAI leaves the content empty then
         if message.get("tool_calls") and not accept_calls and (finish == "tool_calls" or not text):
             raise ReplyError("the model called a function instead of answering", reason="other", status=200)
         text = text or _called_with(message)
     except (LookupError, TypeError, AttributeError):
         raise ReplyError(f"not a chat completion: {_excerpt(body)}", reason="http", status=200) from None
+    # servers with a reasoning parser differ in the name of its field
     reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning")) or thoughts
     prompt_tokens, completion_tokens, reasoning_tokens = _usage(body.get("usage"))
     return ChatReply(
@@ -194,7 +195,7 @@ def _top_logprobs(logprobs: object) -> tuple[TokenLogprob, ...]:
     if not isinstance(logprobs, dict):
         return ()
     content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
-    if content:
+    if content:  # chat completions list tokens with their alternatives, the old API has two parallel lists
         entries = [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
         tops = [entry.get("top_logprobs") for entry in entries]
         tokens = [_text(entry.get("token")) for entry in entries]

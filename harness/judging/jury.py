@@ -152,7 +152,7 @@ def _differences(judge: Judge, official: Sequence[str], templates: JsonValue) ->
     identity = _identity(judge)
     if spec.kind not in ("llm", "alpaca_eval") or spec.model not in official:
         label = identity["model"] if spec.kind in ("llm", "alpaca_eval") else f"{spec.name} ({spec.kind})"
-        differences.append(f"judge {label} instead of the official {' or '.join(official)}")
+        differences.append(f"judged by {label} instead of the official {' or '.join(official)}")
     # a judge without log-probabilities is refused by the suites that read them, and for the others nothing is different
     params = {name: value for name, value in spec.params.items() if value is not None or "logprobs" not in name}
     if params:

@@ -33,7 +33,7 @@ from ..store.provenance import install_command
 from . import charts
 from .charts import ChartPoint, Drawing, axes
 from .summary import summary
-from .tables import against_name, cells, certainty, measured, notes_of, reported_columns, shown_metrics
+from .tables import against_name, cells, certainty, count_line, measured, notes_of, reported_columns, shown_metrics
 from .text import interval, marked, number, visible
 
 # -------------------------------------------------------------------------------------------- data of the page's script
@@ -248,6 +248,7 @@ def environment() -> Environment:
         "interval_of": interval,
         "decimals_of": lambda card, name: facts_of(card.suite).metric(name).decimals,
         "notes_of": notes_of,
+        "count_line": count_line,
         "scaling_of": charts.scaling,
         "count_of": count_of,
         "newest_of": newest_of,

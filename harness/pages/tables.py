@@ -172,6 +172,12 @@ def difference_line(table: Table) -> str:
     )
 
 
+def count_line(table: Table) -> str:
+    """Return what `n` counts, for the line below a table; empty if it counts questions."""
+    counted = facts_of(table.suite).counted
+    return f"n: scored {counted}" if counted else ""
+
+
 def against_name(table: Table) -> str:
     """Return the name of the column of differences."""
     return f"against {table.baseline or 'the row above'}"

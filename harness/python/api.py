@@ -56,8 +56,8 @@ class Shown(Sequence[Row], Generic[Row], ABC):
 
     rows: tuple[Row, ...]
 
-    def __getitem__(self, at: Any) -> Any:
-        return self.rows[at]
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
 
     def __len__(self) -> int:
         return len(self.rows)

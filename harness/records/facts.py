@@ -107,6 +107,8 @@ class FileFormat:
     """`(FinishedRun) -> dict[str, str]`: return path below the output folder -> text."""
     names: str = ""
     """`(row) -> str`: what a row of these files is, in the plural; empty if it is not of this format."""
+    needs: str = ""
+    """The keys by which `names` knows a judgment, for the error about a file without one."""
     first_draw_only: bool = False
     """The files have room for one answer per prompt."""
 
@@ -240,6 +242,14 @@ class Facts:
     def rules_of(self, headline: str) -> tuple[QuestionRule, ...]:
         """Return the rules of a run with this headline."""
         return self.rules_by_headline.get(headline, self.rules)
+
+    @property
+    def counted(self) -> str:
+        """Return what a score's `n` counts, if not questions: `games, 2 per question`; empty if unknown, too."""
+        if self.questions is None or self.judge_calls == 1:
+            return ""
+        # of two orders of a turn MT-Bench makes one result, Arena-Hard two
+        return f"turns, {self.turns} per question" if self.turns > 1 else f"games, {self.judge_calls} per question"
 
     def format(self, name: str) -> FileFormat | None:
         return next((file_format for file_format in self.formats if file_format.name == name), None)

@@ -291,14 +291,15 @@ def what_is_missing(incomplete: Sequence[ScoreCard]) -> str:
     lasting = {reason: number for reason, number in failures.items() if reason not in PASSING}
     sentence = f"too much unscored in {', '.join(card.suite for card in incomplete)} (see the notes)"
     if passing:
-        sentence += f"; the same command asks {sum(passing.values())} failed calls again ({_listed(passing)})"
+        sentence += f"; the same command asks {sum(passing.values())} failed calls again ({listed_reasons(passing)})"
     if lasting:
         sentence += (
-            f"; {sum(lasting.values())} would most likely fail again ({_listed(lasting)}), "
+            f"; {sum(lasting.values())} would most likely fail again ({listed_reasons(lasting)}), "
             "so change the judge or the settings first"
         )
     return sentence
 
 
-def _listed(reasons: Mapping[str, int]) -> str:
+def listed_reasons(reasons: Mapping[str, int]) -> str:
+    """Return `parse 10, timeout 2`."""
     return ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))

@@ -184,12 +184,7 @@ def score_card(plan: Plan, run: SuiteRun, environment: dict[str, JsonValue]) -> 
         *suite_plan.differences(),
         *results.notes,
         *dict.fromkeys(judge.spec.note for judge in suite_plan.judges if judge.spec.note),
-        *injection_notes(answers),
-        *slot_notes(suite_plan, answers),
-        *_thinking_notes(plan.identity),
-        *reasoning_notes(answers),
-        *empty_notes(answers),
-        *_long_notes(suite_plan, answers),
+        *_answer_notes(plan, suite_plan, answers),
         *trust_notes(trust),
         *([] if citation is None else [citation.note]),
         *incomplete_notes(suite.name, headline, results.scores),
@@ -286,6 +281,18 @@ def _config_digest(spec: RunSpec) -> str:
     settings = spec.model_dump(mode="json", exclude=NOT_MEASURED)
     # an option of earlier versions: digests of runs that change nothing about reasoning stay what they were
     return digest(settings | {"serve": {"reasoning_parser": None} | settings["serve"]})[:12]
+
+
+def _answer_notes(plan: Plan, suite_plan: SuitePlan, answers: Sequence[Answer]) -> tuple[str, ...]:
+    """Return the notes on how the answers are, one sentence per rule that applies."""
+    return (
+        *injection_notes(answers),
+        *slot_notes(suite_plan, answers),
+        *_thinking_notes(plan.identity),
+        *reasoning_notes(answers),
+        *empty_notes(answers),
+        *_long_notes(suite_plan, answers),
+    )
 
 
 def injection_notes(answers: Sequence[Answer]) -> list[str]:

@@ -238,17 +238,17 @@ def totals_of(estimates: Sequence[Estimate], runs: Sequence[SuiteRun]) -> dict[t
     """Return (suite, stage) -> open rows; for judgments an upper bound, because failed answers are not judged."""
     from ..running.same_model import earlier_answers  # deferred: it needs numpy, which the help does not
 
-    calls = {part.suite: part.judge_calls for part in estimates}
+    calls = {row.suite: row.judge_calls for row in estimates}
     totals: dict[tuple[str, str], int] = {}
     for suite_run in runs:
         name = suite_run.plan.suite.name
         totals[name, "answers"] = suite_run.answers_open
         totals[name, "judgments"] = calls[name] - suite_run.store.judgments.count_succeeded
         totals[name, "judgments"] -= len(suite_run.plan.anchor_tasks) - len(suite_run.anchors_open)
-        done = len(suite_run.plan.prompts) - suite_run.answers_open
+        answered = len(suite_run.plan.prompts) - suite_run.answers_open
         if sentence := earlier_answers(suite_run):
             log.warning("%s", sentence)
-        elif done > 0:
+        elif answered > 0:
             judged = len(suite_run.store.judgments)
-            log.info("%s: resuming, %d answers and %d judgments exist already", name, done, judged)
+            log.info("%s: resuming, %d answers and %d judgments exist already", name, answered, judged)
     return totals

@@ -35,11 +35,13 @@ from ..judging.jury import (
 )
 from ..records import JudgeSpec, JudgeTask, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.asking import slug_of
+from ..records.documents import SUITE_COPY
 from ..records.errors import ConfigError, MissingKeyError
 from ..records.facts import facts_of, load_function
 from ..records.judge_choice import judged_as
 from ..records.protocols import (
     Backend,
+    Definable,
     Judge,
     LoadedJudge,
     OwnRunner,
@@ -285,6 +287,21 @@ def suite_plan(
         protocol=protocol,
         manifest=manifest,
     )
+
+
+def namesake(suite_plan: SuitePlan) -> str | None:
+    """Return a sentence if an earlier run under the name of a user's suite asked other questions."""
+    if not isinstance(suite_plan.suite, Definable):
+        return None
+    questions = suite_plan.suite.definition().get("prompts")
+    runs = suite_plan.folder.parents[2]
+    for copy in sorted(runs.glob(f"*/{suite_plan.folder.parent.name}/*/{SUITE_COPY}")):
+        if (read_definition(copy.parent) or {}).get("prompts") != questions:
+            return (
+                f"{suite_plan.suite.name}: {copy.parent} asked other questions under this name, which is that of the "
+                "file without its suffix. If that was another suite, rename one file, or give one a `name:`"
+            )
+    return None
 
 
 def asked_in(spec: RunSpec, suite: str) -> tuple[JudgeSpec, ...]:

@@ -188,6 +188,7 @@ def position_consistency(
     Verdicts are the same if they are on the same side of 0.5 (or both at 0.5), so that probabilities compare too.
     """
     same = (np.sign(candidate_second - 0.5) == np.sign(candidate_first - 0.5)).astype(np.float64)
+    # of two games, the candidate is shown first in one and its opponent in the other
     shown_first = (candidate_first + 1.0 - candidate_second) / 2
     return Consistency(share_measure(same, clusters), share_measure(shown_first, clusters))
 
@@ -231,6 +232,7 @@ def rank_correlation(sums: FloatArray, counts: FloatArray, board: FloatArray, *,
     if models < 3 or not total.all():
         return RankCorrelation(Measure(None, None, models), Measure(None, None, models))
     drawn = []
+    # the board's own models and numbers are taken as fixed: only our questions are a sample
     for weights in resampling_weights(len(sums), RESAMPLES, np.random.default_rng(seed)):
         below = weights @ counts
         whole = below.all(axis=1)

@@ -108,7 +108,7 @@ class _Path:
         self._next = [0.0] * self._size
         self._order = list(range(self._size))
         self._inner_tolerance = 1.0
-        self._idle = 0
+        self._idle = 0  # Newton steps in a row in which no coordinate moved
 
     def run(self) -> list[float]:
         odds = np.ones(len(self._rows.weight))
@@ -125,6 +125,7 @@ class _Path:
             self._idle += 1
             moved, sweeps = self._solve(gradient, curvature, active, first)
             odds = self._search(odds, gradient, moved)
+            # the quadratic problem was solved in one sweep, so it may be solved more exactly
             if sweeps == 1:
                 self._inner_tolerance *= 0.25
         return self._current
@@ -172,6 +173,7 @@ class _Path:
             if total <= self._inner_tolerance * first:
                 if left == active:
                     return moved, sweep
+                # solved without the coordinates that were shrunk away meanwhile: check those, too
                 left, largest = active, float("inf")
         return moved, SWEEPS
 

@@ -86,6 +86,7 @@ def variance_split(values: FloatArray, levels: Sequence[IntArray], *, removed: S
     squares = np.diff(
         [float(np.sum(_sums(values, group) ** 2 / count)) for group, count in zip(groups, counts, strict=True)]
     )
+    # rounding errors would otherwise show as tiny components
     squares[np.abs(squares) <= ROUNDING * float(np.sum(values**2))] = 0.0
     freedom = np.diff(sizes).astype(np.float64)
     lost = np.array([*removed, *([0] * (depth - len(removed)))], dtype=np.float64)
@@ -215,6 +216,7 @@ def crossed_mean(values: FloatArray) -> CrossedMean | None:
     by_repeat = float(columns @ columns) / (repeats - 1) / repeats
     residuals = values - mean - rows[:, None] - columns[None, :]
     both = float((residuals**2).sum()) / ((questions - 1) * (repeats - 1)) / (questions * repeats)
+    # by chance the unbiased sum may be below one of its parts, which the mean cannot vary less than
     variance = max(by_question + by_repeat - both, by_question, by_repeat)
     spread = by_question**2 / (questions - 1) + by_repeat**2 / (repeats - 1)
     df = variance**2 / spread if spread else questions - 1
@@ -262,8 +264,9 @@ class Parts:
 
 
 def within_difference(first: Parts, second: Parts, *, scale: float = 1.0) -> ClusteredEstimate | None:
-    """Return the ratio of `first` minus that of `second` on these very questions, or None if a run has no question
-    twice.
+    """Return the ratio of `first` minus that of `second` on these very questions.
+
+    None if a run has no question twice.
 
     Only answers and verdicts are a sample, the questions are fixed. With K draws per question of variance s^2,
 

@@ -79,6 +79,12 @@ def files_of(suites: Iterable[str]) -> list[OfficialFile]:
     return [file for file in pinned_files().values() if not chosen or file.suite in chosen]
 
 
+def usual_files() -> list[OfficialFile]:
+    """Return the files that `harness run --suite all` needs."""
+    suites = {facts.name for facts in all_facts() if facts.order is not None}
+    return [file for file in pinned_files().values() if file.suite in suites and not file.optional]
+
+
 def cached_path(file: OfficialFile, cache_dir: Path | None = None) -> Path:
     return (cache_dir or cache_folder()) / "data" / file.path
 
@@ -149,8 +155,8 @@ def is_skipped(file: OfficialFile, mirror: str | None = None, cache_dir: Path | 
 def skipped(file: OfficialFile) -> str:
     """Return why the file is not fetched, and what to do."""
     return (
-        f"{file.name} has no pinned sha256, so it is never fetched from a network: download {file.url} yourself, check "
-        f"it, copy it to DIR/{file.path}, and run `harness data pull {file.suite} --mirror DIR`"
+        f"{file.name} has no pinned sha256, so it is never fetched from a network: download {file.url}, check it, copy "
+        f"it to DIR/{file.path}, and run `harness data pull {file.suite} --mirror DIR`"
     )
 
 

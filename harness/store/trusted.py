@@ -91,7 +91,7 @@ def _implicit(path: Path, named: Named) -> FileSpec:
         raise ConfigError(f"{path} must contain keys and values, not a {type(values).__name__}")
     file = file_spec(values or {}, path)
     trusted = trusted_files().get(str(path.resolve())) == _sha256(text)
-    log.warning("using ./%s (%s)", path, "trusted" if trusted else "not trusted: see harness config --help")
+    log.warning("using ./%s%s", path, " (trusted)" if trusted else "")
     for line in judge_lines(file):
         log.warning("%s", line)
     if not trusted and (requests := wishes(file, named)):

@@ -53,8 +53,38 @@ def with_format(name: str, *uses: Use) -> list[tuple[Facts, FileFormat]]:
     matches = [(facts, file_format) for facts in all_facts() if (file_format := facts.format(name))]
     matches = [match for match in matches if any(getattr(match[1], use) for use in uses)]
     if not matches:
-        raise ConfigError(f"no format {name!r}; known: {', '.join(formats(*uses))}")
+        known = formats(*uses)
+        raise ConfigError(f"no format {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
     return matches
+
+
+def detected_format(files: Iterable[SourceFile]) -> str:
+    """Return the format of the files' first rows. Raise ConfigError if they have none or several."""
+    detected: dict[str, str] = {}
+    contents = FirstRows(files)
+    for file in contents:
+        row = next(iter(file.rows), None)
+        for name in formats("read") if row is not None else ():
+            if row is not None and _kind_of(row, name):
+                detected.setdefault(name, file.name)
+    if len(detected) > 1:
+        listed = ", ".join(f"{name} in {file}" for name, file in detected.items())
+        raise ConfigError(f"the files have several formats ({listed}); import each with its own --format")
+    if not detected:
+        needs = "; ".join(f"{name}: {need}" for name, need in _needs().items())
+        raise ConfigError(
+            f"{contents.first_keys()}, which no format of judgments has ({needs}); of answers, pass --format"
+        )
+    return next(iter(detected))
+
+
+def _needs() -> dict[str, str]:
+    return {
+        file_format.name: file_format.needs
+        for facts in all_facts()
+        for file_format in facts.formats
+        if file_format.needs
+    }
 
 
 class FirstRows:
@@ -70,6 +100,13 @@ class FirstRows:
             first = next(rows, None)
             self._rows[file.name] = first
             yield file if first is None else replace(file, rows=chain([first], rows))
+
+    def first_keys(self) -> str:
+        """Return the first file's name with the keys of its first row."""
+        for name, row in self._rows.items():
+            if row is not None:
+                return f"{name}: the first row has the keys {first_names(row)}"
+        return f"{', '.join(self._rows) or 'no file'}: no row"
 
     def described(self, file_format: str) -> str:
         """Return the files' names, with the content of the first file that has another format."""

@@ -37,7 +37,7 @@ from ..estimate import DeviceTime, Estimator, Gpus, PlanItem, number
 from ..layout import Counts, Recipe
 from ..spec import PAIRED, WEIGHTED, Method, RecipeSpec, Training, VariantSpec, launch_path, sources_used
 from ..steps import log_to_terminal
-from .settings import Evaluation, TrainingJob
+from .settings import Evaluation, TrainingJob, TrainingSettings
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -85,6 +85,8 @@ class Machines:
             *("--num_machines", str(self.count), "--machine_rank", str(self.rank)),
             *("--num_processes", str(self.count * processes)),
             *("--main_process_ip", self.address, "--main_process_port", str(port)),
+            # Each machine starts its own share. Under DeepSpeed accelerate's default would start all of them, by pdsh.
+            *("--deepspeed_multinode_launcher", "standard"),
         ]
 
     def store(self, *, is_first: bool = False) -> TCPStore:
@@ -116,7 +118,7 @@ def leading(machines: Machines) -> Iterator[None]:
     except (DistError, RuntimeError):
         raise ConfigError(
             f"this is one of {machines.count} machines, but the command does not run on all of them; start it once on "
-            "each (srun --ntasks-per-node=1), or on one only (srun --nodes=1)"
+            "each (srun --ntasks-per-node=1 --cpu-bind=none), or on one only (srun --nodes=1)"
         ) from None
     try:
         yield
@@ -208,6 +210,10 @@ def first_host(nodes: str) -> str:
 
 
 FAILED = "failed.json"
+OFF = (False, "none", "false", None)
+"""Values of accelerate's keys for offloading that leave everything on the GPUs."""
+ACCELERATES_STAGE = 2
+"""ZeRO's stage if a configuration names none (accelerate's `DeepSpeedPlugin`)."""
 RAISED: dict[str, type[HarnessError]] = {kind.__name__: kind for kind in (ConfigError, CheckpointError, StoreError)}
 KEEP = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.jinja", "*.model",
@@ -337,6 +343,41 @@ def _processes(config: Path) -> int:
 def training_gpus(spec: RecipeSpec) -> Gpus:
     """Return the GPUs of a training on this machine: one per process."""
     return Gpus(training_devices(spec), replicas=1)
+
+
+def state_bytes(spec: RecipeSpec, settings: TrainingSettings, parameters: int) -> float | None:
+    """Return the bytes of weights, gradients and optimizer state on each GPU: the least that a training takes.
+
+    Activations come on top. A frozen parameter has only its weight, and optimizers other than Adam count as nothing.
+    None: the training uses no GPU, keeps some of its state elsewhere, or is set up by a file of DeepSpeed's own.
+    """
+    facts = {} if spec.launch is None else read_yaml(launch_path(spec.launch))
+    kind = facts.get("distributed_type")
+    sections = [facts.get(name) for name in ("deepspeed_config", "fsdp_config")]
+    keys = {key: value for section in sections if isinstance(section, dict) for key, value in section.items()}
+    elsewhere = [value for key, value in keys.items() if "offload" in key or key == "deepspeed_config_file"]
+    if facts.get("use_cpu") or settings.trainer.get("use_cpu") or any(value not in OFF for value in elsewhere):
+        return None
+    weight, gradient, optimizer = _bytes_per_parameter(settings, of_deepspeed=kind == "DEEPSPEED")
+    machines, stage = of_machines(), 3 if kind == "FSDP" else 0
+    if kind == "DEEPSPEED":
+        stage = named if isinstance(named := keys.get("zero_stage"), int) else ACCELERATES_STAGE
+    processes = training_devices(spec) * (1 if machines is None else machines.count)
+    # ZeRO's stages split the optimizer's state (1), gradients too (2), and weights too (3), as FSDP does
+    parts = ((weight, 3), (gradient, 2), (optimizer, 1))
+    return parameters * sum(size / (processes if stage >= least else 1) for size, least in parts)
+
+
+def _bytes_per_parameter(settings: TrainingSettings, *, of_deepspeed: bool) -> tuple[float, float, float]:
+    """Return the bytes of a weight, its gradient, and its share of the optimizer's state."""
+    model, optim = settings.model, settings.trainer.get("optim", "adamw_torch")
+    weight = 4.0 if model.get("dtype", "float32") == "float32" else 2.0
+    if model.get("load_in_4bit") or model.get("load_in_8bit"):
+        weight = 0.5 if model.get("load_in_4bit") else 1.0
+    moments = 2 * weight if optim in ("adamw_torch", "adamw_torch_fused") else 0.0
+    if of_deepspeed and weight == 4.0:  # weights and gradients in bfloat16, and float32 weights in the optimizer
+        weight, moments = 2.0, 4.0 + moments
+    return (weight, 0.0, 0.0) if model.get("use_peft") else (weight, weight, moments)
 
 
 # ---------------------------------------------------------------------------------------------------- accelerate launch

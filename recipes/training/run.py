@@ -53,7 +53,7 @@ from harness.store import dump_json, write_atomic
 
 from ..layout import PreferencePair, rows_in
 from ..likelihood import PairLogps
-from ..spec import WEIGHTED
+from ..spec import PAIRED, WEIGHTED
 from ..suites import run_suites
 from .attention import FLEX, prefer_flex
 from .checkpoint import SavedAs, adapted, changed_share, free_memory, load_model, write_fusion, write_weights
@@ -61,13 +61,15 @@ from .losses import fused_reference
 from .rows import Rows, completions
 from .settings import LOG, MUON, Evaluation, TrainingJob, has_reference, trainer_config
 from .templates import load_tokenizer
-from .trainer import WRPOConfig, WRPOTrainer, weights_digest, with_reference
+from .trainer import UncastTrainer, WRPOConfig, WRPOTrainer, weights_digest, with_reference
 from .weighted import WeightedTrainer, weighted_reference
 
 log = logging.getLogger(__name__)
 WHOLE = "whole.json"
 DONE = "trained.json"
 ANSWERS = ("source", "target", "rejected")
+SUITES_SECONDS = 24 * 3600
+"""How long processes wait for the main one while it runs suites: our choice; torch's half an hour is too short."""
 MIN_CHANGED = 0.5
 """Share of weights below which a warning says that saving has lost most of the updates: our choice, "most" is half."""
 BLOCK_BYTES = 4096
@@ -294,7 +296,7 @@ def check_finite(name: str, step: int, loss: float) -> None:
     )
 
 
-class CheckedTrainer(Trainer):
+class CheckedTrainer(UncastTrainer):
     """Any trainer, which stops when the loss is not finite, and has the optimizer `muon` with `with_muon`."""
 
     with_muon = False
@@ -406,10 +408,10 @@ def job_tokenizer(job: TrainingJob) -> PreTrainedTokenizerBase:
 
 def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """Build the trainer of a job, with model, rows and callbacks."""
-    config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
+    config = training_config(job)
     config.run_name = config.run_name or job.name
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    if job.method == "preference" and _free_attention(job):
+    if wants_flex(job):
         prefer_flex(model)
     model = adapted(model, job.settings)
     rows = Rows(job.rows).load()
@@ -434,6 +436,16 @@ def make_trainer(job: TrainingJob, tokenizer: PreTrainedTokenizerBase) -> Traine
         trainer.add_callback(EvaluateEvery(job, job.evaluation, trainer, tokenizer))
     trainer.add_callback(WholeCheckpoints(job.digest, config.world_size, trainer.accelerator.wait_for_everyone))
     return trainer
+
+
+def training_config(job: TrainingJob) -> Any:
+    """Return the configuration of a job's trainer. With `evaluate_every` processes wait for as long as suites may take.
+
+    The limit is set when the process group starts, so it has to be in the configuration and cannot be changed later.
+    """
+    waits: dict[str, JsonValue] = {} if job.evaluation is None else {"ddp_timeout": SUITES_SECONDS}
+    settings = job.settings.model_copy(update={"trainer": waits | job.settings.trainer})
+    return trainer_config(settings, job.method, str(job.checkpoints), seed=job.seed)
 
 
 def split(rows: Dataset, held_out: int) -> dict[str, Dataset]:
@@ -543,13 +555,18 @@ def reference_path(job: TrainingJob) -> Path | None:
             key: job.settings.model.get(key) for key in ("dtype", "attn_implementation", "load_in_4bit", "load_in_8bit")
         },
     }
-    if _free_attention(job) and torch.cuda.is_available():
-        facts["attention"] = FLEX  # policy and reference must agree at the first step
+    if wants_flex(job) and torch.cuda.is_available():
+        facts["attention"] = FLEX
     return job.rows / f"reference-{digest(facts)[:16]}.json"
 
 
-def _free_attention(job: TrainingJob) -> bool:
-    return "attn_implementation" not in job.settings.model and not job.settings.trainer.get("use_cpu")
+def wants_flex(job: TrainingJob) -> bool:
+    """Return whether the policy and its reference, which must agree at the first step, prefer FlexAttention.
+
+    It is for the packed rows of pairs; the other methods have padded rows.
+    """
+    chosen = "attn_implementation" in job.settings.model or job.settings.trainer.get("use_cpu")
+    return job.method in PAIRED and not chosen
 
 
 def store_reference(job: TrainingJob) -> None:
@@ -564,7 +581,7 @@ def store_reference(job: TrainingJob) -> None:
     tokenizer = job_tokenizer(job)
     config = trainer_config(job.settings, job.method, str(job.checkpoints), seed=job.seed)
     model = load_model(job.model, job.settings, tokenizer.pad_token_id)
-    if _free_attention(job):
+    if wants_flex(job):
         prefer_flex(model)
     rows = Rows(job.rows).load()
     autocast = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else None

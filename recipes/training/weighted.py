@@ -18,7 +18,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from harness.records import Prompt
 
@@ -30,7 +30,7 @@ from .packing import base_model
 from .ranges import RANGES, check_range
 from .rows import Rows, write_rows
 from .templates import Attempts, Rendering, render_answers
-from .trainer import in_shares, placed, without_dropout
+from .trainer import UncastTrainer, in_shares, placed, without_dropout
 
 COLUMNS = ["prompt_ids", "chosen_ids", "rejected_ids", "weight", "ref_logps"]
 
@@ -176,7 +176,7 @@ def weighted_reference(
     return in_shares(rows, score, sizes, batch_size, state)
 
 
-class WeightedTrainer(Trainer):
+class WeightedTrainer(UncastTrainer):
     """Train on rows of `WeightedIds`. Rows with `rejected_ids` need `ref_logps` (`weighted_reference`)."""
 
     loss_is_scaled_for_ga = False

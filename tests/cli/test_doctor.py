@@ -56,7 +56,7 @@ def test_a_viewer_that_cannot_start_is_noticed_before_it_is_needed(monkeypatch: 
 
     monkeypatch.setattr(doctor, "VIEWER", ("nh3", "no_such_module"))
 
-    assert (doctor.viewer().found, doctor.viewer().mend) == (
+    assert (doctor.viewer().finding, doctor.viewer().fix) == (
         "harness view lacks no_such_module",
         install_command("view"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,14 @@ def test_what_is_expected_has_its_own_code(
 ) -> None:
     assert exit_code_of(raised(error)) == code
     assert capfd.readouterr().err == printed
+
+
+def test_an_interrupt_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    code = "import harness.cli; raise KeyboardInterrupt"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "harness: stopped\n")
 
 
 def test_a_command_that_cannot_be_imported_is_a_crash(tmp_path: Path) -> None:

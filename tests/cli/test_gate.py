@@ -382,6 +382,21 @@ def test_a_run_is_no_baseline_of_itself(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ baselines
 
 
+def test_promoting_one_of_several_runs_lists_what_tells_them_apart(
+    harness: Callable[..., Done], tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    whole = write_run(results, BASE)
+    part = write_run(results, toy_run("base", mixed(5, 5), protocol=PROTOCOL | {"limit": {"n": 10, "seed": 0}}), "part")
+
+    done = harness("gate", "promote", "base", "--why", "release")
+
+    assert done.code == 2
+    for described in (f"{whole.relative_to(tmp_path)} (judge toy, all questions)", "part (judge toy, limit 10)"):
+        assert described in done.err
+    assert harness("gate", "promote", str(part), "--why", "release").code == 0
+
+
 def test_a_baseline_is_promoted_with_who_when_and_why(tmp_path: Path) -> None:
     first, second = write_run(tmp_path, BASE), write_run(tmp_path, changed(0))
 

@@ -189,7 +189,9 @@ def test_what_differs_from_the_official_judge_is_said() -> None:
     assert judge_differences(arena, [named("gpt-4-1106-preview")]) == ()
     assert judge_differences(ratings, [named("gpt-4-0613")]) == ()
     assert judge_differences(corrected, [named("gpt-4-0125-preview")]) == ()
-    assert judge_differences(arena, [named("gpt-4.1")]) == ("judge gpt-4.1 instead of the official gpt-4-1106-preview",)
+    assert judge_differences(arena, [named("gpt-4.1")]) == (
+        "judged by gpt-4.1 instead of the official gpt-4-1106-preview",
+    )
     params = {"temperature": None, "max_completion_tokens": 900}
     (sentence,) = judge_differences(ratings, [named("gpt-4-0613", params=params)])
     assert sentence.startswith("judge gpt-4-0613: temperature left out, max_completion_tokens = 900, instead of")

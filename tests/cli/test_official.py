@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -161,6 +162,26 @@ def test_data_commands_list_pull_and_verify(tmp_path: Path) -> None:
     official.cached_path(official.pinned_files()[NAME]).unlink()
     failed = runner.invoke(data_app, ["verify"])
     assert isinstance(failed.exception, DataError)
+
+
+def test_without_a_suite_only_what_all_suites_need_is_pulled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = official.pinned_files()[NAME]
+    languages = {
+        f"m_arena_hard/{number}": replace(file, name=f"m_arena_hard/{number}", suite="m_arena_hard", optional=True)
+        for number in range(6)
+    }
+    monkeypatch.setattr(official, "pinned_files", lambda: {NAME: file, **languages})
+    runner = CliRunner()
+
+    pulled = runner.invoke(data_app, ["pull", "--mirror", mirror_with(tmp_path, CONTENT)])
+
+    assert (pulled.exit_code, pulled.stderr) == (0, "")
+    assert NAME in pulled.stdout
+    assert "m_arena_hard" not in pulled.stdout
+    listed = runner.invoke(data_app, ["list"]).stdout
+    assert listed.count("m_arena_hard") == 1
+    assert "m_arena_hard (6 files)" in listed
+    assert runner.invoke(data_app, ["list", "m_arena_hard"]).stdout.count("m_arena_hard/") == 6
 
 
 @pytest.mark.parametrize("command", ["list", "pull", "verify"])

@@ -82,6 +82,8 @@ def test_a_base_gives_the_sections_a_recipe_does_not_have(tmp_path: Path) -> Non
 def test_a_base_that_is_not_there_or_has_a_base_is_refused(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("base: nope\nname: mine\n")
+    with pytest.raises(ConfigError, match=r"no recipe 'wrpo-llama-8b' \(did you mean 'wrpo-llama3-8b'"):
+        recipe_path("wrpo-llama-8b")
     with pytest.raises(ConfigError, match="no recipe 'nope': neither a file nor one of fusechat3-llama31-8b"):
         read_recipe(mine)
 

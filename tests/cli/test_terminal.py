@@ -42,9 +42,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on_terminal(width: int, *words: str) -> str:
     """Return what a command writes to a terminal of this width, without its colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw_terminal(width, *words))
+
+
+def raw_terminal(width: int, *words: str, **environment: str) -> str:
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, pack("HHHH", 40, width, 0, 0))
-    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    env = (
+        {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+        | {"TERM": "xterm"}
+        | environment
+    )
     command = [sys.executable, "-m", "harness.cli.main", *words]
     with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=env) as process:
         os.close(theirs)
@@ -59,7 +67,7 @@ def on_terminal(width: int, *words: str) -> str:
             content += block
     os.close(ours)
     assert process.returncode == 0
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", content.decode()).replace("\r\n", "\n")
+    return content.decode().replace("\r\n", "\n")
 
 
 @pytest.mark.slow
@@ -80,6 +88,14 @@ def test_a_board_fits_the_terminal_and_keeps_whole_numbers(results: Path, width:
     if width == 200:
         assert names[-1] == "run"
         assert "fused-of-four-sources-8b-instruct-v2" in shown
+
+
+@pytest.mark.slow
+def test_no_color_leaves_no_escape_in(results: Path) -> None:
+    words = ("leaderboard", "--results", str(results), "--suite", "mt_bench")
+
+    assert "\x1b[" in raw_terminal(100, *words)
+    assert "\x1b[" not in raw_terminal(100, *words, NO_COLOR="1")
 
 
 def test_two_names_that_differ_at_the_end_stay_different() -> None:
@@ -107,7 +123,7 @@ def test_the_summary_shows_every_suite_at_every_width(results: Path, harness: Ca
 def test_a_pipe_gets_all_columns(results: Path, harness: Callable[..., Done]) -> None:
     shown = harness("leaderboard", "--results", str(results), "--suite", "mt_bench").out
 
-    (head,) = [line for line in shown.splitlines() if line.lstrip().startswith("rank")]
+    (head,) = [line for line in shown.splitlines() if line.lstrip().startswith("rank ")]
     assert head.rstrip().endswith("run")
     assert "not shown" not in shown
     assert "fused-of-four-sources-8b-instruct-v2" in shown
@@ -179,7 +195,7 @@ def test_runs_are_listed_finished_or_not(results: Path, harness: Callable[..., D
     (folder / "card.json").rename(folder / "manifest.json")
     make_run(tmp_path, "done", pocket("mt_bench"), skill=0.5)
 
-    listed = json.loads(harness("ls", "runs", "--results", str(tmp_path), "--json").out)["runs"]
+    listed = json.loads(harness("ls", "--results", str(tmp_path), "--json").out)["runs"]
 
     assert {run["model"]: run["state"] for run in listed} == {"stopped": "unfinished", "done": "finished"}
     assert "2 runs, 1 not finished" in harness("ls", "runs", "--results", str(tmp_path)).out

@@ -219,6 +219,42 @@ def test_files_that_do_not_fit_are_one_sentence(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "sentence"),
+    [
+        ('{"a": 1}\n', (), "file.jsonl: the first row has the keys a, which no format of judgments has (fastchat: "),
+        ('{"a": 1}\n', ("--format", "fastchat"), "a fastchat judgment has question_id, model and score"),
+        (rows("m"), ("--format", "fastcha"), "no format 'fastcha' (did you mean 'fastchat'?)"),
+        ("", (), "file.jsonl is empty"),
+    ],
+)
+def test_a_file_of_no_known_format_says_what_its_rows_lack(
+    tmp_path: Path, text: str, words: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "file.jsonl").write_text(text)
+
+    done = call(tmp_path, "import", "file.jsonl", *POCKET, *words)
+
+    assert (done.code, sentence in done.err) == (2, True), done.err
+
+
+def test_the_format_of_judgments_is_known_by_their_rows(tmp_path: Path) -> None:
+    (tmp_path / "file.jsonl").write_text(rows("m"))
+
+    detected = cards(call(tmp_path, "import", "file.jsonl", *POCKET, "--json"))
+    stated = cards(call(tmp_path, "import", "file.jsonl", *POCKET, "--json", "--format", "fastchat"))
+
+    assert detected == stated
+
+
+def test_results_without_rows_are_known_by_their_reader(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+
+    done = call(tmp_path, "import", "results.json", "--model", "m", "--json")
+
+    assert cards(done)
+
+
 # ------------------------------------------------------------------------------------------------------------ lm-eval
 
 

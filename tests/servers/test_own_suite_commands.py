@@ -110,6 +110,20 @@ def test_gate_live_compares_with_the_baselines_opponent_and_runs_checks(
     assert len(model.requests) == asked
 
 
+def test_another_file_of_the_same_name_is_noticed(harness: Call, serve: Serve, tmp_path: Path) -> None:
+    write_suite(tmp_path, RUBRIC)
+    answers = write_answers(tmp_path / "good.jsonl", lambda n: "the right one")
+    with serve(FakeOpenAI(reply=rubric_reply)) as judge:
+        first = harness(*run_words(answers, judge.url, "--suite", "bicycles.yaml", "--limit", "2"))
+        again = harness(*run_words(answers, judge.url, "--suite", "bicycles.yaml", "--limit", "2"))
+        (tmp_path / "bicycles.jsonl").write_text('{"id": "1", "prompt": "Which tyre?"}\n')
+        other = harness(*run_words(answers, judge.url, "--suite", "bicycles.jsonl", "--dry-run"))
+
+    assert (first.code, again.code, "other questions" in first.err + again.err) == (0, 0, False)
+    assert "custom:bicycles: results/runs/good.jsonl/custom_bicycles@" in other.err
+    assert "asked other questions under this name" in other.err
+
+
 @pytest.mark.slow
 def test_gate_live_without_a_check_asks_nothing(harness: Call, serve: Serve, tmp_path: Path) -> None:
     write_suite(tmp_path, RUBRIC.replace("margin: 12", ""))

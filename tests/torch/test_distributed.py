@@ -18,7 +18,7 @@ pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 
 
-def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False) -> dict[str, Any]:
+def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False, bf16: bool = False) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     sharding = {
         "FSDP_ON_CPU": "1",
@@ -38,6 +38,7 @@ def work(out: Path, *, processes: int, fsdp: bool = False, resume: bool = False)
             str(out),
             str(8 // processes),
             *(["resume"] if resume else []),
+            *(["bf16"] if bf16 else []),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(sharding if fsdp else {})},
         capture_output=True,
@@ -92,6 +93,14 @@ def test_two_processes_train_what_one_does(
     resumed = work(tmp_path, processes=2, fsdp=fsdp, resume=True)
     assert resumed["loss"] == pytest.approx(single["loss"], abs=1e-6)
     assert distance(out, tmp_path) < 2e-6
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["data-parallel", "fsdp2"])
+def test_log_probabilities_stay_in_float32_under_bf16(tmp_path: Path, fsdp: bool) -> None:
+    facts = work(tmp_path, processes=2, fsdp=fsdp, bf16=True)
+
+    assert facts["sharded"] is fsdp
+    assert {facts["policy"], facts["reference"], facts["live_reference"]} == {"torch.float32"}
 
 
 PROCESSORS = """

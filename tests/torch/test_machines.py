@@ -1,4 +1,7 @@
-"""Two machines train what one process does; they are two process groups of this one (gloo)."""
+"""Two machines train what one process does; they are two process groups of this one (gloo).
+
+Each starts its own share under every accelerate configuration, DeepSpeed's included.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,41 @@ from tests import ROOT
 pytest.importorskip("torch")
 pytest.importorskip("trl")
 
+from recipes.spec import CONFIGS
 from recipes.steps import run_step
+from recipes.training.launch import Machines
 from tests.fakes.machine import ROWS, TRAINING
 from tests.fakes.training_steps import aligned, distance, losses, made, pairs_of, sft_of, target_folder
 
-pytestmark = pytest.mark.slow
 EACH = """
 compute_environment: LOCAL_MACHINE
 distributed_type: MULTI_GPU
 mixed_precision: 'no'
 num_machines: 1
 num_processes: 1
+"""
+EACH_ZERO_3 = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 1
+use_cpu: true
+deepspeed_config:
+  zero_stage: 3
+  zero3_init_flag: true
+  zero3_save_16bit_model: true
+  offload_optimizer_device: none
+  offload_param_device: none
+"""
+PDSH = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+num_machines: 2
+num_processes: 16
+deepspeed_config:
+  zero_stage: 3
+  deepspeed_multinode_launcher: pdsh
 """
 
 
@@ -59,15 +86,48 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("variables", [slurm, torchrun])
+@pytest.mark.parametrize("config", [*sorted(path.name for path in (CONFIGS / "accelerate").iterdir()), PDSH])
+def test_each_machine_starts_its_own_share(tmp_path: Path, config: str) -> None:
+    """A machine must not start processes on the others, as accelerate does under DeepSpeed by pdsh and a host file."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    file = CONFIGS / "accelerate" / config
+    if config == PDSH:
+        file = tmp_path / "pdsh.yaml"
+        file.write_text(PDSH)
+    words = Machines(count=2, rank=1, address="gpu07", port=20000).arguments(8, 20005)
+    args, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", str(file), *words, "-m", "recipes.training.launch"])
+    )
+    args.deepspeed_fields_from_accelerate_config = ""
+    if args.use_deepspeed:
+        command, _ = prepare_deepspeed_cmd_env(args)
+        assert command is None  # no command of DeepSpeed's: torchrun gets these options
+    else:
+        prepare_multi_gpu_env(args)
+
+    assert (args.nnodes, args.node_rank, args.nproc_per_node) == ("2", 1, "8")
+    assert args.rdzv_endpoint == "gpu07:20005"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "each"),
+    [(slurm, EACH), (torchrun, EACH), (slurm, EACH_ZERO_3)],
+    ids=["slurm", "torchrun", "slurm-zero-3"],
+)
 def test_two_machines_train_what_one_does_and_resume_after_a_kill(
-    tmp_path: Path, variables: object, record_property: object
+    tmp_path: Path, variables: object, each: str, monkeypatch: pytest.MonkeyPatch, record_property: object
 ) -> None:
     assert callable(variables)
     assert callable(record_property)
+    if each is EACH_ZERO_3:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-deepspeed")
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     target = target_folder(tmp_path / "target")
     config = tmp_path / "each.yaml"
-    config.write_text(EACH)
+    config.write_text(each)
     here = made(tmp_path / "here", target, training=TRAINING)
     sft = sft_of(here)
     run_step(sft)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from harness.records.errors import ConfigError  # noqa: E402
 from recipes.layout import STAGES, Recipe  # noqa: E402
 from recipes.preflight import checkpoint_bytes, licence_notes, preflight  # noqa: E402
 from recipes.spec import RecipeSpec  # noqa: E402
+from recipes.training.launch import state_bytes  # noqa: E402
 from recipes.training.settings import TrainingSettings  # noqa: E402
 from recipes.worlds.tiny import build_tokenizer  # noqa: E402
 from tests.fakes.recipe_files import recipe  # noqa: E402
@@ -310,6 +313,58 @@ def test_checkpoints_of_an_8b_model_take_288_gb() -> None:
     assert checkpoint_bytes(8_000_000_000, TrainingSettings()) == 288e9
     assert checkpoint_bytes(8_000_000_000, TrainingSettings(trainer={"save_total_limit": 1})) == 192e9
     assert checkpoint_bytes(8_000_000_000, TrainingSettings(trainer={"save_strategy": "no"})) == 0
+
+
+@pytest.mark.parametrize(
+    ("launch", "keys", "gb"),
+    [
+        (None, {}, 128),  # 8e9 x (4 for the weight + 4 for its gradient + 8 for Adam's moments)
+        ("ddp", {}, 128),  # whole on each of eight
+        ("fsdp2", {}, 16),
+        ("zero3", {}, 16),
+        ("zero2.yaml", {}, 16 + 2 + 12),  # bfloat16 weights whole; gradients and float32 state (4 + 8) on eight
+        ("offload.yaml", {}, None),
+        (None, {"trainer": {"optim": "adafactor"}}, 64),
+        (None, {"trainer": {"use_cpu": True}}, None),
+        (None, {"model": {"use_peft": True}}, 32),
+        (None, {"model": {"use_peft": True, "load_in_4bit": True}}, 4),
+    ],
+)
+def test_what_training_an_8b_model_takes_on_each_gpu(
+    tmp_path: Path, launch: str | None, keys: dict[str, Any], gb: float | None
+) -> None:
+    config = "distributed_type: DEEPSPEED\nnum_processes: 8\ndeepspeed_config: {zero_stage: 2"
+    (tmp_path / "zero2.yaml").write_text(f"{config}}}\n")
+    (tmp_path / "offload.yaml").write_text(f"{config}, offload_optimizer_device: cpu}}\n")
+    named = str(tmp_path / launch) if launch and launch.endswith(".yaml") else launch
+    spec = recipe(tmp_path, REWARD, launch=named).spec
+
+    needed = state_bytes(spec, TrainingSettings(**keys), 8_000_000_000)
+
+    assert needed == (None if gb is None else gb * 1e9)
+
+
+def test_a_model_that_no_gpu_can_hold_is_refused_before_anything_is_asked(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = shutil.copytree(target, tmp_path / "large")  # 67 million parameters: 1.07 GB
+    config = json.loads((large / "config.json").read_text())
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 4, "head_dim": 256}
+    (large / "config.json").write_text(json.dumps(config | sizes))
+    toy = recipe(tmp_path, REWARD, target=str(large))
+    sentence = "sft: weights, gradients and optimizer of 0.1 billion parameters take about 1 GB per GPU"
+
+    assert any(note.startswith(sentence) for note in checked(toy))  # without a GPU, a dry run still says it
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 256\necho 512\n")  # MiB
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert refused(toy, here=True).startswith(
+        f"{sentence}, without activations, but the largest GPU of this machine has 1 GB; split them over more GPUs"
+    )
+    adapter = recipe(tmp_path, REWARD, target=str(large), training=LORA, prompts={"dataset": "p.jsonl", "sft_share": 0})
+    assert checked(adapter, here=True) == []  # nothing but the adapter is trained
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\n")
+    assert checked(toy, here=True) == []
 
 
 def test_lengths_that_fit_one_letter_pass(tmp_path: Path, target: Path) -> None:

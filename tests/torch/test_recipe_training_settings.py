@@ -161,3 +161,53 @@ def test_a_variant_differs_from_the_recipe_where_it_says_so(tmp_path: Path) -> N
 
     assert (wrpo["beta"], wrpo["alpha"], wrpo["max_length"]) == (2, 0.5, 2048)
     assert (dpo["beta"], dpo["alpha"]) == (2, 0)
+
+
+def job(folder: Path, method: Any, **keys: Any) -> Any:
+    from harness.store.checkpoint import Fusion
+    from recipes.training.settings import TrainingJob
+
+    return TrainingJob(
+        method=method,
+        name="seed-1/align/one",
+        model=folder / "model",
+        rows=folder / "rows",
+        folder=folder / "one",
+        seed=1,
+        fusion=Fusion(method=method),
+        **keys,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "flex"),
+    [
+        ("preference", {}, True),
+        ("infifpo", {}, True),
+        ("fusepo", {}, False),  # its rows are padded
+        ("sft", {}, False),
+        ("infifpo", {"model": {"attn_implementation": "sdpa"}}, False),
+        ("preference", {"trainer": {"use_cpu": True}}, False),
+    ],
+)
+def test_policy_and_reference_of_a_method_have_one_attention(
+    tmp_path: Path, method: str, keys: dict[str, Any], flex: bool
+) -> None:
+    from recipes.training.run import wants_flex
+    from recipes.training.settings import TrainingSettings
+
+    assert wants_flex(job(tmp_path, method, settings=TrainingSettings(**keys))) is flex
+
+
+def test_processes_wait_for_suites_longer_than_torch_does(tmp_path: Path) -> None:
+    from recipes.spec import EvaluateEverySpec
+    from recipes.training.run import training_config
+    from recipes.training.settings import Evaluation, TrainingSettings
+
+    every = EvaluateEverySpec(steps=5, suite="mt_bench")
+    watched = {"evaluation": Evaluation(spec=every, results=tmp_path, label="one", seed=1)}
+    own = TrainingSettings(trainer={"ddp_timeout": 600})
+
+    assert training_config(job(tmp_path, "preference", settings=TrainingSettings())).ddp_timeout == 1800
+    assert training_config(job(tmp_path, "preference", settings=TrainingSettings(), **watched)).ddp_timeout == 86400
+    assert training_config(job(tmp_path, "sft", settings=own, **watched)).ddp_timeout == 600

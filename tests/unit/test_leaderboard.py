@@ -15,7 +15,7 @@ from harness.analysis.finished_runs import StoredRun, refuse_two_models, shown_n
 from harness.analysis.leaderboard import rank
 from harness.pages.board import figures, page
 from harness.pages.summary import summary, summary_markdown, summary_table
-from harness.pages.tables import csv_text, harmless, markdown, rich_tables
+from harness.pages.tables import count_line, csv_text, harmless, markdown, rich_tables
 from harness.pages.text import escape_markdown
 from harness.records import Score, ScoreCard
 from harness.records.errors import ConfigError
@@ -158,6 +158,26 @@ def test_a_judges_name_cannot_command_the_terminal() -> None:
     (shown,) = rich_tables(rank([card("a", 1.0, judge="\x1b[31mj")]))
 
     assert "\x1b" not in str(shown.title)
+
+
+def test_a_board_says_what_is_counted_if_it_is_not_questions() -> None:
+    suites = ("mt_bench", "mt_bench_pairs", "arena_hard", "alpaca_eval", "custom:mine")
+    tables = rank([card("a", 1.0).model_copy(update={"suite": suite}) for suite in suites])
+
+    assert {table.suite: count_line(table) for table in tables} == {
+        "mt_bench": "n: scored turns, 2 per question",
+        "mt_bench_pairs": "n: scored turns, 2 per question",
+        "arena_hard": "n: scored games, 2 per question",
+        "alpaca_eval": "",
+        "custom:mine": "",
+    }
+    assert "n: scored games, 2 per question." in page(tables, [])
+
+
+def test_a_table_may_have_no_ranked_card() -> None:
+    (table,) = rank([card("part", 1.0, complete=False)])
+
+    assert [(row.rank, row.above) for row in table.rows] == [(None, None)]
 
 
 # ------------------------------------------------------------------------------------------------------ all suites

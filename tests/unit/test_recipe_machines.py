@@ -61,7 +61,8 @@ def test_the_launcher_gets_the_whole_number_of_processes() -> None:
     words = Machines(count=2, rank=1, address="a", port=1).arguments(8, 555)
 
     assert " ".join(words) == (
-        "--num_machines 2 --machine_rank 1 --num_processes 16 --main_process_ip a --main_process_port 555"
+        "--num_machines 2 --machine_rank 1 --num_processes 16 --main_process_ip a --main_process_port 555 "
+        "--deepspeed_multinode_launcher standard"
     )
 
 
@@ -82,6 +83,6 @@ def test_the_slurm_job_passes_its_words_on_and_asks_to_be_requeued_before_its_en
     job.wait(60)
 
     assert (tmp_path / "log").read_text().splitlines() == [
-        "srun --ntasks-per-node=1 --kill-on-bad-exit=1 harness train mine.yaml --from sft",
+        "srun --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 harness train mine.yaml --from sft",
         "scontrol requeue 7",
     ]

@@ -43,6 +43,7 @@ ALPACA_EVAL = Facts(
             judged=f"{FILES}:judged_models",
             export=f"{FILES}:export",
             names=f"{FILES}:content_of",
+            needs="instruction, output_1, output_2 and preference",
         ),
     ),
     files=(

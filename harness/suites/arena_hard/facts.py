@@ -20,6 +20,7 @@ FORMAT = FileFormat(
     },
     read=f"{FILES}:read_rows",
     names=f"{FILES}:content_of",
+    needs="question_id or uid, model, judge and games",
     first_draw_only=True,
 )
 GATE = (DefaultCheck(8.0),)

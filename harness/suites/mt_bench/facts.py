@@ -14,6 +14,7 @@ QUESTIONS, TURNS = 80, 2
 REFERENCE_SETS = ("official", "pr3158")
 FILES = "harness.suites.mt_bench.files"
 
+FILE_KEYS = "question_id, model and score (ratings), or question_id, model_1, model_2 and g1_winner (pairs)"
 MT_BENCH = Facts(
     name="mt_bench",
     title="MT-Bench",
@@ -48,6 +49,7 @@ MT_BENCH = Facts(
             judged=f"{FILES}:rated_models",
             export=f"{FILES}:export",
             names=f"{FILES}:content_of",
+            needs=FILE_KEYS,
         ),
     ),
     files=(
@@ -109,6 +111,7 @@ PAIRS = Facts(
             judged=f"{FILES}:paired_models",
             export=f"{FILES}:export_pairs",
             names=f"{FILES}:content_of",
+            needs=FILE_KEYS,
         ),
     ),
     files=(
