@@ -258,7 +258,11 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
         return None
     if (reason := _switched_off(key, value, keys)) is not None:
         return reason
-    if key not in keys or not any(key in adapters for adapters in _readers(method).values()):
+    if (
+        _names_preference_loss(key, value, method)
+        or key not in keys
+        or not any(key in adapters for adapters in _readers(method).values())
+    ):
         return f"method {method!r} does not read it"
     if method != "preference":
         return None
@@ -269,6 +273,13 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
     if key == "label_smoothing" and value and loss == "ipo":
         return "loss_type 'ipo' is not smoothed; remove it"
     return None
+
+
+def _names_preference_loss(key: str, value: JsonValue, method: Method) -> bool:
+    """Return whether this is `loss_type` of the recipe's pairs. SFTConfig has a key of that name, with other values."""
+    from .losses import LossType
+
+    return key == "loss_type" and method not in PAIRED and value in typing.get_args(LossType)
 
 
 def _switched_off(key: str, value: JsonValue, keys: Training) -> str | None:
@@ -306,6 +317,8 @@ def settings(
     readers = _readers(method)
     by_reader: dict[str, dict[str, JsonValue]] = {"trainer": {}, "model": {}, "rendering": {}}
     for key, value in keys.items():
+        if _names_preference_loss(key, value, method):
+            continue
         for reader, adapters in readers.items():
             if key in adapters:
                 by_reader[reader][key] = _checked(adapters[key], key, value, sections.of(key))
@@ -461,7 +474,7 @@ def _check_best(keys: Training, method: Method, sections: _Sections) -> None:
 
         from .trainer import measures
 
-        ones = torch.ones(3, 1)
+        ones = torch.ones(3, 1)  # only the names matter
         names += ["loss_alpha_0", "loss_alpha_1", *measures(ones, ones, ones, 0.0)]
     if str(metric).removeprefix("eval_") not in names:
         raise ConfigError(

@@ -153,20 +153,20 @@ class Attempts:
     rejection: ConfigError | None = None
     """The last row's fault that may be one of the template."""
 
-    def row(self, place: int, make_row: Callable[[], Row | None]) -> Row | None:
+    def row(self, index: int, make_row: Callable[[], Row | None]) -> Row | None:
         """Return the row, or None if it is too long, has an unusable text, or its template rejects it."""
         row = None
         try:
             row = make_row()
             if row is None:
-                self.dropped[place] = "too_long"
+                self.dropped[index] = "too_long"
         except UnusableAnswerError as error:
-            self.dropped[place] = error.reason
+            self.dropped[index] = error.reason
         except ConfigError as error:
             self.rejection = error
-            self.dropped[place] = "rejected_by_template"
+            self.dropped[index] = "rejected_by_template"
         except TemplateError:
-            self.dropped[place] = "rejected_by_template"
+            self.dropped[index] = "rejected_by_template"
         return row
 
     def check(self, rows: Sized) -> None:

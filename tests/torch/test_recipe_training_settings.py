@@ -102,6 +102,19 @@ def test_keys_of_evaluation_are_read_with_pairs_held_out(tmp_path: Path) -> None
     check_training(recipe(tmp_path, REWARD, training=keys, pairs={"held_out": 4}).spec)
 
 
+def test_the_loss_of_pairs_is_not_that_of_an_sft_variant(tmp_path: Path) -> None:
+    from recipes.training.settings import check_training
+
+    variants: dict[str, Any] = {"dpo": {"training": {"alpha": 0}}, "rft": {"method": "sft", "answers": "target"}}
+    trainings = check_training(recipe(tmp_path, REWARD, training={"loss_type": "lndpo"}, variants=variants).spec)
+    assert trainings["variants.dpo.training"].trainer["loss_type"] == "lndpo"
+    assert "loss_type" not in trainings["variants.rft.training"].trainer
+
+    variants["rft"]["training"] = {"loss_type": "simpo"}
+    sentence = "variants.rft.training: loss_type = 'simpo' has no effect: method 'sft' does not read it"
+    assert refused(recipe(tmp_path, REWARD, variants=variants)) == sentence
+
+
 def test_every_numeric_key_has_a_range() -> None:
     from recipes.training.ranges import DISTILL_RANGES, RANGES
     from recipes.training.settings import DEFAULTS, OWNED, _readers
