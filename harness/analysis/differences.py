@@ -68,6 +68,11 @@ class Difference(Record):
     """False: less is better. None: neither is, or it is unknown which."""
 
     @property
+    def decimals(self) -> int:
+        """Return how many decimals its numbers need: two, but four for shares of 1, as lm-eval's metrics are."""
+        return 4 if self.method != "pooled" and max(abs(self.first), abs(self.other)) <= 1 else 2
+
+    @property
     def gain(self) -> float | None:
         """Return how much better the other model is, negative if it is worse, or None if no direction is better."""
         return None if self.higher_is_better is None else self.value if self.higher_is_better else -self.value
@@ -257,6 +262,7 @@ def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Dif
 def adjustment_line(row: Adjustment, plain: Difference) -> str:
     """Return the adjusted estimate beside the plain one, as a sentence."""
     sharper = row.difference
+    places = sharper.decimals
     by = "the other run's" if not row.models else f"those of the other run and {len(row.models)} more"
     judged = f"{row.n}"
     if row.judged is not None:
@@ -264,14 +270,19 @@ def adjustment_line(row: Adjustment, plain: Difference) -> str:
     if row.judged is not None and set(row.judged) != {row.n}:
         judged = f"{row.judged[0]} and {row.judged[1]} ({row.n} for both)"
     return (
-        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {_with_interval(sharper)}, and on just "
-        f"these {row.of} questions [{row.set_low:+.2f}, {row.set_high:+.2f}]; plain {_with_interval(plain)}"
+        f"{judged} of {row.of} questions judged, the rest predicted from {by}: {difference_span(sharper)}, and on just "
+        f"these {row.of} questions [{row.set_low:+.{places}f}, {row.set_high:+.{places}f}]; plain "
+        f"{difference_span(plain)}"
     )
 
 
-def _with_interval(row: Difference) -> str:
-    interval = "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]"
-    return f"{row.value:+.2f}{interval}"
+def difference_span(row: Difference) -> str:
+    """Return `+0.23 [+0.22, +0.24]`, or without an interval if every question has the same difference."""
+    places = row.decimals
+    span = f"{row.value:+.{places}f}"
+    if row.ci_low is None or row.ci_high is None:
+        return span
+    return f"{span} [{row.ci_low:+.{places}f}, {row.ci_high:+.{places}f}]"
 
 
 def _predictors(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..analysis.best import BestOf, BestRow
 from ..analysis.comparison import AnswerShift, Comparison
-from ..analysis.differences import Difference, adjustment_line
+from ..analysis.differences import Difference, adjustment_line, difference_span
 from ..analysis.population import POPULATION_LINES
 from ..records import ScoreCard
 from .text import FittedTable, escape_markdown, interval, listed, markdown_list, markdown_table, number, rich_table
@@ -74,7 +74,7 @@ def verdict(pair: Comparison) -> str:
     if row is None:
         return f"{pair.suite}: nothing to compare"
     # p_shown is the corrected one if several models are compared, so that the sentence agrees with the table
-    span = f"{difference_span(row)}, p {p_cell(row.p_shown)}"
+    span = f"{method_span(row)}, p {p_cell(row.p_shown)}"
     if row.is_shown and row.gain is not None:
         word = "better" if row.gain > 0 else "worse"
         less = "" if row.higher_is_better else ", of which less is better"
@@ -90,7 +90,7 @@ def verdict(pair: Comparison) -> str:
     if row.is_cautious:
         why = CAUTIOUS
     elif row.ci_low is not None:
-        why = f"this comparison can only detect differences of {row.detectable:.2f} or more"
+        why = f"this comparison can only detect differences of {row.detectable:.{row.decimals}f} or more"
     elif row.method == "within":
         why = f"all draws of each of {row.n} questions agree, too few questions to tell how much they vary"
     else:
@@ -98,10 +98,9 @@ def verdict(pair: Comparison) -> str:
     return f"{pair.suite}: no difference shown between {pair.other} and {pair.first} by {row.metric}: {span}; {why}"
 
 
-def difference_span(row: Difference) -> str:
-    """Return `+0.23 [+0.22, +0.24]`; without an interval if every question has the same difference."""
-    word = "adjusted " if row.method == "adjusted" else ""
-    return f"{word}{row.value:+.2f}" + ("" if row.ci_low is None else f" [{row.ci_low:+.2f}, {row.ci_high:+.2f}]")
+def method_span(row: Difference) -> str:
+    """Return `adjusted +0.23 [+0.22, +0.24]`; the word only if the difference is adjusted."""
+    return ("adjusted " if row.method == "adjusted" else "") + difference_span(row)
 
 
 def p_cell(p: float) -> str:
@@ -113,11 +112,11 @@ def difference_cells(row: Difference) -> list[str]:
     return [
         row.metric + {True: "", False: " (less is better)", None: " (unranked)"}[row.higher_is_better],
         row.category or "all",
-        f"{row.first:.2f}",
-        f"{row.other:.2f}",
-        difference_span(row),
+        f"{row.first:.{row.decimals}f}",
+        f"{row.other:.{row.decimals}f}",
+        method_span(row),
         p_cell(row.p_shown),
-        "-" if row.ci_low is None else f"{row.detectable:.2f}",
+        "-" if row.ci_low is None else f"{row.detectable:.{row.decimals}f}",
         str(row.n or "-"),
     ]
 
@@ -228,7 +227,7 @@ def games_cells(cards: Sequence[ScoreCard], pairs: Sequence[Comparison]) -> list
     rows = []
     for card, pair in zip(cards, pairs, strict=True):
         total, row = card.scores["win_rate"], pair.difference("win_rate")
-        tested = ["-", "-"] if row is None else [p_cell(row.p_shown), f"{row.detectable:.2f}"]
+        tested = ["-", "-"] if row is None else [p_cell(row.p_shown), f"{row.detectable:.{row.decimals}f}"]
         questions = [number(card.scores.get(name), 0) for name in ("n_won", "n_tied", "n_lost")]
         fixed = [card.suite, card.model, pair.first]
         rows.append([*fixed, "all", interval(total), *tested, str(total.n), str(total.unscored), *questions])

@@ -16,7 +16,7 @@ from ..analysis.gate.decision import Slope, named, sentence
 from ..analysis.gate.policy import CheckResult, GateReport, LimitResult, SequentialReport
 from ..analysis.gate.power import PowerRow
 from ..analysis.population import POPULATION_LINES
-from .comparison_text import best_sentence, difference_span, p_cell
+from .comparison_text import best_sentence, method_span, p_cell
 from .text import FittedTable, escape_markdown, listed, markdown_list, markdown_table, plain, rich_table
 
 GATE_HEAD = ("check", "tier", "baseline", "candidate", "difference [95 %]", "lower bound", "margin", "result")
@@ -88,9 +88,9 @@ def check_cells(check: CheckResult) -> list[str]:
         named(check),
         check.tier,
         # the pooled difference is not that of the first suite's values
-        *(["-", "-"] if row.method == "pooled" else [f"{row.first:.2f}", f"{row.other:.2f}"]),
-        difference_span(row),
-        f"{'upper ' if check.less_is_better else ''}{check.bound:+.2f}",
+        *(["-", "-"] if row.method == "pooled" else [f"{row.first:.{row.decimals}f}", f"{row.other:.{row.decimals}f}"]),
+        method_span(row),
+        f"{'upper ' if check.less_is_better else ''}{check.bound:+.{row.decimals}f}",
         f"{check.margin:g}",
         result if check.floor is None else f"{result}; {floor[check.above_floor]}",
     ]

@@ -34,8 +34,8 @@ from .charts import ChartPoint, differences
 from .comparison_text import (
     CAUTIOUS,
     best_sentence,
-    difference_span,
     left_out_lines,
+    method_span,
     models_correction_lines,
     p_cell,
     verdict,
@@ -67,7 +67,7 @@ class ReportRow:
         return [
             self.model,
             interval(self.score),
-            difference_span(row),
+            method_span(row),
             p_cell(row.p_shown),
         ]
 

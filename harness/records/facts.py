@@ -28,7 +28,7 @@ from .protocols import installed, load_plugin
 if TYPE_CHECKING:
     from .results import ScoreCard
 
-Unit = Literal["points", "percent", "characters", "tokens", "count"]
+Unit = Literal["points", "percent", "share", "characters", "tokens", "count"]
 Tier = Literal["critical", "supporting", "advisory"]
 """critical: must be shown safe; supporting: must not be shown worse; advisory: reported, decides nothing."""
 
@@ -49,8 +49,8 @@ class Metric:
 
     @property
     def decimals(self) -> int:
-        """Return how many decimals tables show: none for counts and lengths."""
-        return 2 if self.unit in ("points", "percent") else 0
+        """Return how many decimals tables show: none for counts and lengths, four for shares of 1."""
+        return {"points": 2, "percent": 2, "share": 4}.get(self.unit, 0)
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,8 @@ class Facts:
     recorded: tuple[RecordedJudgments, ...] = ()
     calibrated_by: str | None = None
     """The suite whose recorded judgments use the same judge prompts; None: its own."""
+    unit: Unit | None = None
+    """Of metrics that `metrics` does not list; None: by their names, else points."""
     formats: tuple[FileFormat, ...] = ()
     files: tuple[OfficialFile, ...] = ()
     references: tuple[str, ...] = ()
@@ -231,8 +233,8 @@ class Facts:
         return None if self.questions is None else self.questions * self.judge_calls
 
     def metric(self, name: str) -> Metric:
-        """Return the metric. If the record lacks it, its unit follows from its name."""
-        return next((metric for metric in self.metrics if metric.name == name), Metric(name, _unit(name)))
+        """Return the metric. If the record lacks it, its unit is `unit`, or else follows from its name."""
+        return next((metric for metric in self.metrics if metric.name == name), Metric(name, self.unit or _unit(name)))
 
     def length_of(self, scores: Collection[str]) -> Metric | None:
         """Return the metric among these that is the length of an answer."""

@@ -9,6 +9,8 @@ from dataclasses import fields
 
 import pytest
 
+from harness.analysis.differences import difference_span, unpaired
+from harness.records import Score, ScoreCard
 from harness.records.facts import (
     DefaultCheck,
     Facts,
@@ -183,3 +185,16 @@ def test_a_format_is_found_by_name() -> None:
     files = FileFormat("shouts", export="shout.files:export")
 
     assert Facts("shout", headline="mean", formats=(files,)).format("shouts") is files
+
+
+def test_shares_of_one_have_four_decimals_in_tables_and_differences() -> None:
+    score = {"se": 0.01, "n": 50, "unscored": 0}
+    first, other = (ScoreCard.model_construct(scores={"acc": Score(value=value, **score)}) for value in (0.61, 0.64))
+    percent = [ScoreCard.model_construct(scores={"acc": Score(value=value, **score)}) for value in (61.0, 64.0)]
+
+    row, of_percent = unpaired(first, other, "acc"), unpaired(percent[0], percent[1], "acc")
+    assert row is not None
+    assert of_percent is not None
+    assert difference_span(row) == "+0.0300 [+0.0023, +0.0577]"  # 1.96 * sqrt(2) * 0.01
+    assert difference_span(of_percent).startswith("+3.00 [")
+    assert facts_of("lm_eval:gsm8k").metric("exact_match,none").decimals == 4

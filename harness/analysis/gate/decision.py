@@ -576,10 +576,15 @@ def _failures(results: Sequence[CheckResult], limits: Sequence[LimitResult], pol
 
 def _failure(result: CheckResult, policy: GatePolicy) -> str:
     assert result.difference is not None, "what is worse was compared"
-    loss = f"{named(result)}: {result.difference.value:+.2f}, a {loss_word(result)}"
+    loss = f"{named(result)}: {_signed(result)}, a {loss_word(result)}"
     if policy.strict:
         return f"{loss} that is shown (p {result.p_worse:.2g}); the policy is strict, so any fails"
     return f"{loss} beyond the margin of {result.margin:g} (p {result.p_worse:.2g})"
+
+
+def _signed(result: CheckResult) -> str:
+    row = result.difference
+    return "-" if row is None else f"{row.value:+.{row.decimals}f}"
 
 
 def missing_sentence(result: CheckResult) -> str:
@@ -600,29 +605,30 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     if result.difference is None or result.bound is None:
         return missing_sentence(result)
     side, loss = "below" if result.less_is_better else "above", loss_word(result)
-    bound = f"{result.difference.value:+.2f}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.2f}"
+    places = result.difference.decimals
+    bound = f"{_signed(result)}, with {1 - policy.alpha:.0%} confidence {side} {result.bound:+.{places}f}"
     if result.found == "safe":
         return f"{named(result)}: {bound}: no {loss} of {result.margin:g}"
     if result.found == "worse":
         return _failure(result, policy)
     if result.out_of_reach:
         return (
-            f"{named(result)}: {bound}; the baseline's {result.difference.first:.2f} is within the margin of "
+            f"{named(result)}: {bound}; the baseline's {result.difference.first:.{places}f} is within the margin of "
             f"{result.margin:g} of the lowest score, so no {loss} could exceed it: set a smaller margin"
         )
     if result.too_few is not None:
         return (
-            f"{named(result)}: {result.difference.value:+.2f} on {result.difference.n} questions; under "
+            f"{named(result)}: {_signed(result)} on {result.difference.n} questions; under "
             f"{result.too_few} (min_questions of the check) decide nothing"
         )
     if result.difference.ci_low is None and result.difference.method == "within":
         return (
-            f"{named(result)}: {result.difference.value:+.2f}, and the draws of each of {result.difference.n} "
+            f"{named(result)}: {_signed(result)}, and the draws of each of {result.difference.n} "
             f"questions agree, too few questions to tell how much they vary; {FEWEST} would"
         )
     if result.difference.ci_low is None:
         return (
-            f"{named(result)}: {result.difference.value:+.2f} on each of {result.difference.n} questions, too few to "
+            f"{named(result)}: {_signed(result)} on each of {result.difference.n} questions, too few to "
             f"tell how much it varies; {FEWEST} would"
         )
     return f"{named(result)}: {bound}; {_what_decides(result, policy, result.difference.n)}"

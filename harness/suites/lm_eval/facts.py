@@ -21,6 +21,7 @@ LM_EVAL = Facts(
     name="lm_eval",
     title="lm-evaluation-harness",
     headline="",
+    unit="share",
     formats=(FileFormat(name="lm_eval", numbers="harness.suites.lm_eval.files:read_results"),),
     argument="TASK",
     pairing="run lm-eval with --log_samples and import its samples files with the results",
