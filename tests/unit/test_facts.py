@@ -188,11 +188,10 @@ def test_a_format_is_found_by_name() -> None:
 
 
 def test_shares_of_one_have_four_decimals_in_tables_and_differences() -> None:
-    score = {"se": 0.01, "n": 50, "unscored": 0}
-    first, other = (ScoreCard.model_construct(scores={"acc": Score(value=value, **score)}) for value in (0.61, 0.64))
-    percent = [ScoreCard.model_construct(scores={"acc": Score(value=value, **score)}) for value in (61.0, 64.0)]
+    def card(value: float) -> ScoreCard:
+        return ScoreCard.model_construct(scores={"acc": Score(value=value, se=0.01, n=50, unscored=0)})
 
-    row, of_percent = unpaired(first, other, "acc"), unpaired(percent[0], percent[1], "acc")
+    row, of_percent = unpaired(card(0.61), card(0.64), "acc"), unpaired(card(61.0), card(64.0), "acc")
     assert row is not None
     assert of_percent is not None
     assert difference_span(row) == "+0.0300 [+0.0023, +0.0577]"  # 1.96 * sqrt(2) * 0.01
