@@ -73,11 +73,15 @@ class BestOfBackend(TurnEnsemble):
             elif id(talk) not in best or outcome > best[id(talk)][0]:  # the first of equals stays
                 best[id(talk)] = outcome, reply
         for talk, replies in zip(talks, answers, strict=True):
+            empty = [reply for reply in replies if reply.error is None and not reply.turns[0].strip()]
             if id(talk) in best:
                 talk.settle(best[id(talk)][1])
+            elif id(talk) in failures:
+                talk.failure = failures[id(talk)]
+            elif empty:  # judged, as a single model's empty answer is
+                talk.settle(empty[0])
             else:
-                names = [member for member in self.members for _ in range(count)]
-                talk.failure = failures.get(id(talk)) or all_failed(names, replies)
+                talk.failure = all_failed([member for member in self.members for _ in range(count)], replies)
 
     def _row(self, talk: TeamTalk) -> PromptRow:
         """Return the turn as rewards take it: earlier turns are part of the text, as a reward sees one message."""

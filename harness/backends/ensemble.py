@@ -266,10 +266,12 @@ class MoaBackend(TurnEnsemble):
             ]
             answers = await self.ask_members(talks, draws)
             for talk, replies in zip(talks, answers, strict=True):
-                if not _texts(replies):
+                if all(reply.error is not None for reply in replies):
                     talk.failure = all_failed(self.members, replies)
             is_open = [talk.failure is None for talk in talks]
-            systems = [instructions(self.template, _texts(replies)) for replies in compress(answers, is_open)]
+            texts = [_texts(replies) for replies in compress(answers, is_open)]
+            # if all members wrote nothing, the next layer has nothing to read and answers by itself
+            systems = [instructions(self.template, shown) if shown else None for shown in texts]
             talks = list(compress(talks, is_open))
             if not talks:
                 return
@@ -347,16 +349,11 @@ def instructions(template: str, texts: Sequence[str]) -> str:
 
 
 def all_failed(members: Sequence[Member], replies: Sequence[Answer]) -> Failure:
-    """Return the failure of an answer to which no member has contributed."""
-    errors = [reply.error for reply in replies]
-    reasons = {error.reason for error in errors if error is not None}
-    details = "; ".join(
-        f"{member.name}: {error.message if error is not None else 'wrote nothing'}"
-        for member, error in zip(members, errors, strict=False)
-    )
-    # only a reason that all share says whether asking again could help
-    reason = reasons.pop() if len(reasons) == 1 and None not in errors else "other"
-    return Failure(reason=reason, message=f"every member failed: {details}")
+    """Return the failure of an answer to which no member has contributed. Every reply is a failed one."""
+    errors = [reply.error for reply in replies if reply.error is not None]
+    reasons = {error.reason for error in errors}
+    shown = "; ".join(f"{member.name}: {error.message}" for member, error in zip(members, errors, strict=False))
+    return Failure(reason=reasons.pop() if len(reasons) == 1 else "other", message=f"every member failed: {shown}")
 
 
 def _texts(replies: Sequence[Answer]) -> list[str]:

@@ -162,6 +162,17 @@ def test_a_member_that_fails_is_left_out_and_all_together_are_a_failure(tmp_path
     assert three.error.message.startswith("every member failed: whole: the script has no answer to 'p3'; part:")
 
 
+def test_an_ensemble_of_which_all_write_nothing_has_an_empty_answer_and_no_failure(tmp_path: Path) -> None:
+    members = {name: script(tmp_path, name, {"p1": [""]}) for name in ("a", "b")}
+    layers = team(tmp_path, members, aggregator="b")
+    (mixed,) = asyncio.run(ask(MoaBackend(ModelRef.parse(f"moa:{layers}"), options(tmp_path)), prompt(id="p1")))
+    best = team(tmp_path, members, reward=reward(tmp_path))
+    (chosen,) = asyncio.run(ask(BestOfBackend(ModelRef.parse(f"best_of:{best}"), options(tmp_path)), prompt(id="p1")))
+
+    assert (mixed.error, mixed.turns) == (None, ("",))
+    assert (chosen.error, chosen.turns) == (None, ("",))
+
+
 def test_what_a_member_answered_is_not_asked_again(tmp_path: Path) -> None:
     async def run(servers: dict[str, FakeOpenAI]) -> list[int]:
         path = team(tmp_path, {name: endpoint(servers[name]) for name in ("a", "b")}, aggregator="b")
