@@ -53,7 +53,7 @@ def view(flags: ViewFlags) -> None:
     if flags.export is not None:
         from ..pages.viewer.export import export
 
-        pages = export(flags.results, flags.export)
+        pages = export(flags.results, flags.export, _say_how_far)
         for sentence in pages.failed:
             print(f"harness: {printable(sentence)}", file=sys.stderr)
         print(f"{pages.written} files; open {flags.export / 'index.html'}")
@@ -71,6 +71,11 @@ def view(flags: ViewFlags) -> None:
     # no access log: an address can contain the token
     config = uvicorn.Config(build_app(flags.results, token), log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _say_how_far(written: int, known: int) -> None:
+    if written % 500 == 0 and written < known:
+        print(f"{written} of {known} files", file=sys.stderr)
 
 
 def bound(host: str, port: int) -> socket.socket:

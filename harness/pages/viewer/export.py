@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path, PurePosixPath
@@ -41,10 +41,11 @@ class ExportedPages:
     """Why a page could not be rendered, one sentence each; its file says so too."""
 
 
-def export(results: Path, folder: Path) -> ExportedPages:
+def export(results: Path, folder: Path, on_written: Callable[[int, int], None] = lambda _, __: None) -> ExportedPages:
     """Write all pages of a results folder.
 
-    Raise ConfigError if `folder` is a file, or is not empty and not from an export; StoreError if writing fails.
+    `on_written` is called after each file with the number of files so far and of those known by then. Raise ConfigError
+    if `folder` is a file, or is not empty and not from an export; StoreError if writing fails.
     """
     _claim(folder)
     site, library, failures = Site(), Library(results, exported=True), []
@@ -62,6 +63,7 @@ def export(results: Path, folder: Path) -> ExportedPages:
             content = b"\xef\xbb\xbf" + content  # no header states the encoding of a file on disk: a mark does
         write_bytes(folder / name, content)
         written += 1
+        on_written(written, site.known)
     return ExportedPages(written, (*library.broken, *dict.fromkeys(failures)))
 
 
@@ -101,6 +103,11 @@ class Site:
     def __init__(self) -> None:
         self._files: dict[str, str] = {}
         self._numbers: dict[str, dict[str, int]] = {}
+
+    @property
+    def known(self) -> int:
+        """Return the number of files that have an address so far."""
+        return len(self._files)
 
     def unwritten(self) -> Iterator[tuple[str, str]]:
         """Yield address and file name, also of addresses that are added meanwhile."""
