@@ -175,7 +175,8 @@ def test_without_a_suite_only_what_all_suites_need_is_pulled(monkeypatch: pytest
 
     pulled = runner.invoke(data_app, ["pull", "--mirror", mirror_with(tmp_path, CONTENT)])
 
-    assert (pulled.exit_code, pulled.stderr) == (0, "")
+    # log lines are no part of it: whether they are shown depends on what this process ran before
+    assert (pulled.exit_code, "skipped" in pulled.stderr, "left out" in pulled.stderr) == (0, False, False)
     assert NAME in pulled.stdout
     assert "m_arena_hard" not in pulled.stdout
     listed = runner.invoke(data_app, ["list"]).stdout
