@@ -12,9 +12,8 @@ A check is called with a Prompt and an Answer and returns True, False, or a shar
 `fusion_harness.checks`. A suite's file names its checks (`judge: {kind: checks, checks: [...]}`); it can run no others,
 as only installed packages are imported.
 
-The longer answer is no quality, but the yardstick for judges. People prefer longer answers too, so this rule agrees
-with them more often than chance: a judge that does not do better in `harness judge calibrate` has shown no more than
-that.
+A longer answer is not a better one; `longest` is a yardstick for judges. People prefer longer answers too, so this rule
+agrees with them more often than chance: a judge that does no better in `harness judge calibrate` has shown no more.
 """
 
 from __future__ import annotations

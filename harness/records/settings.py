@@ -315,7 +315,7 @@ def _keys_of(values: Mapping[str, Any], problem: ErrorDetails) -> tuple[int | st
 def _most_precise(first: ErrorDetails, errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> ErrorDetails:
     """Return the problem deepest inside the first wrong value."""
     keys = _keys_of(values, first)
-    # of `judge: {url: 3}` pydantic also says that the mapping is no text, which explains nothing
+    # of `judge: {url: 3}` pydantic also reports that the mapping is not a string, which would mislead
     inside = [each for each in errors if keys and _keys_of(values, each)[: len(keys)] == keys]
     return max(inside, key=lambda each: len(_keys_of(values, each)), default=first)
 

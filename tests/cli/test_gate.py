@@ -103,19 +103,18 @@ def test_the_fewest_questions_of_a_check_can_be_set_and_equal_verdicts_are_still
 
 def test_a_margin_that_the_baseline_cannot_lose_passes_nothing() -> None:
     # the baseline wins 5 of 100, and the margin is 10: a candidate that loses all is within it
-    weak = toy_run("base", [WIN] * 5 + [LOSS] * 95)
-    found = report(toy_run("cand", [LOSS] * 100), base=weak)
-
-    assert found.outcome == "inconclusive"
-    assert "the baseline's 5.00 is within the margin of 10 of the lowest score" in found.reasons[0]
+    weak, worst = toy_run("base", [WIN] * 5 + [LOSS] * 95), toy_run("cand", [LOSS] * 100)
+    for verdict in (report(worst, base=weak), report(worst, base=weak, steps={"arena_hard": "safe"})):
+        assert verdict.outcome == "inconclusive"
+        assert "the baseline's 5.00 is within the margin of 10 of the lowest score" in verdict.reasons[0]
     assert report(toy_run("cand", [WIN] * 100), base=weak).outcome == "pass"
 
 
 def test_a_strict_failure_says_that_the_policy_is_strict() -> None:
-    found = report(changed(16, 2), POLICY.model_copy(update={"strict": True}))
+    (reason,) = report(changed(16, 2), POLICY.model_copy(update={"strict": True})).reasons
 
-    assert "a drop that is shown (p " in found.reasons[0]
-    assert found.reasons[0].endswith("; the policy is strict, so any fails")
+    assert "a drop that is shown (p " in reason
+    assert reason.endswith("; the policy is strict, so any fails")
 
 
 def test_a_sequence_cannot_decide_a_check_of_too_few_questions() -> None:

@@ -472,6 +472,8 @@ def _sequenced(result: CheckResult, evidence: Evidence | None) -> CheckResult:
     step = None if evidence is None else evidence.steps.get(result.metric)
     if step is None or result.category is not None or result.found == "missing" or result.too_few is not None:
         return result
+    if result.out_of_reach and step == "safe":  # an early look is no safer than the last
+        return result
     finding: CheckFinding = "undecided" if step == "open" else step
     return result.model_copy(update={"found": finding})
 
