@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-
 import pytest
+
+from tests.unit.test_examples import run_example
 
 pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("name", ["recipes.training.losses", "recipes.training.packing"])
 def test_the_example_of_a_module_that_imports_torch_works(name: str) -> None:
-    module = importlib.import_module(name)
-    run = doctest.DocTestRunner()
+    results = run_example(name)
 
-    for example in doctest.DocTestFinder(recurse=False).find(module, name):
-        run.run(example)
-
-    assert run.tries > 0
-    assert run.failures == 0
+    assert results.attempted > 0
+    assert results.failed == 0
