@@ -11,7 +11,8 @@ def _without_traceback(kind: type[BaseException], error: BaseException, trace: T
     if issubclass(kind, KeyboardInterrupt):
         print("harness: stopped", file=sys.stderr)
     else:
-        sys.__excepthook__(kind, error, trace)
+        _earlier_hook(kind, error, trace)
 
 
+_earlier_hook = sys.excepthook  # another package may have set one
 sys.excepthook = _without_traceback
