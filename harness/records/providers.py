@@ -157,8 +157,6 @@ def api_key(name: str | None) -> str | None:
 
 def belongs(name: str, url: str) -> bool:
     """Return whether the URL is an encrypted one of the provider that issues the keys of this variable."""
-    pass  # deferred: it needs this module
-
     return any(name in provider.keys and provider.is_host(url) for provider in providers().values())
 
 

@@ -261,8 +261,8 @@ def _answer_rows(files: Sequence[SourceFile]) -> Iterator[tuple[str, str, list[s
 
 
 def _text(turn: JsonValue) -> str:
-    text = turn.get("content", turn.get("answer")) if isinstance(turn, dict) else turn
-    return text if isinstance(text, str) else FAILED_CALL
+    text = _answer_text(turn)
+    return FAILED_CALL if text is None else text
 
 
 def answers_of(files: Sequence[SourceFile], request: ImportRequest) -> dict[str, Answer]:
