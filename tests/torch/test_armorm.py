@@ -189,9 +189,9 @@ def test_an_answer_that_writes_an_assistant_turn_has_no_reward(folder: Path) -> 
 
 def test_a_conversation_that_the_template_rejects_has_no_reward(folder: Path, tmp_path: Path) -> None:
     template = tmp_path / "strict.jinja"
-    own = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template") or ""
-    own = own or (folder / "chat_template.jinja").read_text()
-    template.write_text("{% if 'odd' in messages[1].content %}{{ raise_exception('no') }}{% endif %}" + own)
+    chat_template = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template") or ""
+    chat_template = chat_template or (folder / "chat_template.jinja").read_text()
+    template.write_text("{% if 'odd' in messages[1].content %}{{ raise_exception('no') }}{% endif %}" + chat_template)
 
     odd, fine = scored(folder, ["an odd fox", "a fox"], chat_template=str(template))
 

@@ -206,8 +206,8 @@ def test_processes_wait_for_suites_longer_than_torch_does(tmp_path: Path) -> Non
 
     every = EvaluateEverySpec(steps=5, suite="mt_bench")
     watched = {"evaluation": Evaluation(spec=every, results=tmp_path, label="one", seed=1)}
-    own = TrainingSettings(trainer={"ddp_timeout": 600})
+    stated = TrainingSettings(trainer={"ddp_timeout": 600})
 
     assert training_config(job(tmp_path, "preference", settings=TrainingSettings())).ddp_timeout == 1800
     assert training_config(job(tmp_path, "preference", settings=TrainingSettings(), **watched)).ddp_timeout == 86400
-    assert training_config(job(tmp_path, "sft", settings=own, **watched)).ddp_timeout == 600
+    assert training_config(job(tmp_path, "sft", settings=stated, **watched)).ddp_timeout == 600
