@@ -70,15 +70,15 @@ def test_compare_calls_a_rise_of_such_a_metric_worse(tmp_path: Path) -> None:
 
     done = call(tmp_path, "compare", "clean", "dirty")
 
-    assert "dirty is worse than clean by rate,none, of which less is better: +0.20" in done.out
+    assert "dirty is worse than clean by rate,none, of which less is better: +0.2000" in done.out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("candidate", "baseline", "code", "sentence"),
     [
-        ("dirty", "clean", 1, "+0.20, a rise beyond the margin of 0.05"),
-        ("clean", "dirty", 0, "-0.20, with 95% confidence below -0.19: no rise of 0.05"),
+        ("dirty", "clean", 1, "+0.2000, a rise beyond the margin of 0.05"),
+        ("clean", "dirty", 0, "-0.2000, with 95% confidence below -0.1907: no rise of 0.05"),
     ],
 )
 def test_the_gate_fails_a_rise_of_such_a_metric(
