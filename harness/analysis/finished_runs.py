@@ -21,10 +21,10 @@ from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError, did_you_mean, first_names
 from ..records.judge_choice import choose_judges
-from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
+from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite
 from ..records.settings import RunSpec
 from ..running.pipeline import current_judgments
-from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, suite_plan, with_baseline_of
+from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, options_of, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
@@ -261,10 +261,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:
     """Return the suite of a card, in the card's edition, with the baseline that its run's folder states."""
     protocol = CardProtocol.read(card.protocol)
-    references = "pr3158" if protocol.references == "pr3158" else "official"
-    options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
     try:
-        suite = load_suite(card.suite, options, folder)
+        suite = load_suite(card.suite, options_of(card, mirror=mirror), folder)
     except (DataError, ConfigError) as error:
         log.info("%s: compared without the suite's data: %s", card.suite, error)
         return Loaded(None, None)
@@ -274,10 +272,6 @@ def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None 
     suite = with_baseline_of(suite, folder)
     # a limited run asked a seeded sample, which must be drawn again in the same way
     return Loaded(suite, limited(suite.prompts(), *(protocol.limit or (None, 0))))
-
-
-def _edition(card: ScoreCard) -> str:
-    return "pocket" if card.suite_version.startswith("pocket") else "official"
 
 
 def head_to_head_plan(
@@ -305,7 +299,7 @@ def head_to_head_plan(
     labels = shown_names([first, second])
     games = _games(suite, first, rows[0], labels[0])
     file = read_config(config)
-    edition = _edition(first.card)
+    edition = first.card.edition
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
         model=ModelRef(scheme="endpoint", name=labels[1]),
