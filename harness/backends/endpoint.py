@@ -84,6 +84,7 @@ class EndpointBackend(ChatBackend):
                 tpm=options.tpm,
                 timeout=options.timeout,
                 patience=Patience.of(options.patience),
+                parameters="leave it out by --omit NAME (--max-completion-tokens N replaces max_tokens)",
             )
             client = ChatClient(self._url, limits, api_key=self._key)
             self._client = await stack.enter_async_context(client)
