@@ -217,7 +217,7 @@ def _crash(error: BaseException) -> str:
 
 def _say(sentence: str) -> None:
     with suppress(OSError, ValueError):  # stderr may be closed
-        print(f"harness: {sentence}", file=sys.stderr, flush=True)
+        print(f"harness: {masked(sentence)}", file=sys.stderr, flush=True)
 
 
 def _nobody_reads() -> bool:

@@ -37,6 +37,7 @@ from .reading import (
     connection_words,
     error_inside,
     is_starting,
+    model_entries,
     payload_words,
     read_chat_reply,
     refusal_reason,
@@ -171,9 +172,7 @@ class ChatClient:
             listing = json.loads(body) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, BodyTooLargeError):
             return ()
-        entries = listing.get("data") if isinstance(listing, dict) else None
-        names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        return tuple(name for name in names if isinstance(name, str))
+        return tuple(model_entries(listing))
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""

@@ -191,6 +191,13 @@ def read_count(value: object) -> int | None:
     return int(value) if 0 <= value <= MOST_TOKENS else None
 
 
+def model_entries(listing: object) -> dict[str, dict[str, Any]]:
+    """Return what GET /models states of each model, by name; nothing of what has another form."""
+    listed = listing.get("data") if isinstance(listing, dict) else None
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+
+
 def tokens_used(body: dict[str, Any]) -> float | None:
     """Return the tokens of prompt and reply by the server's count, or None if it has no count."""
     usage = body.get("usage")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.client import ChatReply, read_chat_reply
+from harness.client import ChatReply, model_entries, read_chat_reply
 from harness.records.errors import ReplyError
 
 
@@ -117,6 +117,11 @@ def test_a_cut_reply_is_known_by_each_gateways_word(finish: str) -> None:
 )
 def test_an_absurd_token_count_is_ignored_and_the_reply_is_kept(usage: object) -> None:
     assert read_chat_reply(body("[[7]]", usage=usage)) == ChatReply("[[7]]", "stop", 0, 0)
+
+
+@pytest.mark.parametrize("listing", [None, [1], "x", {"data": 5}, {"data": {"m": 1}}, {"data": ["m", {"id": ["m"]}]}])
+def test_a_listing_of_another_form_names_no_model(listing: object) -> None:
+    assert model_entries(listing) == {}
 
 
 def test_surrogates_become_question_marks_also_in_tokens_and_reasoning() -> None:
