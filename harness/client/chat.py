@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..records import Access, Reason
-from ..records.errors import ReplyError
+from ..records.errors import ReplyError, printable
 from .endpoint import (
     NO_OUTAGE,
     PROBE_SECONDS,
@@ -37,6 +37,8 @@ from .reading import (
     connection_words,
     error_inside,
     is_starting,
+    model_entries,
+    payload_words,
     read_chat_reply,
     refusal_reason,
     server_codes,
@@ -69,11 +71,10 @@ REJECTIONS = 100
 """429s of one call, with others answered in between, after which the call itself must be wrong."""
 REFUSALS_TO_STOP = 8
 """Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
-FATAL_STATUS = frozenset({401, 403, 404})
-"""A rejected key or an unknown model: no other call can succeed."""
+FATAL_STATUS = frozenset({401, 402, 403, 404})
+"""A rejected key, no money left, an unknown model: no call can succeed, as none can at an address that redirects."""
 PASSING_REASONS = frozenset({"context", "content_filter"})
 """Rejections that concern one call, not the endpoint."""
-HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
 BEARER = Access()
 USUAL_LIMITS = CallLimits()
 
@@ -91,6 +92,8 @@ class RawReply:
     status: int
     raw: bytes
     hints: RateLimitHints
+    location: str = ""
+    """Where a redirect leads."""
 
 
 @dataclass
@@ -169,9 +172,7 @@ class ChatClient:
             listing = json.loads(body) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, BodyTooLargeError):
             return ()
-        entries = listing.get("data") if isinstance(listing, dict) else None
-        names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        return tuple(name for name in names if isinstance(name, str))
+        return tuple(model_entries(listing))
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""
@@ -212,6 +213,8 @@ class ChatClient:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             return self._failed(launch, "timeout", message)
+        except aiohttp.ClientPayloadError as error:
+            return self._failed(launch, "transport", f"{self.base_url} {payload_words(error)}")
         except (aiohttp.ClientError, OSError) as error:
             message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             outage = Outage(is_absent=isinstance(error, aiohttp.ClientConnectorError))
@@ -233,9 +236,8 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._timeout,
         ) as reply:
-            return RawReply(
-                reply.status, await read_body(reply, self._joined.large_bodies), read_headers(reply.headers)
-            )
+            body = await read_body(reply, self._joined.large_bodies)
+            return RawReply(reply.status, body, read_headers(reply.headers), reply.headers.get("Location", ""))
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -273,7 +275,10 @@ class ChatClient:
     def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
         """Handle a status other than 200. Raise ReplyError if another try is pointless."""
         status, hints = answered.status, answered.hints
-        message = f"HTTP {status}: {server_sentence(answered.raw)}"
+        message = f"HTTP {status}: {server_sentence(answered.raw) or 'no text'}"
+        if answered.location:
+            leads_to = printable(answered.location)[:200]
+            message = f"HTTP {status}: it redirects to {leads_to}, which is not followed, so that the key stays here"
         if self._api_key:
             message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
         reason = refusal_reason(status, f"{message} {server_codes(answered.raw)}")
@@ -299,12 +304,14 @@ class ChatClient:
             self._joined.taken(launch, hints, None)
             return
         self._refusals += 1
-        if error.status in FATAL_STATUS:
+        status = error.status or 0
+        if status in FATAL_STATUS or 300 <= status < 400:
             self._give_up(launch, hints, f"{self.base_url} cannot be used: {error}")
+        hint = f"; if the model rejects a parameter, {self._limits.parameters}" if status in (400, 422) else ""
         if not self._was_taken and PARAMETER_WORDS.search(str(error)):
-            self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}{hint}")
         if self._refusals >= REFUSALS_TO_STOP:
-            self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}{hint}")
         self._joined.taken(launch, hints, None)
 
     def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:

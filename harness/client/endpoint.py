@@ -219,6 +219,8 @@ class CallLimits:
     """Failures of one call after which it ends with its error."""
     first_wait: float = 0.5
     """Seconds before the second try; doubled with each further one."""
+    parameters: str = "set it under `params:` in the judge's YAML (null leaves it out)"
+    """Where the user sets a parameter that the model rejects."""
 
 
 @dataclass

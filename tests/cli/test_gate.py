@@ -334,13 +334,14 @@ def test_the_last_line_says_it_all(harness: Callable[..., Done], tmp_path: Path)
     write_run(results, changed(40))
     words = ("gate", "--candidate", "cand", "--baseline", "base", "--policy", "gate.yaml")
     (tmp_path / "gate.yaml").write_text("checks: [{suite: arena_hard, margin: 10}]\n")
+    (tmp_path / "out.md").write_bytes("# Étape".encode("latin-1"))
 
     done = harness(*words, "--junit", "out.xml", "--json-file", "out.json", "--summary", "out.md")
 
     assert done.code == 1, done.err
     assert done.out.splitlines()[-1].startswith("FAIL (exit 1): cand against base: arena_hard")
     assert GateReport.model_validate_json((tmp_path / "out.json").read_text()).outcome == "fail"
-    assert (tmp_path / "out.md").read_text().startswith("# Gate: FAIL")
+    assert (tmp_path / "out.md").read_bytes().startswith(b"# \xc9tape\n# Gate: FAIL")
     assert etree.parse(tmp_path / "out.xml").getroot().tag == "testsuites"
 
 
