@@ -344,6 +344,13 @@ def test_the_last_line_says_it_all(harness: Callable[..., Done], tmp_path: Path)
     assert etree.parse(tmp_path / "out.xml").getroot().tag == "testsuites"
 
 
+def test_flags_of_a_live_candidate_are_refused_without_live(harness: Callable[..., Done]) -> None:
+    done = harness("gate", "--candidate", "cand", "--baseline", "base", "--limit", "3")
+
+    assert done.code == 2
+    assert "--limit is for a candidate that is asked now: add --live, or drop it" in done.err
+
+
 def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "gate.yaml"
     path.write_text("checks: [{suite: arena_hard, margin: 5, marign: 3}]\n")
