@@ -78,7 +78,7 @@ docs: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-CORE := install agreement anchors bradley_terry config consistency crossed jury newton_l1 parsing saddlepoint \
+CORE := install agreement anchors bradley_terry config consistency crossed jury newton_l1 parsing \
 	scoring standing stats_deciding stats_paired store style_control variance
 CORE_VENV = .venv-core-$(notdir $(PYTHON))
 

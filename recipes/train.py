@@ -88,8 +88,7 @@ def train(flags: TrainFlags) -> None:
 
     Running the same command again resumes where it stopped.
 
-    Examples: harness train recipes/configs/pocket.yaml --variant wrpo,dpo;
-    harness train my.yaml --variant wrpo --push-to-hub my-org
+    Examples: harness train pocket --variant wrpo,dpo; harness train my.yaml --variant wrpo --push-to-hub my-org
     """
     if flags.list_recipes:
         _list_recipes(as_json=flags.as_json)

@@ -27,13 +27,23 @@ ENVIRONMENT = {
     "HARNESS_JUDGE_KEY": "Key sent to the server of `--judge endpoint:NAME@URL`.",
     "HARNESS_MACHINES": "How the first of several machines finds the others of a training; set by the command itself.",
     "HARNESS_MIRROR": "Folder or URL with the benchmark files, laid out as `owner/repo/commit/path`.",
+    "HARNESS_PUBLISHED": "Folder of recorded judgments, as `--data` of `harness judge calibrate`.",
     "HARNESS_REPLY_CACHE": "File of the judges' cached replies.",
     "HARNESS_REWARD_CACHE": "File of the cached rewards.",
     "HARNESS_RESULTS": "The results folder, as `--results`.",
     "HARNESS_VIEW_TOKEN": "The token with which a shared `harness view` is opened.",
     "GITHUB_STEP_SUMMARY": "File to which `harness gate` appends its verdict; GitHub sets it.",
+    "HF_ENDPOINT": "Another Hub than `https://huggingface.co`.",
     "HF_HUB_OFFLINE": "`1`: nothing is fetched from the Hub.",
+    "HF_TOKEN": "Token for the Hub, for models that need one and for `--push-to-hub`.",
+    "NO_COLOR": "Set: no colours in the terminal.",
+    "RAY_ADDRESS": "The Ray cluster to use; without it Ray is started for the run.",
+    "RAY_TMPDIR": "Where a Ray that is started for the run keeps its files; choose a short path.",
     "SSL_CERT_FILE": "Certificates of hosts that your own authority signed.",
+    "TMPDIR": "Where temporary files and the logs of crashes are written.",
+    "VLLM_CPU_KVCACHE_SPACE": "GiB of key-value cache of vLLM's CPU build.",
+    "XDG_CACHE_HOME": "Where `fusion-harness`, the folder of caches, lies; default `~/.cache`.",
+    "XDG_CONFIG_HOME": "Where `fusion-harness/harness.yaml` and the trusted files lie; default `~/.config`.",
 }
 
 

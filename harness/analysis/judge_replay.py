@@ -101,7 +101,10 @@ def load_sets(suites: Iterable[str], folder: DataFolder, options: SuiteOptions) 
         except KeyError as error:
             raise DataError(f"{suite}: a row of the recorded judgments in {folder.path} has no key {error}") from None
         if not calibration_set.comparisons:
-            raise DataError(f"{suite}: no recorded judgments in {folder.path}; docs/judges.md lists the expected files")
+            raise DataError(
+                f"{suite}: no recorded judgments in {folder.path}; the documentation's page on judges lists the "
+                "expected files"
+            )
         sets.append(calibration_set)
     return sets
 

@@ -77,7 +77,7 @@ class VllmBackend(ServedBackend):
         if importlib.util.find_spec("vllm") is None:
             raise ConfigError(
                 f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or `make setup` "
-                "(CPU); without it use --backend transformers"
+                "in a checkout (CPU); without it use --backend transformers"
             )
         refuse_ours(options.engine_args, OURS)
         self.parser: str | None = None

@@ -15,7 +15,7 @@ from .options import Flags, JsonFlags, command, command_group
 config_app = command_group(
     "Trust a harness.yaml, or stop trusting it.\n\nA ./harness.yaml that is not trusted works, but it may not set "
     f"{', '.join(RUNS_CODE)}, name task or judge files, or send a key to a host other than the one of the key's "
-    "provider. --config FILE needs no trust (docs/security.md)."
+    "provider. --config FILE needs no trust."
 )
 
 

@@ -115,7 +115,7 @@ async def _stoppable(job: Coroutine[Any, Any, T]) -> T:
 def announce(estimates: Sequence[Estimate]) -> None:
     """Log who judges and what that costs, before the first call."""
     for part in estimates:
-        cost = "" if part.judge_cost_open is None else f", about {dollars(part.judge_cost_open)} to pay"
+        cost = f", about {dollars(part.judge_cost_open or 0)} to pay" if part.judge_cost else ""
         reused = f" ({part.judge_calls_done} done, {part.judge_calls_cached} cached)"
         log.info(
             "%s: %d prompts, %d generation calls; judge %s, %d calls%s%s",

@@ -202,7 +202,10 @@ def gpus() -> Check:
 def vllm() -> Check:
     if importlib.util.find_spec("vllm") is None:
         return Check(
-            "vllm", "warn", "not installed", f"{install_command('vllm')} (GPU), make setup (CPU), {WITHOUT_VLLM}"
+            "vllm",
+            "warn",
+            "not installed",
+            f"{install_command('vllm')} (GPU), `make setup` in a checkout (CPU), {WITHOUT_VLLM}",
         )
     try:
         done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=PROBE_LIMIT)

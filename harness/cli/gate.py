@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.text import Text
-from typer.core import TyperGroup
 
 from ..analysis.comparison import Population
 from ..analysis.finished_runs import StoredRun, find_runs
@@ -55,11 +54,11 @@ from ..store import dump_json, find_cards, read_card, write_atomic, write_bytes
 from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
 from .console import json_text, print_hidden, print_tables, set_up_logging, stdout_console
-from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, ResultsFlags, comma_list, command
+from .options import SETTINGS, Flags, JsonFlags, MirrorFlags, PanelGroup, ResultsFlags, comma_list, command
 from .run import work
 
 
-class GateGroup(TyperGroup):
+class GateGroup(PanelGroup):
     """The gate's subcommands. If a model is given without a flag, the error names the flag to use."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -99,7 +98,7 @@ class GateFlags(JsonFlags, ResultsFlags, MirrorFlags):
     baseline: Annotated[
         str | None, typer.Option(help="Run folder, card, model, or a name in baselines.yaml.  [default: default]")
     ] = None
-    policy: Annotated[Path | None, typer.Option(help="gate.yaml; default: docs/gate.md's margins.")] = None
+    policy: Annotated[Path | None, typer.Option(help="gate.yaml; default: the suites' own checks and margins.")] = None
     population: Annotated[
         Population | None,
         typer.Option(
@@ -165,7 +164,8 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
         raise ConfigError("--candidates are judged runs: drop --live, or gate one --candidate")
     if not flags.live:
         for name, value in flags.live_run.model_dump(exclude_none=True).items():
-            raise ConfigError(f"--{name} {str(value)!r} is for --live: add it, or drop --{name}")
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} {str(value)!r} is for --live: add it, or drop {flag}")
     policy = read_policy(flags.policy)
     if flags.population is not None:
         policy = policy.model_copy(update={"population": flags.population})

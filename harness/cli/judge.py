@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from ..judging.anchors import anchor_set
 from ..judging.calibrated import measured_agreement
-from ..judging.cost import price
+from ..judging.cost import is_free, price
 from ..judging.injection import KINDS, Injections, count_injections
 from ..pages.progress import progress
 from ..pages.text import plain, rich_table
@@ -25,7 +25,7 @@ from ..records import JudgeSpec, digest
 from ..records.asking import distinct_slug
 from ..records.errors import ConfigError, did_you_mean, printable
 from ..records.facts import Facts, all_facts
-from ..records.judge_choice import find_judge, is_local, judge_files, judge_presets, judge_templates, usable_judge
+from ..records.judge_choice import find_judge, judge_files, judge_presets, judge_templates, usable_judge
 from ..records.providers import providers
 from ..running.estimate import REPLY_TOKENS
 from ..running.pipeline import current_judgments
@@ -276,7 +276,7 @@ def _shutdown_text(day: date | None, today: date) -> str:
 
 def _prices_text(spec: JudgeSpec, suites: Iterable[Facts]) -> str:
     """Return what judging one model costs on each suite; an empty text without a price."""
-    if spec.price_in == spec.price_out == 0 or (spec.model is None and not is_local(spec)):
+    if is_free(spec):
         return "free"
     amounts = (price(spec, *_tokens(spec, facts)) for facts in suites)
     return " / ".join(f"{amount:.2f}" for amount in amounts if amount is not None)

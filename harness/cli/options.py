@@ -25,7 +25,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar, get_type_hints
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.models import ParameterInfo
 
 from ..records.errors import printable
@@ -106,20 +106,38 @@ def _names(record: type[Flags]) -> list[str]:
     return [name for name in dict.fromkeys(own_first) if name in record.model_fields]
 
 
+def _write_panels(parameters: list[Any], ctx: Any, formatter: Any) -> None:
+    """Write the options of a help page under their `rich_help_panel`, without rich."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        record = parameter.get_help_record(ctx)
+        if record is not None:
+            is_argument = parameter.param_type_name == "argument"
+            default = "Arguments" if is_argument else "Options"
+            panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+    for heading in sorted(panels, key=lambda name: name != "Arguments"):  # otherwise in the order of the record
+        with formatter.section(heading):
+            formatter.write_dl(panels[heading])
+
+
 class PanelCommand(TyperCommand):
-    """A command whose help page groups the options by their `rich_help_panel`, without rich."""
+    """A command whose help page has its options under headings."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                is_argument = parameter.param_type_name == "argument"
-                default = "Arguments" if is_argument else "Options"
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
-        for heading in sorted(panels, key=lambda name: name != "Arguments"):  # otherwise in the order of the record
-            with formatter.section(heading):
-                formatter.write_dl(panels[heading])
+        _write_panels(self.get_params(ctx), ctx, formatter)
+
+
+class PanelGroup(TyperGroup):
+    """The same for a group, with the first paragraph of each subcommand's help, not cut off after a line."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_panels(self.get_params(ctx), ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        helps = [(name, getattr(self.get_command(ctx, name), "help", None) or "") for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(text.split("\n\n")[0].split())) for name, text in helps])
 
 
 def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:
@@ -129,7 +147,7 @@ def _is_flags(annotation: Any) -> TypeGuard[type[Flags]]:
 def command_group(about: str) -> typer.Typer:
     """Return an app for subcommands; without one it prints its help."""
     names = {"help_option_names": ["-h", "--help"]}
-    return typer.Typer(help=about, no_args_is_help=True, context_settings=names, **SETTINGS)
+    return typer.Typer(cls=PanelGroup, help=about, no_args_is_help=True, context_settings=names, **SETTINGS)
 
 
 # Shared by several commands

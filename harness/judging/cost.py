@@ -25,6 +25,7 @@ from pydantic import JsonValue
 from ..client import ChatReply
 from ..records import JudgeSpec
 from ..records.errors import BudgetReachedError, ConfigError
+from ..records.judge_choice import is_local
 from ..store.files import cache_folder
 from ..store.official import cached_path, ensure, pinned_files
 
@@ -44,6 +45,11 @@ GRACE = 0.25
 
 def priced(spec: JudgeSpec) -> bool:
     return spec.price_in is not None and spec.price_out is not None
+
+
+def is_free(spec: JudgeSpec) -> bool:
+    """Return whether nobody is paid for this judge's verdicts: it is a rule, or its prices are 0."""
+    return spec.price_in == spec.price_out == 0 or (spec.model is None and not is_local(spec))
 
 
 def price(spec: JudgeSpec, prompt_tokens: float, completion_tokens: float) -> float | None:

@@ -319,7 +319,7 @@ def cell_of(table: Table, row: BoardRow, column: TableColumn) -> Cell:
         if step is None:
             return Cell("-")
         span, _, p = certainty(step).partition("] ")
-        return Cell(f"{step.difference:+.2f}", str(step.difference), p, f"{span}]")
+        return Cell(f"{step.difference:+z.2f}", str(step.difference), p, f"{span}]")
     if name == "n":
         counts = {"unscored": score.unscored, "truncated": row.truncated, "empty": row.empty}
         lost = [f"{count} {kind}" for kind, count in counts.items() if count]

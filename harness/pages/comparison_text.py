@@ -29,7 +29,7 @@ BEST_LEFT = ("model", "result")
 LEFT = ("metric", "category", "question", "change", "suite", "model", "against")
 CAUTIOUS = (
     "p at most 0.05 beside an interval that contains 0: p is exact, the interval is cautious with few questions; a "
-    "difference is called shown only if both agree (docs/statistics.md)"
+    "difference is called shown only if both agree"
 )
 """Why an interval may contain 0 beside a small p."""
 

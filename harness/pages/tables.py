@@ -134,7 +134,7 @@ def _difference_cells(step: HeadlineDifference | None) -> list[str]:
         return ["-", "-", "-"]
     kind = "" if step.paired else " unpaired"
     p = p_text(step.p).removeprefix("p ")
-    return [f"{step.difference:+.2f}", f"[{step.ci_low:+.2f}, {step.ci_high:+.2f}]{kind}", p + "*" * step.significant]
+    return [f"{step.difference:+z.2f}", f"[{step.ci_low:+.2f}, {step.ci_high:+.2f}]{kind}", p + "*" * step.significant]
 
 
 def markdown(tables: list[Table]) -> str:
@@ -222,7 +222,7 @@ def body(table: Table) -> list[list[str]]:
             "-" if row.rank is None else f"{row.rank}{_range_text(row)}",
             row.model,
             interval(row.score, facts.metric(table.headline).decimals),
-            "-" if row.above is None else f"{row.above.difference:+.2f} {certainty(row.above)}",
+            "-" if row.above is None else f"{row.above.difference:+z.2f} {certainty(row.above)}",
             *(number(row.others.get(name), facts.metric(name).decimals) for name in metrics),
             *(texts.get(row.run_id, "-") for texts in columns_by_run),
             str(row.score.n),

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from ..judging.cache import cached_keys
 from ..judging.calls import Call, Calling
-from ..judging.cost import OVERHEAD, TokenMeter, message_texts, meter, price, priced, token_limit, worst_case
+from ..judging.cost import OVERHEAD, TokenMeter, is_free, message_texts, meter, price, priced, token_limit, worst_case
 from ..records import Answer, JudgeSpec, JudgeTask, Prompt
 from ..records.errors import ConfigError
 from ..records.protocols import Judge
@@ -173,9 +173,12 @@ def _estimate_suite(plan: Plan, run: SuiteRun, *, exact: bool) -> Estimate:
     meters = {spec.name: meter(spec.model, exact=exact) for spec in specs}
     totals = _totals(plan, run, meters)
     cached = cached_keys(plan.calls.cache.path, totals.keys) if plan.calls.cache.path is not None else set()
-    has_prices = all(map(priced, specs))
+    known = {spec.name: priced(spec) or is_free(spec) for spec in specs}
+    has_prices = all(known.values())
     shares = {
-        spec.name: JudgeShare(totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if priced(spec) else None)
+        spec.name: JudgeShare(
+            totals.calls_by[spec.name], totals.cost_by.get(spec.name, 0.0) if known[spec.name] else None
+        )
         for spec in specs
         if suite_plan.audit is not None or suite_plan.turns
     }

@@ -166,7 +166,9 @@ class DataFolder:
     def need(self, name: str) -> Path:
         path = self.find(name)
         if path is None:
-            raise DataError(f"no {name} (also .xz, .gz) in {self.path}; docs/judges.md lists its source")
+            raise DataError(
+                f"no {name} (also .xz, .gz) in {self.path}; the documentation's page on judges names its source"
+            )
         return path
 
     def rows(self, name: str) -> tuple[dict[str, object], ...]:
@@ -189,7 +191,8 @@ def data_folder(folder: Path | None) -> DataFolder:
     named = folder or (Path(os.environ["HARNESS_PUBLISHED"]) if os.environ.get("HARNESS_PUBLISHED") else None)
     if named is None:
         raise DataError(
-            "no recorded judgments: pass --data DIR or set HARNESS_PUBLISHED; docs/judges.md lists the expected files"
+            "no recorded judgments: pass --data DIR or set HARNESS_PUBLISHED; the documentation's page on judges lists "
+            "the expected files"
         )
     if not named.is_dir():
         raise DataError(f"no such folder of recorded judgments: {str(named)!r}")

@@ -92,6 +92,9 @@ def test_head_to_head_is_a_run_of_its_own(judged: Judged) -> None:
     words = ("--model", "bad.jsonl", "--backend", "scripted", "--suite", "arena_hard", "--edition", "pocket")
     assert judged.harness("run", *words).code == 0  # completes what the gate began
 
+    again = json.loads(judged.harness("gate", "--candidate", "bad.jsonl", *LIVE, "--json").out)
+    assert [(row["calls"], row["calls_saved"]) for row in again["sequential"]] == [(80, 80), (80, 0)]
+
     done = judged.harness(*GAMES, "--json")
 
     assert done.code == 0, done.err

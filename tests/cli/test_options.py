@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -15,6 +15,7 @@ from harness.cli.options import Flags, JsonFlags, ResultsFlags, command, from_va
 from harness.cli.run import RunFlags, SamplingFlags, ServeFlags
 from harness.records.protocols import installed
 from harness.records.settings import FileSpec, RunSpec, SamplingOverride, ServeSpec
+from tests.fakes.commands import Done
 
 SAMPLES = {str: "text", int: 12, float: 0.5, bool: True, Path: Path("folder")}
 
@@ -86,6 +87,11 @@ def test_every_option_has_a_help_text(commands: dict[str, Any]) -> None:
         if not getattr(parameter, "help", None)
     ]
     assert silent == []
+
+
+def test_the_help_of_a_group_shows_whole_sentences(harness: Callable[..., Done]) -> None:
+    for group in ("judge", "data", "cache", "config", "suite", "gate"):
+        assert "..." not in harness(group, "--help").out.partition("Commands:")[2]
 
 
 def records_of(kind: type[Flags]) -> Iterator[type[Flags]]:

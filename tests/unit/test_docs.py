@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -28,7 +30,6 @@ def test_every_variable_that_the_code_reads_is_explained(reference: ModuleType) 
     for package in ("harness", "judges", "recipes"):
         for file in (ROOT / package).rglob("*.py"):
             read |= set(re.findall(r"\bHARNESS_[A-Z_]+\b", file.read_text("utf-8")))
-    read.discard("HARNESS_PUBLISHED")  # only benchmarks and tests read it
 
     assert read <= set(reference.ENVIRONMENT)
 
@@ -66,6 +67,30 @@ def test_every_link_to_a_file_resolves() -> None:
                 broken.append(f"{page.name}: {link}")
 
     assert broken == []
+
+
+def test_no_message_points_to_a_page_that_only_a_checkout_has() -> None:
+    pages = []
+    for package in ("harness", "judges", "recipes"):
+        for file in (ROOT / package).rglob("*.py"):
+            tree = ast.parse(file.read_text("utf-8"))
+            notes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in notes]
+            pages += [f"{file.name}: {node.value}" for node in texts if "docs/" in str(node.value)]
+
+    assert [page for page in pages if re.search(r"(?<![/.])docs/\w+\.md", page)] == []
+
+
+def test_files_that_the_makefile_and_the_image_name_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    core = re.search(r"^CORE := (.*?[^\\])\n", makefile, re.DOTALL | re.MULTILINE)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = re.findall(r"^COPY (\S+) ", (ROOT / "docs/ci/Dockerfile").read_text("utf-8"), re.MULTILINE)
+
+    assert core is not None
+    names = core[1].replace("\\", " ").split()
+    assert [name for name in names if not (ROOT / f"tests/unit/test_{name}.py").is_file()] == []
+    assert set(wheel["only-include"]) <= set(copied)
 
 
 def test_the_readme_is_one_screen_with_two_commands() -> None:

@@ -204,7 +204,9 @@ def read_policy(path: Path | None) -> GatePolicy:
         return GatePolicy()
     content = read_yaml(path)
     if not content:  # a truncated or forgotten file must not pass for a decision to use the defaults
-        raise ConfigError(f"{path} is empty: write checks: into it (docs/gate.md), or drop --policy for the defaults")
+        raise ConfigError(
+            f"{path} is empty: write `checks: [{{suite: SUITE, margin: 5}}]` into it, or drop --policy for the defaults"
+        )
     return checked(GatePolicy, content, str(path))
 
 

@@ -217,8 +217,11 @@ def _rows(judging: LiveJudging, card: ScoreCard) -> RunRows:
 
 
 def _sequential_report(judging: LiveJudging, seed: int) -> SequentialReport:
-    calls = judging.run.store.judgments.count_succeeded
-    saved = round(calls * (len(judging.order) / judging.judged - 1)) if judging.judged else 0
+    judged = {prompt.id for prompt in judging.order[: judging.judged]}
+    stored = [row.prompt_id for row in judging.run.store.judgments.all() if row.error is None]
+    calls = sum(prompt_id in judged for prompt_id in stored)
+    # what earlier sessions judged beyond this look was not saved
+    saved = max(0, round(calls * len(judging.order) / judging.judged) - len(stored)) if judging.judged else 0
     return SequentialReport(
         suite=judging.run.plan.suite.name,
         questions=judging.judged,

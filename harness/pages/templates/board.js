@@ -24,7 +24,7 @@
     element.addEventListener("click", act);
     return element;
   };
-  const signed = (value) => (value < 0 ? "" : "+") + value.toFixed(2);
+  const signed = (value) => (value > -0.005 ? "+" : "-") + Math.abs(value).toFixed(2);  // never -0.00
   /** Both the test and the interval must show a difference, as in harness compare. */
   const isShown = (p, apart) => p <= 0.05 && Boolean(apart);
   const pText = (p, apart) => (p < 0.001 ? "< 0.001" : p.toFixed(3)) + (isShown(p, apart) ? " *" : "");

@@ -34,7 +34,8 @@ def load(folder: DataFolder, options: SuiteOptions) -> CalibrationSet:
                 comparisons.append(_comparison(row, f"{file.name}:{number}"))
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
-                    f"{file.name}, row {number} is not a comparison ({error}); see docs/judges.md"
+                    f"{file.name}, row {number} is not a comparison ({error}): it needs question, candidate "
+                    "and baseline, the latter two with model and answer"
                 ) from None
 
     def tasks(item: Item) -> Sequence[JudgeTask]:
