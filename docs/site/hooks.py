@@ -16,6 +16,7 @@ import reference  # noqa: E402  (it lies beside this file)
 
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 COPIED = {".github/workflows/gate.yml": "ci/gate.yml"}
+FILES_PAGE = "reference/files.md"  # made from results/README.md
 """Files of the repository that pages link to: path from the root -> place in the site."""
 
 
@@ -31,9 +32,9 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Point links between docs/ and the root to where the site has these pages."""
     up = "../" * page.file.src_uri.count("/")
-    for source, place in (ROOT_PAGES | COPIED).items():
+    for source, place in (ROOT_PAGES | COPIED | {"results/README.md": FILES_PAGE}).items():
         markdown = markdown.replace(f"](../{source})", f"]({up}{place})")
     if page.file.src_uri in ROOT_PAGES.values():
         markdown = re.sub(r"\]\(docs/([^)]+)\)", r"](\1)", markdown)
-        markdown = markdown.replace("](results/README.md)", "](reference/files.md)")
+        markdown = markdown.replace("](results/README.md)", f"]({FILES_PAGE})")
     return markdown
