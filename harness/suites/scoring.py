@@ -24,7 +24,7 @@ from ..records.protocols import RunRows
 from ..stats.agreement import Measure
 from ..stats.combined import AuditedRatio, audited_ratio
 from ..stats.intervals import FloatArray
-from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_interval
+from ..stats.paired import Bounds, ClusteredEstimate, least_errors, paired_difference, ratio_interval
 
 PREFERENCES: Bounds = (0.0, 1.0)
 RATINGS: Bounds = (1.0, 10.0)
@@ -291,6 +291,16 @@ def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
     if first.bounds is None or second.bounds is None:
         return None
     return min(first.bounds[0], second.bounds[0]), max(first.bounds[1], second.bounds[1])
+
+
+def least_errors_of(sums: Sequence[QuestionSums]) -> FloatArray | None:
+    """Return the least error of each difference, shape (models, models), or None if one has scores without bounds."""
+    # questions that are all alike have an error of 0, although more of them could differ: bounds limit by how much
+    known_bounds = [row.bounds for row in sums if row.bounds is not None]
+    if len(known_bounds) < len(sums):
+        return None
+    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
+    return sums[0].scale * least_errors([(row.above, row.below) for row in sums], bounds)
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,16 @@ from ..finished_runs import (
 )
 from ..games import games_comparison, stored_games, suite_of_games
 from ..population import on_these
-from .decision import checks_of, judge_gate, refuse_unknown_metrics
-from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
+from .decision import checks_of, judge_gate
+from .policy import (
+    Evidence,
+    GateCheck,
+    GatePolicy,
+    GateReport,
+    JudgeNoise,
+    SequentialReport,
+    refuse_unknown_metrics,
+)
 from .power import PowerRow, power_rows
 from .sequential import Stop, replay, tier_sizes, watched
 
