@@ -457,7 +457,9 @@ def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePo
     card = evidence.candidate
     scores = None if card is None else card.scores if check.category is None else card.by_category.get(check.category)
     score = None if scores is None else scores.get(row.metric)
-    if check.floor is None or score is None or score.value is None or not score.se:
+    if check.floor is None or score is None or score.value is None or score.se is None:
+        return None
+    if not score.se and row.bounds is None:  # nothing varies, so its error is unknown
         return None
     estimate, floor = _own_estimate(score.value, score.se, row), check.floor
     if row.higher_is_better is False:
