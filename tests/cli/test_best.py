@@ -56,6 +56,14 @@ def test_cards_without_rows_are_compared_by_their_own_errors() -> None:
     assert best_sentence(best) == "arena_hard: a is the best of 2 by arena_hard; the other is shown to be worse"
 
 
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path, toy_run(name, mixed(5, 5)))
+
+    with pytest.raises(ConfigError, match="'b' names a run of arena_hard a second time: name each run once"):
+        best_of_models(["a", "b", "b"], tmp_path)
+
+
 def test_runs_of_other_protocols_are_refused(tmp_path: Path) -> None:
     write_run(tmp_path, toy_run("a", mixed(5, 5)))
     write_run(tmp_path, toy_run("b", mixed(6, 4), protocol={**PROTOCOL, "judge": "another"}))

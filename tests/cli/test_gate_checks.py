@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_a_policy_that_contradicts_itself_or_the_metric_is_refused(
 
     with pytest.raises(ConfigError, match=why):
         refuse_unknown_metrics(policy, [card])
+
+
+def test_a_copy_of_the_baselines_run_is_no_candidate(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, toy_run("base", mixed(50, 50)))
+    copy = shutil.copytree(folder, tmp_path / "copy")
+
+    with pytest.raises(ConfigError, match="candidate and baseline are copies of one run, id-base"):
+        gate_runs(str(copy), str(folder), GatePolicy(), GateOptions(results=tmp_path))
 
 
 def test_a_metric_may_be_named_without_its_filter() -> None:

@@ -284,8 +284,7 @@ def _ends(suite: str, row: Difference) -> Bounds:
     """Return the lowest and highest score that the metric can have, infinite if unknown."""
     if row.bounds is not None:
         return row.bounds
-    facts = facts_of(suite)
-    unit = facts.metric(row.metric).unit
+    unit = facts_of(suite).metric(row.metric).unit
     if unit == "percent":
         return 0.0, 100.0
     # lm-eval's metrics may be of any kind; of those between 0 and 1, more of which is better, 0 is the lowest
@@ -459,8 +458,8 @@ def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePo
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
         return None
-    if not score.se and row.bounds is None:  # nothing varies, so its error is unknown
-        return None
+    if not score.se and row.bounds is None:
+        return None  # nothing varies, so its error is unknown
     estimate, floor = _own_estimate(score.value, score.se, row), check.floor
     if row.higher_is_better is False:
         estimate, floor = mirrored(estimate), -floor
