@@ -169,7 +169,7 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
     """Return, per suite that all models have, their runs in the order of the names.
 
     If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
-    remain, or if there is no common suite.
+    remain, if two names are one run, or if there is no common suite.
     """
     runs_by_name = [find_runs(name, results, suites) for name in names]
     keys = [
@@ -188,7 +188,7 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
 
 def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
     """Return one run per name, preferring a protocol that another name has too."""
-    chosen = []
+    chosen: list[StoredRun] = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
         other_runs = runs_by_name[:position] + runs_by_name[position + 1 :]
         protocols = {run.card.protocol_sha for rest_runs in other_runs for run in rest_runs}
@@ -196,6 +196,9 @@ def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> 
         if len(alike) > 1:
             folders = ", ".join(run.described for run in alike[:8])
             raise ConfigError(f"{name!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}")
+        if alike[0].folder is not None and any(run.folder == alike[0].folder for run in chosen):
+            # it would count as two models
+            raise ConfigError(f"{name!r} names a run of {alike[0].card.suite} a second time: name each run once")
         chosen.append(alike[0])
     return chosen
 

@@ -15,7 +15,7 @@ from ..analysis.comparison import Population
 from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
-from ..analysis.gate.decision import FEWEST_MODELS, checks_of, refuse_unknown_metrics, slopes_of
+from ..analysis.gate.decision import FEWEST_MODELS, checks_of, slopes_of
 from ..analysis.gate.evidence import (
     DEFAULT,
     GateOptions,
@@ -28,7 +28,7 @@ from ..analysis.gate.evidence import (
     read_policy,
 )
 from ..analysis.gate.live import baselines_of, gate_live
-from ..analysis.gate.policy import GatePolicy, GateReport
+from ..analysis.gate.policy import GatePolicy, GateReport, refuse_unknown_metrics
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import best_sentence
 from ..pages.gate_text import (

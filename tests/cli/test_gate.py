@@ -236,6 +236,28 @@ def test_a_floor_holds_whatever_the_baseline() -> None:
     assert report(changed(0), floor(60)).outcome == "fail"
 
 
+def test_a_floor_is_tested_by_the_rule_of_the_cards_interval() -> None:
+    """19 of 20 won: 90.9 with one lost and one won besides, less 1.721 (t of 21) times 100 sqrt(0.95 * 0.05 / 19)."""
+    base, near = (toy_run(name, [WIN] * 19 + [LOSS]) for name in ("base", "cand"))
+
+    def above(floor: float) -> bool | None:
+        policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=50.0, floor=floor),))
+        return report(near, policy, base=base).checks[0].above_floor
+
+    assert above(82) is True
+    assert above(84) is None  # the bound around 95 itself is 86.4
+
+
+@pytest.mark.parametrize("margin", [50.0, 300.0])
+def test_no_margin_as_wide_as_the_scale_passes(margin: float) -> None:
+    policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=margin),))
+
+    found = report(changed(0), policy)
+
+    assert found.outcome == "inconclusive"
+    assert f"is within the margin of {margin:g} of the lowest score" in found.reasons[0]
+
+
 def test_strict_fails_a_small_but_certain_drop() -> None:
     base = toy_run("base", mixed(500, 0))
     slightly = toy_run("cand", mixed(490, 10))
