@@ -223,7 +223,8 @@ def test_a_redirect_is_not_followed_and_ends_the_run_with_where_it_leads() -> No
 @pytest.mark.parametrize("words", ["Forbidden", "<title>Attention Required!</title>Sorry, you have been blocked"])
 def test_a_prompt_that_a_firewall_blocks_fails_alone(words: str) -> None:
     blocked = Reply(text=words, status=403)
-    replies = iter(["four", blocked, "four"] if words == "Forbidden" else [blocked, "four", "four"])
+    order: list[Reply | str] = ["four", blocked, "four"] if words == "Forbidden" else [blocked, "four", "four"]
+    replies = iter(order)
 
     async def thrice(client: ChatClient) -> list[ChatReply | BaseException]:
         return [(await asyncio.gather(once(client), return_exceptions=True))[0] for _ in range(3)]

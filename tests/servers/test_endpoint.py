@@ -329,7 +329,9 @@ def test_an_endpoint_that_stays_down_ends_every_call_with_one_sentence() -> None
 
 @pytest.mark.parametrize("bad", [BAD_500, Reply(body=b"{"), CUT_OFF])
 def test_calls_at_which_an_endpoint_breaks_fail_alone_even_if_they_are_all_that_is_left(bad: Reply) -> None:
-    poison = [{"model": "fake", "messages": [{"role": "user", "content": f"poison {number}"}]} for number in range(4)]
+    poison: list[dict[str, JsonValue]] = [
+        {"model": "fake", "messages": [{"role": "user", "content": f"poison {number}"}]} for number in range(4)
+    ]
 
     async def job() -> None:
         async with client_of(fake, patience=Patience.of(0.5)) as client:
