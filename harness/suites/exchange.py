@@ -167,8 +167,10 @@ def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
     if len(names) == 1 and (kind == "model" or wanted_name is None):
         return names[0]
     near = did_you_mean(wanted_name or "", names)
-    problem = f"the files contain {len(names)} {kind}s, none named {wanted_name!r}{near}: {first_names(names)}"
-    raise ConfigError(f"{problem}; pass --{kind}" if wanted_name is None else problem)
+    contained = f"the files contain {len(names)} {kind}{'s' if len(names) > 1 else ''}"
+    if wanted_name is None:
+        raise ConfigError(f"{contained}: {first_names(names)}; pass --{kind}")
+    raise ConfigError(f"{contained}, none named {wanted_name!r}{near}: {first_names(names)}")
 
 
 def plain_text(text: str) -> str:

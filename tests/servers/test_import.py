@@ -200,7 +200,8 @@ def rows(*models: str, question: str = "pm-001") -> str:
     ("text", "words", "sentence"),
     [
         (rows("a", "b"), ("--format", "fastchat"), "the files contain 2 models, none named 'm': a, b"),
-        (rows("m"), ("--format", "fastchat", "--judge", "k"), "the files contain 1 judges, none named 'k': j"),
+        (rows("m"), ("--format", "fastchat", "--model", ""), "--model '' is not a name: 1 to 100 printable"),
+        (rows("m"), ("--format", "fastchat", "--judge", "k"), "the files contain 1 judge, none named 'k': j"),
         (rows("m", question="81"), ("--format", "fastchat"), "1 questions of the files are not the suite's, e.g. '81'"),
         (rows("m"), ("--format", "arena_hard"), "--format fastchat reads"),
         (rows("m"), ("--format", "mt"), "no format 'mt'; known: fastchat"),
