@@ -73,6 +73,8 @@ REFUSALS_TO_STOP = 8
 """Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
 FATAL_STATUS = frozenset({401, 402, 403, 404})
 """A rejected key, no money left, an unknown model: no call can succeed, as none can at an address that redirects."""
+FIREWALL_WORDS = re.compile(r"you have been blocked|attention required|request blocked|firewall|incapsula", re.I)
+"""How Cloudflare, CloudFront and Imperva say 403 about a prompt that looks like an attack, such as one about SQL."""
 PASSING_REASONS = frozenset({"context", "content_filter"})
 """Rejections that concern one call, not the endpoint."""
 BEARER = Access()
@@ -105,6 +107,7 @@ class Tries:
     rejections: int = 0
     outages: int = 0
     """Failures of the endpoint as a whole, which use up no attempt."""
+    last: ReplyError | None = None
 
 
 LISTING_SECONDS = 5.0
@@ -190,7 +193,8 @@ class ChatClient:
         tries = Tries()
         while True:
             async with self._slots:
-                launch = await self._joined.place(tokens, again=tries.failures + tries.rejections > 0)
+                again = tries.failures + tries.rejections > 0
+                launch = await self._joined.place(tokens, again=again, failed_with=tries.last)
                 outcome = await self._once(path, payload, launch)
             if isinstance(outcome, dict):
                 return outcome
@@ -305,7 +309,9 @@ class ChatClient:
             return
         self._refusals += 1
         status = error.status or 0
-        if status in FATAL_STATUS or 300 <= status < 400:
+        # who has accepted calls with this key says 403 about a prompt, most likely
+        may_pass = status == 403 and (self._was_taken or FIREWALL_WORDS.search(str(error)))
+        if (status in FATAL_STATUS or 300 <= status < 400) and not may_pass:
             self._give_up(launch, hints, f"{self.base_url} cannot be used: {error}")
         hint = f"; if the model rejects a parameter, {self._limits.parameters}" if status in (400, 422) else ""
         if not self._was_taken and PARAMETER_WORDS.search(str(error)):
@@ -322,7 +328,7 @@ class ChatClient:
 
     def _after(self, failed: FailedTry, tries: Tries) -> float:
         """Return the seconds until the next try. Raise the call's error if there is none."""
-        error = failed.error
+        error = tries.last = failed.error
         if (failed.wait or 0.0) > MAX_RETRY_AFTER:
             self._joined.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
         if error.status == 429:

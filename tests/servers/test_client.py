@@ -220,6 +220,20 @@ def test_a_redirect_is_not_followed_and_ends_the_run_with_where_it_leads() -> No
     assert len(fake.requests) == 1
 
 
+@pytest.mark.parametrize("words", ["Forbidden", "<title>Attention Required!</title>Sorry, you have been blocked"])
+def test_a_prompt_that_a_firewall_blocks_fails_alone(words: str) -> None:
+    blocked = Reply(text=words, status=403)
+    order: list[Reply | str] = ["four", blocked, "four"] if words == "Forbidden" else [blocked, "four", "four"]
+    replies = iter(order)
+
+    async def thrice(client: ChatClient) -> list[ChatReply | BaseException]:
+        return [(await asyncio.gather(once(client), return_exceptions=True))[0] for _ in range(3)]
+
+    with serving(FakeOpenAI(reply=lambda request: next(replies))) as fake:
+        outcomes = ask(fake, thrice)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatReply", "ChatReply", "ReplyError"]
+
+
 @pytest.mark.parametrize(("status", "hint"), [(400, "; if the model rejects a parameter, use --omit;"), (418, ";")])
 def test_only_a_rejected_request_has_a_hint_about_parameters(status: int, hint: str) -> None:
     refusal = Reply(text="no", status=status)
