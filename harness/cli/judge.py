@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import JsonValue
 
+from ..analysis.finished_runs import find_runs
 from ..judging.anchors import anchor_set
 from ..judging.calibrated import measured_agreement
 from ..judging.cost import is_free, price
@@ -53,7 +54,9 @@ judge_app.command("calibrate")(calibrate)
 
 
 class InjectionsFlags(ResultsFlags, JsonFlags):
-    run: Annotated[list[str], typer.Argument(help="RUN: a run's folder, its card, or a model under --results.")]
+    run: Annotated[
+        list[str], typer.Argument(help="RUN: a run's folder, its card, or a model under --results: all its runs.")
+    ]
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,12 @@ def injections(flags: InjectionsFlags) -> None:
     A hit proves no intent; it shows which judgments to read. Example: harness judge injections ckpt
     """
     rows = []
-    for name in flags.run:
-        folder = find_run(name, flags.results)
-        card = read_card(folder / "card.json")
-        answers, judgments = read_rows(folder)
+    for run in (run for name in flags.run for run in find_runs(name, flags.results)):
+        if run.folder is None:
+            raise ConfigError(
+                f"the card of {run.card.model!r} lies outside a run's folder, so there are no answers to search"
+            )
+        card, (answers, judgments) = run.card, read_rows(run.folder)
         # answers are searched again, as rules may be newer than the run; flags say what its judge was told
         flagged = sum("injection" in row.flags for row in judgments)
         suite = f"{card.suite}@{card.suite_version}"

@@ -8,7 +8,7 @@ import json
 import lzma
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from harness.running.plan import SuitePlan
 from harness.store import RunStore
 from judges.parsing import read_reply
 from tests.fakes.commands import Done
+from tests.fakes.made_runs import make_run, pocket
 from tests.fakes.toys import TEMPLATE, ToyBackend, ToyJudge, ToySuite
 
 PUBLISHED = Path(os.environ["HARNESS_PUBLISHED"]) if "HARNESS_PUBLISHED" in os.environ else None
@@ -206,6 +207,18 @@ def test_a_run_counts_them_on_its_card_and_the_report_names_them(harness: object
     (found,) = json.loads(report.out)["injections"]
     assert (found["suspect"], found["prompt_ids"], found["judgments_flagged"]) == (1, ["pm-004"], 2)
     assert found["by_kind"] == {"verdict": 1, "frame": 0, "token": 0, "instruction": 1}
+
+
+def test_a_models_name_stands_for_all_its_runs(harness: Callable[..., Done], tmp_path: Path) -> None:
+    for suite in ("alpaca_eval", "arena_hard"):
+        make_run(tmp_path / "results", "forger", pocket(suite), skill=0.5)
+
+    done = harness("judge", "injections", "forger", "--json")
+
+    assert [row["suite"] for row in json.loads(done.out)["injections"]] == [
+        "alpaca_eval@pocket-1",
+        "arena_hard@pocket-1",
+    ]
 
 
 # ------------------------------------------------------------------------------------- a quotation is no verdict
