@@ -397,7 +397,7 @@ def _anchor_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidenc
             (anchor.detectable, result.margin, anchor.n)
             for result in results
             for anchor in anchors
-            if result.suite == suite
+            if result.suite.partition("+")[0] == suite  # a pooled margin is in points of the first suite
             and result.tier != "advisory"
             and facts_of(suite).metric(result.metric).unit == anchor.unit
             and anchor.detectable is not None
