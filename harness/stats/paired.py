@@ -77,6 +77,11 @@ class ClusteredEstimate:
         """Return whether the questions differ at all. If not, the error is unknown rather than 0."""
         return self.se > SMALLEST * max(1.0, abs(self.value))
 
+    @property
+    def mirrored(self) -> ClusteredEstimate:
+        """Return the estimate with the other sign, as of a metric of which less is better."""
+        return ClusteredEstimate(-self.value, self.se, self.df, self.n)
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the two-sided t interval, of width 0 if nothing varies."""
         half = t_quantile(0.5 + level / 2, self.df) * self.se

@@ -266,6 +266,12 @@ def test_strict_fails_a_small_but_certain_drop() -> None:
     assert report(slightly, POLICY.model_copy(update={"strict": True}), base=base).outcome == "fail"
 
 
+def test_a_sequence_that_stays_open_says_why_the_bound_of_one_test_is_not_enough() -> None:
+    (reason,) = report(changed(0), steps={"arena_hard": "open"}).reasons
+
+    assert reason.endswith("100 questions after the earlier looks, though one test of as many would rule it out")
+
+
 def test_a_sequence_decides_where_judging_could_stop_early() -> None:
     def steps(step: Step) -> str:
         return report(changed(0), steps={"arena_hard": step}).outcome

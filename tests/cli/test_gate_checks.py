@@ -504,6 +504,15 @@ def test_complete_runs_are_not_adjusted() -> None:
 # ------------------------------------------------------------------------------------------------------------ anchors
 
 
+SHARP = Evidence(
+    comparison=compare(BASE, CANDIDATE).model_copy(
+        update={"headline": "lc_win_rate", "differences": (row_of("lc_win_rate", 0.0, 1.0, 500),)}
+    ),
+    baseline=None,
+    candidate=None,
+)
+
+
 @pytest.mark.parametrize(("detectable", "said"), [(12.0, True), (4.0, False)])
 def test_anchors_that_notice_less_than_the_margin_are_named(detectable: float, said: bool) -> None:
     anchors = AnchorCheck(
@@ -528,3 +537,7 @@ def test_anchors_that_notice_less_than_the_margin_are_named(detectable: float, s
         "move could pass for a difference between the models; about 160 anchors notice one of 6"
     )
     assert report.notes == ((expected,) if said else ())
+
+    pool = GateCheck(pooled=("arena_hard", "alpaca_eval"), margin=6)
+    pooled_report = judge_gate("cand", "base", GatePolicy(checks=(pool,)), {"arena_hard": shown, "alpaca_eval": SHARP})
+    assert pooled_report.notes == ((expected,) if said else ())

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 from pydantic import JsonValue
 
-from harness.records import Answer, JudgeTemplate, Judgment, Preference, Prompt
+from harness.records import Answer, JudgeTemplate, Judgment, Preference, Prompt, ScoreCard
 from harness.records.errors import DataError
-from harness.records.protocols import SuiteData
+from harness.records.protocols import RunRows, SuiteData
 from harness.suites.alpaca_eval.suite import AlpacaEval, read_chatml, shown_order
 from tests.fakes.suite_rows import judged, said, value
 
@@ -126,3 +126,18 @@ def test_chatml_is_split_before_answers_are_filled_in() -> None:
     assert (template.system, template.user) == ("Be brief.", "{instruction}: {output_1}")
     with pytest.raises(DataError, match="expected system and user"):
         read_chatml("<|im_start|>user\nx<|im_end|>", name="t")
+
+
+def test_a_length_controlled_difference_is_of_the_instructions_judged_for_both() -> None:
+    suite, noise = alpaca_suite(), random.Random(1)
+    values: list[float | None] = [noise.random() for _ in range(40)]
+    half = [None if place < 20 else value for place, value in enumerate(values)]
+    card = ScoreCard.model_construct(model="m", scores={})
+    rows = [alpaca_rows(suite, run) for run in (values, half)]
+    whole, part = (RunRows("m", card, tuple(answers), tuple(judgments)) for answers, judgments in rows)
+
+    fits = suite.paired_refits(suite.prompts(), whole, part)
+
+    assert fits is not None
+    assert fits.n == 20
+    assert fits.values[0] == fits.values[1]  # the same verdicts on these twenty

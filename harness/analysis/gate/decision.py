@@ -237,7 +237,7 @@ def _result(
 ) -> CheckResult:
     """Return the result of a check that has a difference. `missing` is its result without one."""
     less_is_better = row.higher_is_better is False
-    estimate = mirrored(row.estimate()) if less_is_better else row.estimate()
+    estimate = row.estimate().mirrored if less_is_better else row.estimate()
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
     # too few questions decide the floor no more than the difference
     floor = None if evidence is None or design.too_few is not None else _floor(check, row, evidence, policy)
@@ -397,7 +397,7 @@ def _anchor_notes(results: Sequence[CheckResult], evidence: Mapping[str, Evidenc
             (anchor.detectable, result.margin, anchor.n)
             for result in results
             for anchor in anchors
-            if result.suite == suite
+            if result.suite.partition("+")[0] == suite  # a pooled margin is in points of the first suite
             and result.tier != "advisory"
             and facts_of(suite).metric(result.metric).unit == anchor.unit
             and anchor.detectable is not None
@@ -425,11 +425,6 @@ def metric_of(check: GateCheck, comparison: Comparison) -> str:
     names = {row.metric for row in comparison.differences if row.category == check.category}
     filtered = sorted(name for name in names if name.partition(",")[0] == check.metric)
     return filtered[0] if len(filtered) == 1 and check.metric not in names else check.metric
-
-
-def mirrored(estimate: ClusteredEstimate) -> ClusteredEstimate:
-    """Return the estimate with the sign by which more is better."""
-    return ClusteredEstimate(-estimate.value, estimate.se, estimate.df, estimate.n)
 
 
 def _repeats(row: Difference, check: GateCheck, evidence: Evidence, policy: GatePolicy) -> int | None:
@@ -462,7 +457,7 @@ def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePo
         return None  # nothing varies, so its error is unknown
     estimate, floor = _own_estimate(score.value, score.se, row), check.floor
     if row.higher_is_better is False:
-        estimate, floor = mirrored(estimate), -floor
+        estimate, floor = estimate.mirrored, -floor
     is_above = None
     if estimate.lower(policy.alpha) >= floor:
         is_above = True
@@ -684,6 +679,9 @@ def _what_decides(result: CheckResult, policy: GatePolicy, questions: int) -> st
         return shown if policy.strict else f"{shown}; `strict: true` in the policy fails any {loss} that is shown"
     text = f"a {loss} of {result.margin:g} is not ruled out"
     text += f" with {questions} questions" if questions else ""
+    # the table's bound is of the test of fixed size
+    if result.p_safe is not None and result.p_safe < policy.alpha and not policy.strict:
+        return f"{text} after the earlier looks, though one test of as many would rule it out"
     if result.more_draws is not None and result.resolvable is not None and result.more_draws > 1:
         return (
             f"{text}: an equal model passes with these draws at a margin of {result.resolvable:.3g}, and at "

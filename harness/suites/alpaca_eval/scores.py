@@ -243,6 +243,8 @@ class LengthRefits:
     replicates: FloatArray
 
 
+SPARED = 0.02
+"""The gate's limit on unscored questions: as few missing verdicts do not move a difference."""
 DrawsRefits = Callable[..., LengthRefits | None]
 """`length_refits`, or the same with a memory."""
 
@@ -270,13 +272,15 @@ def paired_length_control(
     seed: int = 0,
     draw: DrawsRefits = length_refits,
 ) -> Refits | None:
-    """Return `lc_win_rate` of both models over the instructions judged for both, or None if one has no refits."""
+    """Return `lc_win_rate` of both models over the same instructions, or None if one has no refits.
+
+    They are those that both answered, or if more than `SPARED` of them lack a verdict, those judged for both.
+    """
     judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
-    both = [
-        prompt
-        for prompt in prompts
-        if all(part.lengths.get(prompt.id) and part.preferences.get(prompt.id) for part in judged)
-    ]
+    answered = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
+    scored = [prompt for prompt in answered if all(part.preferences.get(prompt.id) for part in judged)]
+    # a board refits a model once, not once per pair in which some verdict is missing
+    both = answered if len(scored) >= (1 - SPARED) * len(answered) else scored
     refits = []
     for part in judged:
         rows = length_rows(data, both, part)
@@ -285,7 +289,7 @@ def paired_length_control(
             return None
         refits.append(drawn)
     values, replicates = (refits[0].win_rate, refits[1].win_rate), (refits[0].replicates, refits[1].replicates)
-    return Refits("lc_win_rate", values, replicates, len(both))
+    return Refits("lc_win_rate", values, replicates, len(scored))
 
 
 # --------------------------------------------------------------------------------------------------- refits, remembered
