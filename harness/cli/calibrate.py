@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -14,6 +14,7 @@ from rich.text import Text
 from ..analysis.judge_probe import lost_calls
 from ..analysis.judge_replay import (
     RECORDED,
+    CalibrationEstimate,
     CalibrationSpec,
     ask,
     chosen_items,
@@ -116,24 +117,47 @@ def calibrate(flags: CalibrateFlags) -> None:
     if len(flags.judge) > 1 and flags.out is not None:
         raise ConfigError(f"--out {flags.out} is for one judge, not {len(flags.judge)}; each has its own folder anyway")
     specs = {name: flags.spec(name) for name in flags.judge}  # all are checked before one is asked
-    calibrations = [_calibrated(name, spec, flags) for name, spec in specs.items()]
-    _show([calibration for calibration in calibrations if calibration is not None], flags)
+    if flags.dry_run:
+        _show_estimates({name: _prepared(name, spec, flags)[1:] for name, spec in specs.items()}, flags)
+        return
+    _show([_calibrated(name, spec, flags) for name, spec in specs.items()], flags)
 
 
-def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Calibration | None:
-    """Return one judge's calibration, asking what is missing, or None after `--dry-run`."""
+def _show_estimates(estimates: Mapping[str, tuple[Sequence[Item], CalibrationEstimate]], flags: CalibrateFlags) -> None:
+    if flags.as_json:
+        rows = [
+            {"judge": name, "items": len(items), "judge_calls": expected.calls, "judge_cost": expected.dollars}
+            for name, (items, expected) in estimates.items()
+        ]
+        print(json.dumps({"dry_run": rows}, indent=2))
+        return
+    for name, (items, expected) in estimates.items():
+        shown = "" if len(estimates) == 1 else f"{name}: "
+        calls = f"{expected.calls} judge calls{_cost(expected)}"
+        print(f"{shown}{len(items)} items, {calls}; nothing was asked, nothing written")
+
+
+def _cost(expected: CalibrationEstimate) -> str:
+    return "" if expected.dollars is None else f", about ${expected.dollars:.2f}"
+
+
+def _prepared(
+    name: str, spec: CalibrationSpec, flags: CalibrateFlags
+) -> tuple[list[CalibrationSet], list[Item], CalibrationEstimate]:
+    """Return what there is to ask one judge about, and what that will cost."""
     sets = load_sets(spec.suites, data_folder(flags.data), SuiteOptions(mirror=flags.mirror))
     items = chosen_items(spec, sets)
     if not items:
         raise ConfigError(f"nothing to ask about in {', '.join(spec.suites)}: the answers' texts are not in the data")
     log.info("%s: %s", name, ", ".join(f"{n} {kind}" for kind, n in counted(items).items()))
     expected = estimate(spec, sets, items)
-    cost = "" if expected.dollars is None else f", about ${expected.dollars:.2f}"
-    log.info("%d judge calls%s", expected.calls, cost)
-    if flags.dry_run:
-        shown = "" if len(flags.judge) == 1 else f"{name}: "
-        print(f"{shown}{len(items)} items, {expected.calls} judge calls{cost}; nothing was asked, nothing written")
-        return None
+    log.info("%d judge calls%s", expected.calls, _cost(expected))
+    return sets, items, expected
+
+
+def _calibrated(name: str, spec: CalibrationSpec, flags: CalibrateFlags) -> Calibration:
+    """Return one judge's calibration, asking what is missing."""
+    sets, items, expected = _prepared(name, spec, flags)
     settings = manifest(spec, sets, items)
     folder = folder_of(flags.results, spec, settings)
     judgments: list[Judgment] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, field_serializer, model_validator
+from pydantic import ConfigDict, Field, JsonValue, field_serializer, model_validator
 
 from .asking import Answer, DigestedRecord, Failure, Prompt, Record, TokenLimit, is_empty
 
@@ -220,6 +220,8 @@ class Access(Record):
 
 class JudgeSpec(Record):
     """A judge's configuration, from `judges/configs/NAME.yaml` or `harness.yaml`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
     kind: str

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from .asking import ModelRef, Record, Sampling, is_empty
@@ -29,6 +29,8 @@ R = TypeVar("R", bound=Record)
 
 class ServeSpec(Record):
     """`serve:` in harness.yaml; each field is also a flag of `harness run`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     chat_template: str | None = None
     tensor_parallel: int = Field(default=1, ge=1)
@@ -95,6 +97,8 @@ def is_none(value: object) -> bool:
 class SamplingOverride(Record):
     """`sampling:` in harness.yaml: replaces a benchmark's answer settings, which the card reports as a deviation."""
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     n: int | None = Field(default=None, ge=1)
     """Answers per prompt."""
 
@@ -124,6 +128,8 @@ class SamplingOverride(Record):
 
     @model_validator(mode="after")
     def _no_field_twice(self) -> Self:
+        if "" in self.stop:
+            raise ValueError("stop has an empty text, which would end every answer")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens are one limit under two names; give one")
         wrong = sorted(set(self.extra_body or {}) & (set(type(self).model_fields) | RESERVED))

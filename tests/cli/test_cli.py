@@ -65,6 +65,12 @@ def test_every_command_has_help_with_an_example(harness: Callable[..., Done], co
         (("run", "--model", "x", *POCKET, "--judge", "gpt9"), "no judge named 'gpt9'; known: "),
         (("run", "--model", "x", *POCKET, "--limit", "0"), "limit = 0"),
         (("run", "--model", "x", *POCKET, "--temperature", "-1"), "temperature = -1"),
+        (
+            ("run", "--model", "x", *POCKET, "--presence-penalty", "nan"),
+            "presence_penalty = nan: must be a finite number",
+        ),
+        (("run", "--model", "x", *POCKET, "--patience", "inf"), "patience = inf: must be a finite number"),
+        (("run", "--model", "x", *POCKET, "--stop", ""), "stop has an empty text, which would end every answer"),
         (("run", "--model", "endpoint:m@http://127.0.0.1:1/v1", "--suite", "all", "--edition", "gold"), "pocket"),
         (("run", "--model", "x", *POCKET, "--config", "none.yaml"), "cannot read none.yaml"),
         (("leaderboard", "--results", "none"), "no score cards under none/runs"),

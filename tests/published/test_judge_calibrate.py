@@ -291,10 +291,13 @@ def test_a_judge_that_only_compares_is_calibrated_on_comparisons(harness: Harnes
 
 @pytest.mark.slow
 def test_an_estimate_needs_no_key(harness: Harness) -> None:
-    done = harness("judge", "calibrate", "--judge", "gpt-5.4", "--suite", "mt_bench", "--sample", "60", "--dry-run")
+    words = ("judge", "calibrate", "--judge", "gpt-5.4", "--suite", "mt_bench", "--sample", "60", "--dry-run")
+    done = harness(*words)
 
     assert done.code == 0, done.err
     assert "nothing was asked, nothing written" in done.out
+    [row] = json.loads(harness(*words, "--json").out)["dry_run"]
+    assert f"{row['items']} items, {row['judge_calls']} judge calls, about ${row['judge_cost']:.2f};" in done.out
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
