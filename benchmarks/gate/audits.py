@@ -18,12 +18,11 @@ import numpy as np
 
 from harness.pages.text import markdown_table
 from harness.records.protocols import SuiteOptions
-from harness.stats.combined import audited_ratio
 from harness.stats.intervals import FloatArray
-from harness.stats.paired import ratio_estimate
 from harness.suites.files import read_files
 from harness.suites.mt_bench.recorded import load
 from harness.suites.recorded import DataFolder, RecordedComparison
+from harness.suites.scoring import PREFERENCES, QuestionSums, audited_sums, sums_difference
 
 from .published import published_root
 
@@ -121,21 +120,23 @@ def audit_rows(
         both, worth, pair_worth = 0, [], []
         for _ in range(DATA_SETS):
             drawn, at = rng.integers(recorded, size=questions), rng.permutation(questions)[:audited]
-            terms, plain = {}, {}
+            estimates, plain = {}, {}
+            ids = np.array(list(map(str, range(questions))))
             for model in models:
                 sides = [(above[drawn], below[drawn]) for above, below in (cheap[model], dear[model])]
                 above, below = sides[1][0][at], sides[1][1][at]
-                estimate = audited_ratio(sides[0], (above, below), at)
+                audit = QuestionSums("win_rate", 1.0, tuple(ids[at]), above, below, PREFERENCES)
+                estimate = audited_sums(QuestionSums("win_rate", 1.0, tuple(ids), *sides[0], PREFERENCES), audit)
                 assert estimate is not None, "there are fifty audited questions"
-                terms[model] = estimate.terms
+                estimates[model] = estimate.sums
                 ratio = float(above.sum() / below.sum())
                 plain[model] = (above - ratio * below) / below.mean()
-                interval = estimate.interval(0.0, 1.0)
+                interval = estimate.ratio.interval(0.0, 1.0)
                 covered[model] += interval.low <= truths[model] <= interval.high
-                worth.append(estimate.effective)
+                worth.append(estimate.ratio.effective)
             for first, second in pairs:
-                apart = terms[second] - terms[first]
-                both += _holds(apart, truths[second] - truths[first])
+                apart = estimates[second].above - estimates[first].above
+                both += _holds(estimates[first], estimates[second], truths[second] - truths[first])
                 spread = float((plain[second] - plain[first]).std(ddof=1))
                 pair_worth.append((spread / float(apart.std(ddof=1) / questions**0.5)) ** 2)
         shares = [hits / DATA_SETS for hits in covered.values()]
@@ -147,8 +148,8 @@ def audit_rows(
         ]
 
 
-def _holds(terms: FloatArray, truth: float) -> bool:
-    estimate = ratio_estimate(terms, np.ones(len(terms)))
+def _holds(first: QuestionSums, second: QuestionSums, truth: float) -> bool:
+    estimate = sums_difference(second, first)
     assert estimate is not None, "there are fifty questions at least"
     low, high = estimate.interval()
     return low <= truth <= high

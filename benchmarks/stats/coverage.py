@@ -11,15 +11,17 @@ from harness.analysis.gate.sequential import looks
 from harness.stats.intervals import FloatArray, percentile_interval
 from harness.stats.paired import (
     ALPHA,
+    least_errors,
     non_inferiority,
     paired_difference,
     rank_intervals,
     ratio_estimate,
     ratio_interval,
+    student_bound,
     swap_test,
     t_quantile,
 )
-from harness.stats.sequential import boundaries, student_bound
+from harness.stats.sequential import boundaries
 
 from .games import Sums, play, truth
 from .methods import (
@@ -205,7 +207,8 @@ def rank_coverage(sets: int, questions: int, *, resamples: int = 500, seed: int 
     for one in range(sets):
         above, below = data.above[one], data.below[one]
         drawn = ratio_replicates(above, below, resamples=resamples, seed=one)
-        found = rank_intervals(above.sum(axis=0) / below.sum(axis=0), drawn)
+        least = least_errors(list(zip(above.T, below.T, strict=True)), (0.0, 1.0))
+        found = rank_intervals(above.sum(axis=0) / below.sum(axis=0), drawn, df=questions - 1, least=least)
         hits += sum(rank.best <= place <= rank.worst for place, rank in enumerate(found, start=1))
     return [Share("rank interval", questions, hits, sets * len(levels))]
 

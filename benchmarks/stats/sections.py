@@ -25,7 +25,7 @@ def early_looks(sets: int) -> list[str]:
 
 
 def ranks(sets: int) -> list[str]:
-    return table([share for size in SIZES for share in rank_coverage(max(50, sets // 10), size)])
+    return table([share for size in (20, *SIZES) for share in rank_coverage(max(50, sets // 10), size)])
 
 
 def alarms(sets: int) -> list[str]:

@@ -23,6 +23,10 @@ from typing import Any
 SECTIONS = {"parity": 90, "step 0.5B": 140, "step 1B": 170, "generation": 50, "armorm": 60}
 """Name -> seconds at most. Together with starting the processes, under nine minutes."""
 TINY = dict.fromkeys(("parity", "step tiny", "generation", "armorm"), 200)
+FIRST_LOSSES = (
+    "First losses check the layouts: ours read the same stored reference, so theirs are equal; the official layout's "
+    "reference is the untrained model itself, so its first loss is log 2 = 0.693."
+)
 Results = Iterator[dict[str, Any]]
 
 
@@ -205,7 +209,9 @@ def markdown(report: dict[str, Any]) -> str:
     ) + ".", ""]  # fmt: skip
     for section, results in report["sections"].items():
         columns = list(dict.fromkeys(key for result in results for key in result))
-        lines += [f"### {section}", "", f"| {' | '.join(column.replace('_', ' ') for column in columns)} |"]
+        lines += [f"### {section}", ""]
+        lines += [FIRST_LOSSES, ""] if "first_loss" in columns else []
+        lines += [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |"]
         lines.append("|" + "---|" * len(columns))
         lines += [f"| {' | '.join(cell(result.get(column)) for column in columns)} |" for result in results]
         lines.append("")

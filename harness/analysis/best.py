@@ -23,10 +23,10 @@ from ..records.facts import higher_is_better
 from ..records.protocols import Refits, RefitsPairs, RunRows
 from ..stats.best import BestBounds, compare_with_best
 from ..stats.intervals import FloatArray
-from ..stats.paired import least_error, terms
-from ..suites.scoring import QuestionSums
+from ..stats.paired import least_se, terms
+from ..suites.scoring import QuestionSums, least_errors_of
 from .comparison import main_sums
-from .differences import FEW
+from .differences import FEW, PERCENT
 from .finished_runs import (
     USUAL_OPTIONS,
     PairOptions,
@@ -121,7 +121,10 @@ def best_of(
         replicates = np.stack([refits[0].replicates[0], *(pair.replicates[1] for pair in refits)])
         # all fits share their resamples, so this includes what the models have in common
         covariance = np.cov(replicates).astype(np.float64)
-        questions, bounds = refits[0].n, compare_with_best(sign * values, covariance, 0, seed=seed)
+        questions = refits[0].n
+        apart = (values[:, None] - values).tolist()
+        least = np.array([[least_se(questions, difference, PERCENT) for difference in row] for row in apart])
+        bounds = compare_with_best(sign * values, covariance, 0, least=least, seed=seed)
     elif sums:
         values, bounds = best_of_sums(sums, sign=sign, seed=seed)
         questions = len(sums[0].ids)
@@ -183,7 +186,11 @@ def best_of_sums(
 ) -> tuple[FloatArray, list[BestBounds]]:
     """Return the values (models,) and bounds of models with the same questions. `sign` -1 if less is better."""
     values, covariance = _estimates(sums)
-    bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=_least(sums), seed=seed)
+    bounds = compare_with_best(sign * values, covariance, len(sums[0].ids) - 1, least=least_errors_of(sums), seed=seed)
+    known_bounds = [row.bounds for row in sums if row.bounds is not None]
+    if len(known_bounds) == len(sums):  # no difference can exceed the scale's length
+        widest = sums[0].scale * (max(high for _, high in known_bounds) - min(low for low, _ in known_bounds))
+        bounds = [BestBounds(max(row.low, -widest), min(row.high, widest)) for row in bounds]
     return values, bounds
 
 
@@ -194,17 +201,6 @@ def _estimates(sums: Sequence[QuestionSums]) -> tuple[FloatArray, FloatArray]:
     questions = table.shape[1]
     covariance: FloatArray = table @ table.T / (questions * (questions - 1))
     return values, covariance
-
-
-def _least(sums: Sequence[QuestionSums]) -> FloatArray | None:
-    """Return the least error of each difference, of scores that have bounds."""
-    # questions that are all alike have an error of 0, although more of them could differ: bounds limit by how much
-    known_bounds = [row.bounds for row in sums if row.bounds is not None]
-    if len(known_bounds) < len(sums):
-        return None
-    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
-    terms_of = [(row.above, row.below) for row in sums]
-    return sums[0].scale * np.array([[least_error(row, other, bounds) for other in terms_of] for row in terms_of])
 
 
 def _independent(runs: Sequence[RunRows]) -> tuple[FloatArray, FloatArray]:

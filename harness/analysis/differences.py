@@ -21,11 +21,24 @@ from ..records import Record, ScoreCard
 from ..records.protocols import Refits
 from ..stats.combined import AdjustedDifference, JudgedPart, adjusted_difference, difference_of_parts
 from ..stats.intervals import FloatArray, percentile_interval
-from ..stats.paired import ClusteredEstimate, Terms, correlation, detectable, required_n, swap_tests, terms, two_sided_p
+from ..stats.paired import (
+    Bounds,
+    ClusteredEstimate,
+    Terms,
+    correlation,
+    detectable,
+    least_se,
+    required_n,
+    swap_tests,
+    terms,
+    two_sided_p,
+)
 from ..suites.scoring import QuestionSums, common, shared_bounds, sums_difference
 
 ALPHA = 0.05
 Method = Literal["paired", "refitted", "unpaired", "direct", "adjusted", "pooled", "within"]
+PERCENT: Bounds = (0.0, 100.0)
+"""Of a fitted rate."""
 FEW = 0.9
 """A run with at most this share of the other's questions is a part of it; with more, only some answers are missing."""
 
@@ -64,6 +77,8 @@ class Difference(Record):
     correlation: float | None = None
     """Correlation of the two models' question scores: what pairing gains."""
     method: Method
+    bounds: Bounds | None = Field(default=None, exclude=True)
+    """Of a question's score, in the metric's unit; None: unknown."""
     higher_is_better: bool | None = Field(default=True, exclude_if=bool)
     """False: less is better. None: neither is, or it is unknown which."""
 
@@ -133,12 +148,12 @@ def paired_rows(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int = 
             rows.append(None)
             continue
         low, high = estimate.interval()
-        if (bounds := shared_bounds(first, second)) is not None:
+        if widest := _widest(first, second):
             # Student's t is wide for few questions: no difference can exceed the scale's length
-            widest = first.scale * (bounds[1] - bounds[0])
             low, high = max(low, -widest), min(high, widest)
         row = _difference(first.metric, (first.value, second.value), estimate, (low, high), p, "paired")
-        rows.append(row.model_copy(update={"correlation": correlation(first.scores(), second.scores())}))
+        update = {"correlation": correlation(first.scores(), second.scores()), "bounds": _bounds(first, second)}
+        rows.append(row.model_copy(update=update))
     return rows
 
 
@@ -172,15 +187,24 @@ def _swap_ps(pairs: Sequence[tuple[QuestionSums, QuestionSums]], seed: int) -> l
 
 
 def refitted(refits: Refits) -> Difference:
-    """Return the difference of two fitted values by bootstrap replicates that share their questions."""
+    """Return the difference of two fitted rates by bootstrap replicates that share their questions.
+
+    Few questions show too little of how much a fit varies: of 20 at which both models win nearly always, the resamples
+    are nearly alike. The error is therefore at least that of a paired difference of as many questions, `least_se`.
+    """
     value = refits.values[1] - refits.values[0]
     apart = refits.replicates[1] - refits.replicates[0]
     interval = percentile_interval(apart)
     assert interval is not None, "a fit is refitted at least twice"
-    estimate = ClusteredEstimate(value, interval.se, 0, refits.n)
+    least = least_se(refits.n, value, PERCENT)
     # of the differences, not of two separate intervals: replicates share their questions, which cancels their noise
-    p = two_sided_p(apart, value)
-    row = _difference(refits.metric, refits.values, estimate, (interval.low, interval.high), p, "refitted")
+    estimate, p = ClusteredEstimate(value, interval.se, 0, refits.n), two_sided_p(apart, value)
+    low, high = interval.low, interval.high
+    if least > interval.se:
+        estimate = ClusteredEstimate(value, least, refits.n - 1, refits.n)
+        span, p = estimate.interval(), estimate.p_two_sided()
+        low, high = max(min(low, span[0]), -PERCENT[1]), min(max(high, span[1]), PERCENT[1])
+    row = _difference(refits.metric, refits.values, estimate, (low, high), p, "refitted")
     return row.model_copy(update={"correlation": correlation(*refits.replicates)})
 
 
@@ -204,7 +228,7 @@ def adjustment(sums: Sequence[QuestionSums], names: Sequence[str], *, seed: int 
     )
     if estimate is None:
         return None
-    row = _adjusted_row(first.metric, estimate, sign)
+    row = _adjusted_row(first.metric, estimate, sign, _bounds(first, second))
     low, high = sorted(sign * end for end in estimate.interval_set())
     return Adjustment(difference=row, n=estimate.n, of=estimate.of, set_low=low, set_high=high, models=predictors)
 
@@ -233,7 +257,7 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
         return None
     low, high = estimate.interval_set()
     return Adjustment(
-        difference=_adjusted_row(first.metric, estimate, 1.0),
+        difference=_adjusted_row(first.metric, estimate, 1.0, _bounds(first, second)),
         n=len(set(judged_sums[0].ids) & set(judged_sums[1].ids)),
         of=estimate.of,
         judged=(len(judged_sums[0].ids), len(judged_sums[1].ids)),
@@ -243,20 +267,26 @@ def adjustment_of_parts(sums: Sequence[QuestionSums], names: Sequence[str], *, s
     )
 
 
+def _bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
+    """Return the lowest and highest score of a question in the metric's unit; None if unknown."""
+    bounds = shared_bounds(first, second)
+    return None if bounds is None else (first.scale * bounds[0], first.scale * bounds[1])
+
+
 def _widest(first: QuestionSums, second: QuestionSums) -> float:
     """Return the range of a question's score in the metric's unit; 0 if it is unknown."""
-    bounds = shared_bounds(first, second)
-    return 0.0 if bounds is None else first.scale * (bounds[1] - bounds[0])
+    lowest, highest = _bounds(first, second) or (0.0, 0.0)
+    return highest - lowest
 
 
-def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float) -> Difference:
+def _adjusted_row(metric: str, estimate: AdjustedDifference, sign: float, bounds: Bounds | None) -> Difference:
     """Return the difference. `sign` -1 if the reference is the second model."""
     value, reference = sign * estimate.value, estimate.reference
     means = (reference, reference + value) if sign > 0 else (reference - value, reference)
     clustered = ClusteredEstimate(value, estimate.se, estimate.df, estimate.n)
     row = _difference(metric, means, clustered, clustered.interval(), clustered.p_two_sided(), "adjusted")
     # the error does not shrink with the square root of the questions, so the rule for `needed` does not apply
-    return row.model_copy(update={"needed": None})
+    return row.model_copy(update={"needed": None, "bounds": bounds})
 
 
 def adjustment_line(row: Adjustment, plain: Difference) -> str:

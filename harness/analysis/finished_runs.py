@@ -21,10 +21,10 @@ from ..judging.jury import CardProtocol, audit_rows, scored
 from ..records import Answer, Failure, ModelRef, Prompt, Sampling, ScoreCard, digest
 from ..records.errors import ConfigError, DataError, did_you_mean, first_names
 from ..records.judge_choice import choose_judges
-from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite, SuiteOptions
+from ..records.protocols import NothingToOpen, OwnRunner, RunRows, Suite
 from ..records.settings import RunSpec
 from ..running.pipeline import current_judgments
-from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, suite_plan, with_baseline_of
+from ..running.plan import JudgePool, Plan, SuiteInputs, limited, load_suite, options_of, suite_plan, with_baseline_of
 from ..store import find_cards, read_card
 from ..store.runs import read_question_scores, read_rows
 from ..store.trusted import read_config
@@ -169,7 +169,7 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
     """Return, per suite that all models have, their runs in the order of the names.
 
     If a model has several runs, those whose protocol another model has too are preferred. Raise ConfigError if several
-    remain, or if there is no common suite.
+    remain, if two names are one run, or if there is no common suite.
     """
     runs_by_name = [find_runs(name, results, suites) for name in names]
     keys = [
@@ -188,7 +188,7 @@ def matched(names: Sequence[str], results: Path, suites: Collection[str] = ()) -
 
 def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> list[StoredRun]:
     """Return one run per name, preferring a protocol that another name has too."""
-    chosen = []
+    chosen: list[StoredRun] = []
     for position, (name, runs) in enumerate(zip(names, runs_by_name, strict=True)):
         other_runs = runs_by_name[:position] + runs_by_name[position + 1 :]
         protocols = {run.card.protocol_sha for rest_runs in other_runs for run in rest_runs}
@@ -196,6 +196,9 @@ def _run_per_name(names: Sequence[str], runs_by_name: list[list[StoredRun]]) -> 
         if len(alike) > 1:
             folders = ", ".join(run.described for run in alike[:8])
             raise ConfigError(f"{name!r} has {len(alike)} runs of {alike[0].card.suite}; name one folder of: {folders}")
+        if alike[0].folder is not None and any(run.folder == alike[0].folder for run in chosen):
+            # it would count as two models
+            raise ConfigError(f"{name!r} names a run of {alike[0].card.suite} a second time: name each run once")
         chosen.append(alike[0])
     return chosen
 
@@ -261,10 +264,8 @@ def run_rows(run: StoredRun, name: str | None = None) -> RunRows:
 def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None = None) -> Loaded:
     """Return the suite of a card, in the card's edition, with the baseline that its run's folder states."""
     protocol = CardProtocol.read(card.protocol)
-    references = "pr3158" if protocol.references == "pr3158" else "official"
-    options = SuiteOptions(edition=_edition(card), references=references, mirror=mirror)
     try:
-        suite = load_suite(card.suite, options, folder)
+        suite = load_suite(card.suite, options_of(card, mirror=mirror), folder)
     except (DataError, ConfigError) as error:
         log.info("%s: compared without the suite's data: %s", card.suite, error)
         return Loaded(None, None)
@@ -274,10 +275,6 @@ def suite_of(card: ScoreCard, mirror: str | None = None, *, folder: Path | None 
     suite = with_baseline_of(suite, folder)
     # a limited run asked a seeded sample, which must be drawn again in the same way
     return Loaded(suite, limited(suite.prompts(), *(protocol.limit or (None, 0))))
-
-
-def _edition(card: ScoreCard) -> str:
-    return "pocket" if card.suite_version.startswith("pocket") else "official"
 
 
 def head_to_head_plan(
@@ -305,7 +302,7 @@ def head_to_head_plan(
     labels = shown_names([first, second])
     games = _games(suite, first, rows[0], labels[0])
     file = read_config(config)
-    edition = _edition(first.card)
+    edition = first.card.edition
     judges = choose_judges((games.name,), judge, edition=edition, own_judges=file.judges)
     spec = RunSpec(
         model=ModelRef(scheme="endpoint", name=labels[1]),

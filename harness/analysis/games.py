@@ -85,7 +85,8 @@ def games_difference(run: RunRows, *, seed: int = 0) -> Difference | None:
     row = paired(replace(sums, above=sums.below - sums.above), sums, None, seed)
     if row is None:
         return None
-    return row.model_copy(update={"first": 50.0, "other": 50.0 + row.value, "method": "direct", "correlation": None})
+    update = {"first": 50.0, "other": 50.0 + row.value, "bounds": (0.0, 100.0), "correlation": None, "method": "direct"}
+    return row.model_copy(update=update)
 
 
 def stored_games(

@@ -32,7 +32,7 @@ from ..stats.intervals import FloatArray, resampling_weights
 from ..stats.paired import ClusteredEstimate, clustered_se, correlation, rank_intervals, terms
 from ..store import read_card
 from ..store.checkpoint import Fusion
-from ..suites.scoring import QuestionSums, common, is_complete, sums_difference
+from ..suites.scoring import QuestionSums, common, is_complete, least_errors_of, sums_difference
 from .differences import ALPHA
 
 # -------------------------------------------------------------------------------------------- models that have one name
@@ -484,7 +484,8 @@ def rank_ranges(
         return [None] * len(cards)
     drawn = values + _draws(cards, shared, errors)
     sign = -1.0 if less_is_better else 1.0
-    intervals = rank_intervals(sign * values, sign * drawn, joint=joint)
+    df, least = (0, None) if shared is None else (len(shared[0].ids) - 1, least_errors_of(shared))
+    intervals = rank_intervals(sign * values, sign * drawn, joint=joint, df=df, least=least)
     return [RankRange(low=ranks.best, high=ranks.worst) for ranks in intervals]
 
 

@@ -212,7 +212,7 @@ class PairedRuns:
             return Loaded(None, None)
         key = card.suite, card.protocol_sha
         if key not in self._suites:
-            here = card.suite_version.startswith("pocket") or all(
+            here = card.edition == "pocket" or all(
                 is_available_offline(file.name) for file in facts.files if not file.optional
             )
             folder = self._folders.get(run_id(card))

@@ -17,7 +17,16 @@ from urllib.parse import urlsplit
 import aiohttp
 from pydantic import JsonValue
 
-from ..client import CallLimits, ChatClient, Patience, connection_words, is_starting, read_chat_reply, server_sentence
+from ..client import (
+    CallLimits,
+    ChatClient,
+    Patience,
+    connection_words,
+    is_starting,
+    model_entries,
+    read_chat_reply,
+    server_sentence,
+)
 from ..records import ModelRef
 from ..records.errors import ConfigError, ReplyError, ServerError
 from ..records.protocols import Presented, Served, ServeOptions
@@ -84,6 +93,7 @@ class EndpointBackend(ChatBackend):
                 tpm=options.tpm,
                 timeout=options.timeout,
                 patience=Patience.of(options.patience),
+                parameters="leave it out by --omit NAME (--max-completion-tokens N replaces max_tokens)",
             )
             client = ChatClient(self._url, limits, api_key=self._key)
             self._client = await stack.enter_async_context(client)
@@ -173,6 +183,7 @@ class EndpointBackend(ChatBackend):
             ):
                 if reply.status in (401, 403):
                     sentence = server_sentence(await reply.read())
+                    sentence = sentence.replace(self._key, "***") if self._key else sentence  # some repeat it
                     raise ConfigError(
                         f"{self._url} rejects the key (HTTP {reply.status}: {sentence}); set {ENDPOINT_KEY}"
                     )
@@ -183,12 +194,11 @@ class EndpointBackend(ChatBackend):
                 listing = await reply.json(content_type=None) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ServerError(f"no server at {self._url}: {connection_words(self._url, error)}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        listed = listing.get("data") if isinstance(listing, dict) else None
-        models = {entry.get("id"): entry for entry in listed if isinstance(entry, dict)} if listed else {}
+        models = model_entries(listing)
         if models and self.model.name not in models:
-            names = ", ".join(sorted(str(name) for name in models)[:10])
+            names = ", ".join(sorted(models)[:10])
             raise ConfigError(f"{self._url} has no model {self.model.name!r}; it has: {names}")
         return dict(models.get(self.model.name, {}))
 

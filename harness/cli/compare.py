@@ -78,9 +78,9 @@ def compare(flags: CompareFlags) -> None:
         raise ConfigError(f"no format {flags.chosen_format!r}; known: {', '.join(FORMATS)}")
     if len(flags.runs) < 2:
         raise ConfigError(f"compare needs two runs or more, got {flags.runs[0]!r} alone")
-    if not flags.head_to_head and (flags.judge is not None or flags.config is not None):
-        word = "--judge" if flags.judge is not None else "--config"
-        raise ConfigError(f"{word} is for games that are judged now: add --head-to-head, or drop it")
+    for name, value in (("--judge", flags.judge), ("--config", flags.config)):
+        if value is not None and not flags.head_to_head:
+            raise ConfigError(f"{name} {str(value)!r} is for --head-to-head: add it, or drop {name}")
     if flags.head_to_head and flags.population == "these":
         raise ConfigError("--head-to-head answers for all questions of the kind: drop it or --population these")
     if flags.best and (flags.head_to_head or flags.population == "these"):

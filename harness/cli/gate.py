@@ -15,7 +15,7 @@ from ..analysis.comparison import Population
 from ..analysis.finished_runs import StoredRun, find_runs
 from ..analysis.games import suite_of_games
 from ..analysis.gate.candidates import CandidatesReport, gate_candidates
-from ..analysis.gate.decision import FEWEST_MODELS, checks_of, refuse_unknown_metrics, slopes_of
+from ..analysis.gate.decision import FEWEST_MODELS, checks_of, slopes_of
 from ..analysis.gate.evidence import (
     DEFAULT,
     GateOptions,
@@ -28,7 +28,7 @@ from ..analysis.gate.evidence import (
     read_policy,
 )
 from ..analysis.gate.live import baselines_of, gate_live
-from ..analysis.gate.policy import GatePolicy, GateReport
+from ..analysis.gate.policy import GatePolicy, GateReport, refuse_unknown_metrics
 from ..analysis.population import POPULATION_LINES
 from ..pages.comparison_text import best_sentence
 from ..pages.gate_text import (
@@ -50,7 +50,7 @@ from ..records.judge_choice import plugin_name
 from ..records.settings import FileSpec
 from ..running.plan import plan
 from ..running.resolve import overlaid, resolve
-from ..store import dump_json, find_cards, read_card, write_atomic
+from ..store import dump_json, find_cards, read_card, write_atomic, write_bytes
 from ..store.runs import BASELINE_ROWS
 from ..store.trusted import read_config
 from .console import json_text, print_hidden, print_tables, set_up_logging, stdout_console
@@ -162,8 +162,10 @@ def gate(context: typer.Context, flags: GateFlags) -> None:
         raise ConfigError("give one of --candidate RUN or MODEL, and --candidates A,B,C")
     if flags.candidates is not None and flags.live:
         raise ConfigError("--candidates are judged runs: drop --live, or gate one --candidate")
-    if not flags.live and (unused := [name for name, value in flags.live_run if value is not None]):
-        raise ConfigError(f"--{unused[0]} is for a candidate that is asked now: add --live, or drop it")
+    if not flags.live:
+        for name, value in flags.live_run.model_dump(exclude_none=True).items():
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} {str(value)!r} is for --live: add it, or drop {flag}")
     policy = read_policy(flags.policy)
     if flags.population is not None:
         policy = policy.model_copy(update={"population": flags.population})
@@ -234,8 +236,8 @@ def write_files(
         write_atomic(flags.junit_file, junit(reports))
     summary = flags.summary
     if summary is not None:
-        earlier = summary.read_text("utf-8") + "\n" if summary.is_file() and summary.stat().st_size else ""
-        write_atomic(summary, earlier + markdown)
+        earlier = summary.read_bytes() + b"\n" if summary.is_file() and summary.stat().st_size else b""
+        write_bytes(summary, earlier + markdown.encode("utf-8"))
 
 
 def show(report: GateReport, *, as_json: bool) -> None:
@@ -290,10 +292,17 @@ def promote_command(flags: PromoteFlags) -> None:
         raise ConfigError(f"{flags.run!r} has several runs of {twice}; promote the folder of one: {listed}")
     if not runs:
         raise ConfigError(f"{flags.run!r} is a card without a run; promote a run's folder")
-    promote(flags.results, runs, name=flags.name, by=flags.by or getpass.getuser(), why=flags.why)
+    promote(flags.results, runs, name=flags.name, by=flags.by or _account(), why=flags.why)
     for card, _ in runs:
         print(plain(f"{flags.name}: {card.suite} ({card.suite_version}) is now {card.model}"))
     print(baselines_file(flags.results))
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # as in a container whose user has no entry in /etc/passwd
+        raise ConfigError("this account has no name: state with --by who decided") from None
 
 
 @gate_app.command("slopes")

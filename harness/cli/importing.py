@@ -15,6 +15,7 @@ from ..pages.judge_text import judging_table
 from ..pages.tables import card_table, headline_table
 from ..pages.text import plain
 from ..records import ScoreCard
+from ..records.asking import refuse_unprintable_name
 from ..records.errors import ConfigError, IncompleteError, first_names
 from ..records.facts import facts_of, load_function
 from ..records.protocols import Suite, SuiteOptions
@@ -53,6 +54,8 @@ def import_(flags: ImportFlags) -> None:
     Without --model, every model of the files becomes a run. Examples: harness import gpt-4_single.jsonl; harness
     import gpt-4_single.jsonl --format fastchat --model my-model
     """
+    if flags.model is not None:
+        refuse_unprintable_name(flags.model, "--model")
     flags = flags.model_copy(update={"file_format": format_of(flags)})
     [(_, first_format), *_] = with_format(flags.file_format, "read", "numbers")
     results, model, origin = flags.results, flags.model, Origin(flags.file_format, tuple(flags.files))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import select
@@ -160,6 +161,12 @@ def run() -> None:
     sys.exit(code)
 
 
+MACHINE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ELOOP}
+)
+"""What the user's disk, or a name, does not allow: no fault of ours, so no traceback."""
+
+
 def exit_code_of(error: BaseException) -> int:
     """Report what ended the command, and return its exit code."""
     if isinstance(error, SystemExit) and isinstance(error.code, int | None):
@@ -184,6 +191,10 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, OSError) and _folder_is_gone():
         _say("the working directory was deleted; change to one that exists")
         return UsageError.exit_code
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        where = one_line(printable(str(error.filename or "")), 100)  # every path comes from a flag or a name
+        _say(f"cannot use {where}: {error.strerror}" if where else f"{error.strerror}; free space, then run this again")
+        return UsageError.exit_code if error.errno == errno.ENAMETOOLONG else IncompleteError.exit_code
     _say(_crash(error))
     return IncompleteError.exit_code
 
@@ -206,7 +217,7 @@ def _crash(error: BaseException) -> str:
 
 def _say(sentence: str) -> None:
     with suppress(OSError, ValueError):  # stderr may be closed
-        print(f"harness: {sentence}", file=sys.stderr, flush=True)
+        print(f"harness: {masked(sentence)}", file=sys.stderr, flush=True)
 
 
 def _nobody_reads() -> bool:

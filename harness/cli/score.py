@@ -24,11 +24,17 @@ from .console import json_text, stdout_console
 from .options import JsonFlags, MirrorFlags, command
 
 
+def _readers() -> dict[str, dict[str, str]]:
+    """Return the flags that only some formats read -> format -> help, as the formats' facts state it."""
+    readers: dict[str, dict[str, str]] = {}
+    for file_format in (item for facts in all_facts() for item in facts.formats):
+        for flag, text in file_format.score_flags.items():
+            readers.setdefault(flag, {})[file_format.name] = text
+    return readers
+
+
 def _for_formats(flag: str) -> str:
-    """Return the help of a flag that only some formats read, as their facts state it."""
-    formats_of_facts = (file_format for facts in all_facts() for file_format in facts.formats)
-    texts = {item.name: item.score_flags[flag] for item in formats_of_facts if flag in item.score_flags}
-    return "; ".join(f"{name}: {text}" for name, text in texts.items()) + "."
+    return "; ".join(f"{name}: {text}" for name, text in _readers()[flag].items()) + "."
 
 
 class ScoreFlags(MirrorFlags, JsonFlags):
@@ -40,14 +46,19 @@ class ScoreFlags(MirrorFlags, JsonFlags):
     ] = False
     fold_order: Annotated[str, typer.Option(help=_for_formats("fold_order"))] = "published"
     intervals: Annotated[bool, typer.Option(help="Add our intervals, which the original tools lack.")] = True
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0
     baseline: Annotated[str | None, typer.Option(help=_for_formats("baseline"))] = None
     style_control: Annotated[str | None, typer.Option(help=_for_formats("style_control"))] = None
     pool: Annotated[bool, typer.Option("--pool", help=_for_formats("pool"))] = False
     unanchored: Annotated[bool, typer.Option("--unanchored", help=_for_formats("unanchored"))] = False
 
     def options(self) -> ScoreOptions:
-        """Return the options of the formats' modules. Raise ConfigError for an unknown fold order."""
+        """Return the options of the formats' modules. Raise ConfigError for a flag that the format does not read."""
+        for flag, texts in _readers().items():
+            if self.file_format not in texts and getattr(self, flag) != type(self).model_fields[flag].default:
+                raise ConfigError(
+                    f"--{flag.replace('_', '-')} is for --format {' or '.join(texts)}, not {self.file_format}: drop it"
+                )
         if self.fold_order not in get_args(FoldOrder):
             raise ConfigError(f"no fold order {self.fold_order!r}; known: {', '.join(get_args(FoldOrder))}")
         values = {field.name: getattr(self, field.name) for field in fields(ScoreOptions)}

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..records import Access, Reason
-from ..records.errors import ReplyError
+from ..records.errors import ReplyError, printable
 from .endpoint import (
     NO_OUTAGE,
     PROBE_SECONDS,
@@ -37,6 +37,8 @@ from .reading import (
     connection_words,
     error_inside,
     is_starting,
+    model_entries,
+    payload_words,
     read_chat_reply,
     refusal_reason,
     server_codes,
@@ -69,11 +71,12 @@ REJECTIONS = 100
 """429s of one call, with others answered in between, after which the call itself must be wrong."""
 REFUSALS_TO_STOP = 8
 """Calls in a row rejected for good (4xx), with none accepted between: the endpoint rejects whatever is asked."""
-FATAL_STATUS = frozenset({401, 403, 404})
-"""A rejected key or an unknown model: no other call can succeed."""
+FATAL_STATUS = frozenset({401, 402, 403, 404})
+"""A rejected key, no money left, an unknown model: no call can succeed, as none can at an address that redirects."""
+FIREWALL_WORDS = re.compile(r"you have been blocked|attention required|request blocked|firewall|incapsula", re.I)
+"""How Cloudflare, CloudFront and Imperva say 403 about a prompt that looks like an attack, such as one about SQL."""
 PASSING_REASONS = frozenset({"context", "content_filter"})
 """Rejections that concern one call, not the endpoint."""
-HINT = "if the model rejects a parameter, set it under `params:` in the judge's YAML (null leaves it out)"
 BEARER = Access()
 USUAL_LIMITS = CallLimits()
 
@@ -91,6 +94,8 @@ class RawReply:
     status: int
     raw: bytes
     hints: RateLimitHints
+    location: str = ""
+    """Where a redirect leads."""
 
 
 @dataclass
@@ -102,6 +107,7 @@ class Tries:
     rejections: int = 0
     outages: int = 0
     """Failures of the endpoint as a whole, which use up no attempt."""
+    last: ReplyError | None = None
 
 
 LISTING_SECONDS = 5.0
@@ -169,9 +175,7 @@ class ChatClient:
             listing = json.loads(body) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, BodyTooLargeError):
             return ()
-        entries = listing.get("data") if isinstance(listing, dict) else None
-        names = [entry.get("id") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-        return tuple(name for name in names if isinstance(name, str))
+        return tuple(model_entries(listing))
 
     async def chat(self, body: dict[str, JsonValue]) -> ChatReply:
         """POST /chat/completions. Raise ReplyError if the call failed, EndpointDownError if no call can succeed."""
@@ -189,7 +193,8 @@ class ChatClient:
         tries = Tries()
         while True:
             async with self._slots:
-                launch = await self._joined.place(tokens, again=tries.failures + tries.rejections > 0)
+                again = tries.failures + tries.rejections > 0
+                launch = await self._joined.place(tokens, again=again, failed_with=tries.last)
                 outcome = await self._once(path, payload, launch)
             if isinstance(outcome, dict):
                 return outcome
@@ -212,6 +217,8 @@ class ChatClient:
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             return self._failed(launch, "timeout", message)
+        except aiohttp.ClientPayloadError as error:
+            return self._failed(launch, "transport", f"{self.base_url} {payload_words(error)}")
         except (aiohttp.ClientError, OSError) as error:
             message = f"cannot reach {self.base_url}: {connection_words(self.base_url, error)}"
             outage = Outage(is_absent=isinstance(error, aiohttp.ClientConnectorError))
@@ -233,9 +240,8 @@ class ChatClient:
             proxy=self._proxy,
             timeout=self._timeout,
         ) as reply:
-            return RawReply(
-                reply.status, await read_body(reply, self._joined.large_bodies), read_headers(reply.headers)
-            )
+            body = await read_body(reply, self._joined.large_bodies)
+            return RawReply(reply.status, body, read_headers(reply.headers), reply.headers.get("Location", ""))
 
     def _url(self, path: str) -> URL:
         url = self._urls.get(path)
@@ -273,7 +279,10 @@ class ChatClient:
     def _turned_down(self, answered: RawReply, launch: Launch) -> FailedTry:
         """Handle a status other than 200. Raise ReplyError if another try is pointless."""
         status, hints = answered.status, answered.hints
-        message = f"HTTP {status}: {server_sentence(answered.raw)}"
+        message = f"HTTP {status}: {server_sentence(answered.raw) or 'no text'}"
+        if answered.location:
+            leads_to = printable(answered.location)[:200]
+            message = f"HTTP {status}: it redirects to {leads_to}, which is not followed, so that the key stays here"
         if self._api_key:
             message = message.replace(self._api_key, "***")  # some servers repeat the rejected key
         reason = refusal_reason(status, f"{message} {server_codes(answered.raw)}")
@@ -299,12 +308,16 @@ class ChatClient:
             self._joined.taken(launch, hints, None)
             return
         self._refusals += 1
-        if error.status in FATAL_STATUS:
+        status = error.status or 0
+        # who has accepted calls with this key says 403 about a prompt, most likely
+        may_pass = status == 403 and (self._was_taken or FIREWALL_WORDS.search(str(error)))
+        if (status in FATAL_STATUS or 300 <= status < 400) and not may_pass:
             self._give_up(launch, hints, f"{self.base_url} cannot be used: {error}")
+        hint = f"; if the model rejects a parameter, {self._limits.parameters}" if status in (400, 422) else ""
         if not self._was_taken and PARAMETER_WORDS.search(str(error)):
-            self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} rejects the request: {error}{hint}")
         if self._refusals >= REFUSALS_TO_STOP:
-            self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}; {HINT}")
+            self._give_up(launch, hints, f"{self.base_url} rejected {self._refusals} calls in a row: {error}{hint}")
         self._joined.taken(launch, hints, None)
 
     def _give_up(self, launch: Launch, hints: RateLimitHints, why: str) -> None:
@@ -315,7 +328,7 @@ class ChatClient:
 
     def _after(self, failed: FailedTry, tries: Tries) -> float:
         """Return the seconds until the next try. Raise the call's error if there is none."""
-        error = failed.error
+        error = tries.last = failed.error
         if (failed.wait or 0.0) > MAX_RETRY_AFTER:
             self._joined.give_up(f"{self.base_url} asks to wait {failed.wait:.0f} s: {error}")
         if error.status == 429:

@@ -19,11 +19,11 @@ import math
 import resource
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, NoReturn
 
-from ..records.errors import EndpointDownError
+from ..records.errors import EndpointDownError, ReplyError
 from .flow import Bucket, Flow, Launch, RateLimitHints
 
 if TYPE_CHECKING:
@@ -219,12 +219,15 @@ class CallLimits:
     """Failures of one call after which it ends with its error."""
     first_wait: float = 0.5
     """Seconds before the second try; doubled with each further one."""
+    parameters: str = "set it under `params:` in the judge's YAML (null leaves it out)"
+    """Where the user sets a parameter that the model rejects."""
 
 
 @dataclass
 class Waiting:
     future: asyncio.Future[Launch]
     tokens: float
+    failed_with: ReplyError | None
 
 
 class Endpoint:
@@ -248,6 +251,10 @@ class Endpoint:
         self._waiting: deque[Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._down: str | None = None
+        self._answered_at = math.inf
+        self._is_down_for_new_calls = False
+        """A call that was first sent after the last answer has failed, so it is not about single calls."""
+        self._gives_up_failed_calls = False
         self._clients: list[CallLimits] = []
 
     def add(self, limits: CallLimits) -> None:
@@ -275,13 +282,18 @@ class Endpoint:
         self.flow.requests = _bucket(self.flow.requests, rpm)
         self.flow.tokens = _bucket(self.flow.tokens, tpm)
 
-    async def place(self, tokens: float, *, again: bool) -> Launch:
-        """Wait for a turn, before all others if `again`. Raise EndpointDownError once the endpoint is given up."""
+    async def place(self, tokens: float, *, again: bool, failed_with: ReplyError | None = None) -> Launch:
+        """Wait for a turn, before all others if `again`. `failed_with`: the error of the call's last try.
+
+        Raise EndpointDownError once the endpoint is given up, `failed_with` once only such calls are.
+        """
         if self._down is not None:
             raise EndpointDownError(self._down)
+        if self._gives_up_failed_calls and failed_with is not None:
+            raise failed_with
         if not self._waiting and self._delay(tokens) <= 0:
-            return self.flow.launch(self._loop.time(), tokens)
-        waiting = Waiting(self._loop.create_future(), tokens)
+            return self._launch(tokens, failed_with)
+        waiting = Waiting(self._loop.create_future(), tokens, failed_with)
         if again:
             # it has waited before, and must not wait behind every call that came meanwhile
             self._waiting.appendleft(waiting)
@@ -316,13 +328,18 @@ class Endpoint:
                     self._timer = self._loop.call_later(delay, self._pump)
                 return
             self._waiting.popleft()
-            first.future.set_result(self.flow.launch(self._loop.time(), first.tokens))
+            first.future.set_result(self._launch(first.tokens, first.failed_with))
+
+    def _launch(self, tokens: float, failed_with: ReplyError | None) -> Launch:
+        return replace(self.flow.launch(self._loop.time(), tokens), is_first=failed_with is None)
 
     # how a call ended
 
     def taken(self, launch: Launch, hints: RateLimitHints, tokens: float | None) -> None:
         """Note an answered call. `tokens`: its tokens by the server's count."""
         now = self._loop.time()
+        self._answered_at = now
+        self._is_down_for_new_calls = self._gives_up_failed_calls = False
         self.breaker.taken()
         self.flow.taken(launch, now, tokens)
         self._hear(launch, hints, now)
@@ -339,6 +356,8 @@ class Endpoint:
     def failed(self, launch: Launch, message: str, outage: Outage) -> None:
         """Note a call without an answer, or with a 5xx."""
         now = self._loop.time()
+        is_new = launch.is_first and launch.launched_at > self._answered_at
+        self._is_down_for_new_calls |= is_new or outage.is_absent or outage.is_starting
         self.breaker.failed(now, outage)
         self.flow.failed(launch, now)
         if self.breaker.is_tripped:
@@ -363,9 +382,21 @@ class Endpoint:
 
     def _check(self, now: float, last: str) -> None:
         seconds = self.breaker.down_for(now)
-        if seconds is not None:
+        if seconds is not None and self._fails_single_calls():
+            self._gives_up_failed_calls = True
+            for waiting in self._waiting:
+                if waiting.failed_with is not None and not waiting.future.done():
+                    waiting.future.set_exception(waiting.failed_with)
+        elif seconds is not None:
             self.give_up(f"{self.url} stays down: no answer for {seconds:.0f} s; the last try failed with: {last}")
         self._pump()
+
+    def _fails_single_calls(self) -> bool:
+        """Return whether the endpoint answered while or after each call that fails was first sent.
+
+        Then it may be down only for these: a gateway that breaks at some prompts would otherwise end every run.
+        """
+        return self._answered_at < math.inf and self.breaker.failures > 0 and not self._is_down_for_new_calls
 
     def _hear(self, launch: Launch, hints: RateLimitHints, now: float) -> None:
         held = self.flow.held_until

@@ -344,6 +344,8 @@ class Launch:
     number: int
     """Launches so far, this one among them."""
     tokens_so_far: float
+    is_first: bool = True
+    """Not a retry."""
 
 
 class Flow:

@@ -82,13 +82,16 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
     try:
         choice = body["choices"][0]
         finish = choice.get("finish_reason")
+        if str(finish).lower() in WITHHELD or str(finish).startswith("content_filter:"):
+            finish = "content_filter"
         if finish in BROKEN_OFF:
             reason, sentence = BROKEN_OFF[finish]
             raise ReplyError(sentence, reason=reason, status=200)
         message = choice["message"]
         text, thoughts = _visible(message.get("content"))
         text = text or _text(message.get("refusal"))  # OpenAI leaves the content empty then
-        if message.get("tool_calls") and not accept_calls and (finish == "tool_calls" or not text):
+        calls = message.get("tool_calls") or message.get("function_call")
+        if calls and not accept_calls and (finish in ("tool_calls", "function_call") or not text):
             raise ReplyError("the model called a function instead of answering", reason="other", status=200)
         text = text or _called_with(message)
     except (LookupError, TypeError, AttributeError):
@@ -98,7 +101,7 @@ def read_chat_reply(body: dict[str, Any], *, accept_calls: bool = True) -> ChatR
     prompt_tokens, completion_tokens, reasoning_tokens = _usage(body.get("usage"))
     return ChatReply(
         text=storable(text),
-        finish="length" if finish == "length" else "stop",
+        finish="length" if str(finish).lower() in CUT else "stop",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         logprobs=_top_logprobs(choice.get("logprobs")),
@@ -113,6 +116,10 @@ BROKEN_OFF: dict[str, tuple[Reason, str]] = {
     "abort": ("http", "the server broke the reply off (finish_reason abort)"),
 }
 """Finish reasons that leave no reply, whatever text came with them. "error" is OpenRouter's, "abort" vLLM's."""
+WITHHELD = frozenset({"safety", "recitation", "prohibited_content", "blocklist", "spii", "guardrail_intervened"})
+"""How gateways that pass Gemini's and Bedrock's finish reasons on say content_filter, in any case."""
+CUT = frozenset({"length", "model_length", "max_tokens"})
+"""The token limit: as OpenAI, as Mistral if its context was full, and as Anthropic and Gemini say it, in any case."""
 
 
 def _visible(content: object) -> tuple[str, str]:
@@ -182,6 +189,13 @@ def read_count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= MOST_TOKENS else None
+
+
+def model_entries(listing: object) -> dict[str, dict[str, Any]]:
+    """Return what GET /models states of each model, by name; nothing of what has another form."""
+    listed = listing.get("data") if isinstance(listing, dict) else None
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
 
 
 def tokens_used(body: dict[str, Any]) -> float | None:
@@ -305,6 +319,15 @@ def words_of(content: object) -> str:
             content = content[key]
     text = content if isinstance(content, str) else json.dumps(content)
     return " ".join(printable(text).split())[:500]
+
+
+def payload_words(error: Exception) -> str:
+    """Return what is wrong with a reply whose body could not be read to its end, of aiohttp's ClientPayloadError."""
+    from aiohttp.http_exceptions import ContentEncodingError  # deferred: whoever has its error has imported it
+
+    if isinstance(error.__cause__, ContentEncodingError):
+        return "sent a reply that cannot be unpacked: its Content-Encoding is not what it contains"
+    return "broke off its reply"
 
 
 def connection_words(url: str, error: Exception) -> str:

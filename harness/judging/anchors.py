@@ -153,6 +153,12 @@ class _Rejudged:
         return _value(self.now) - sum(_value(row) for row in self.recorded) / len(self.recorded)
 
     @property
+    def widest(self) -> float:
+        """Return the range of the verdict."""
+        verdict = self.now.verdict
+        return verdict.high - verdict.low if isinstance(verdict, Rating) else 1.0
+
+    @property
     def has_other_outcome(self) -> bool:
         """Return whether it is another win, draw, loss or rating than at first."""
         return _outcome(self.now) != _outcome(self.recorded[0])
@@ -173,7 +179,8 @@ def check_anchors(anchors: AnchorSet, judge: Identity, rows: Iterable[Judgment])
     rated = any(isinstance(row.verdict, Rating) for verdicts in recorded.values() for row in verdicts)
     scale = 1.0 if rated else 100.0  # preferences are shares of a point, reported in percent points
     questions = [pair.now.prompt_id for pair in comparable]
-    moved = shift(np.array([scale * pair.difference for pair in comparable]), questions)
+    widest = max((scale * pair.widest for pair in comparable), default=0.0)
+    moved = shift(np.array([scale * pair.difference for pair in comparable]), questions, widest=widest)
     judged, total = len(set(questions)), len({slot[0] for slot in recorded})
     reason = _reason(anchors, judge, judged, total, changed_words=len(comparable) < len(rejudged))
     p = None if moved is None else moved.p

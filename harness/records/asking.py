@@ -107,6 +107,14 @@ ENSEMBLES = ("moa", "best_of", "route")
 """Schemes of several models that answer as one; each is also the name of its backend."""
 
 
+def refuse_unprintable_name(name: str, flag: str) -> None:
+    """Raise ConfigError if a model cannot have this name in tables and folders."""
+    if name != name.strip() or not name.isprintable() or not 0 < len(name) <= LONGEST_SLUG:
+        raise ConfigError(
+            f"{flag} {name!r} is not a name: 1 to {LONGEST_SLUG} printable characters, no blank at the ends"
+        )
+
+
 class ModelRef(Record):
     """A reference to a model: a folder, a Hub repository, a server that already runs, or a team of models."""
 
@@ -127,10 +135,7 @@ class ModelRef(Record):
         Raise ConfigError for anything else.
         """
         if title is not None:
-            if title != title.strip() or not title.isprintable() or not 0 < len(title) <= LONGEST_SLUG:
-                raise ConfigError(
-                    f"--name {title!r} is not a name: 1 to {LONGEST_SLUG} printable characters, no blank at the ends"
-                )
+            refuse_unprintable_name(title, "--name")
             return cls.parse(text).model_copy(update={"title": title})
         if text.startswith("hf:"):
             name, _, revision = text[3:].partition("@")

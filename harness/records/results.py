@@ -252,6 +252,11 @@ class ScoreCard(Record):
         return self
 
     @property
+    def edition(self) -> str:
+        """Return `official` or `pocket`, for `SuiteOptions`."""
+        return "pocket" if self.suite_version.startswith("pocket") else "official"
+
+    @property
     def empty_share(self) -> float | None:
         """Return the share of answers that show the reader nothing, or None if the card has no such counts."""
         empty, answers = self.counts.get("empty"), self.counts.get("answers")

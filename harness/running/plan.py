@@ -461,6 +461,13 @@ def with_baseline_of(suite: Suite, folder: Path | None) -> Suite:
     return suite.against(answers) if isinstance(suite, TakesBaseline) and answers else suite
 
 
+def options_of(card: ScoreCard, *, mirror: str | None, references: str = "") -> SuiteOptions:
+    """Return the options that load a card's suite as its run did. `references` replaces the run's set of them."""
+    stated = CardProtocol.read(card.protocol).references or ""
+    known = stated if stated in facts_of(card.suite).references else "official"
+    return SuiteOptions(edition=card.edition, references=references or known, mirror=mirror)
+
+
 def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: str, mirror: str | None) -> Suite:
     """Return the suite that asked a finished run. Raise ConfigError if the local data differ from the run's.
 
@@ -468,18 +475,13 @@ def suite_of_card(card: ScoreCard, folder: Path | None = None, *, references: st
     """
     if facts_of(card.suite).build_for_rows:  # its files have no judge prompts, so nothing has to be rebuilt
         return suite_for_rows(card.suite, SuiteOptions(mirror=mirror))
-    stated = CardProtocol.read(card.protocol).references or "official"
-    options = SuiteOptions(
-        edition=card.suite_version.rpartition("-")[0],
-        references=references or (stated if stated in ("official", "pr3158") else "official"),
-        mirror=mirror,
-    )
+    options = options_of(card, mirror=mirror, references=references)
     suite = load_suite(card.suite, options, folder)
     assert not isinstance(suite, OwnRunner), "a run with rows is judged"
     local = suite.protocol()
     for key in ("data", "references", "templates"):
         if card.protocol.get(key) not in (None, "unknown", local.get(key)):
-            hint = "; give --references FILE" if stated == "file" else ""
+            hint = "; give --references FILE" if card.protocol.get("references") == "file" else ""
             raise ConfigError(
                 f"the run's {key} are not those of this installation, so its judge prompts cannot be rebuilt{hint}"
             )

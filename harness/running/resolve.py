@@ -109,6 +109,9 @@ def resolve(settings: FileSpec, *, needs_key: bool = True) -> RunSpec:
         raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
     model = ModelRef.parse(settings.model, title=settings.name)
     refuse_bare_repository(model, settings.backend)
+    for name in ("suite", "baseline"):  # an unset variable of a shell is no wish for the default
+        if getattr(settings, name) == "":
+            raise ConfigError(f"--{name} is empty: name one, or leave it out")
     suites = suite_names(settings.suite or "all")
     edition = settings.edition or "official"
     judges = choose_judges(suites, settings.judge, edition=edition, own_judges=settings.judges, needs_key=needs_key)

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval, percentile_interval, resampling_weights
 from .newton_l1 import Fits, SoftRows
+from .paired import ratio_interval
 
 FoldOrder = Literal["published", "stable"]
 SMALL = 15  # numpy npysort SMALL_QUICKSORT is 16: ranges of up to 16 keys are insertion-sorted
@@ -243,10 +244,17 @@ def control_length_interval(
 ) -> Interval | None:
     """Return the interval of the length-controlled win rate, in percent.
 
-    For each resample of instructions, lengths are standardised and the model is refitted, with the headline's C.
+    For each resample of instructions, lengths are standardised and the model is refitted, with the headline's C. Few
+    resampled instructions may be nearly alike: if they spread less than equal scores and two pseudo-instructions do,
+    one at 0 and one at 100, the interval contains that of these, too (`paired.ratio_interval`).
     """
     replicates = control_length_replicates(rows, gamed, fit, refits=refits, seed=seed)
-    return None if replicates is None else percentile_interval(replicates)
+    interval = None if replicates is None else percentile_interval(replicates)
+    scores = np.full(int((~np.isnan(rows.preference)).sum()), fit.win_rate)
+    least = ratio_interval(scores, np.ones(len(scores)), (0.0, 100.0))
+    if interval is None or least is None or least.se <= interval.se:
+        return interval
+    return Interval(min(interval.low, least.low), max(interval.high, least.high), least.se)
 
 
 def control_length_replicates(

@@ -132,6 +132,15 @@ def t_cdf(value: float, df: float) -> float:
     return float(special.ndtr(value) if df <= 0 else special.stdtr(df, value))
 
 
+def student_bound(bound: float, df: float) -> float:
+    """Return the bound of Student's t that is exceeded as often as `bound` by a normal statistic: t_df^(-1)(Phi(c)).
+
+    Jennison and Turnbull 2000, section 3.8.
+    """
+    tail = 0.5 * math.erfc(bound / math.sqrt(2))
+    return math.inf if tail == 0 else -t_quantile(tail, df)
+
+
 def terms(above: FloatArray, below: FloatArray) -> FloatArray:
     """Return the linearised terms of sum(above) / sum(below), shape (questions,). Their sum is zero."""
     ratio = above.sum() / below.sum()
@@ -217,18 +226,31 @@ def paired_difference(
 
 
 def least_error(first: Terms, second: Terms, bounds: Bounds) -> float:
-    """Return the least standard error of a paired difference of scores within `bounds`, before scaling.
+    """Return the least standard error of a paired difference of scores within `bounds`, before scaling."""
+    return float(least_errors([first, second], bounds)[0, 1])
+
+
+def least_errors(models: Sequence[Terms], bounds: Bounds) -> FloatArray:
+    """Return `least_error` of each pair of models with the same questions, shape (models, models).
 
     `least_se`; if each question is at a bound in both, as if it was right or wrong, the error with two questions added,
     one lost entirely and one won entirely. Such differences are 0 or as large as possible: if only a few differ, their
     spread in the sample is as uncertain as their number, so the floor of `least_se` is too low.
     """
-    questions = len(first[0])
-    if not (_is_right_or_wrong(first, bounds) and _is_right_or_wrong(second, bounds)):
-        return least_se(questions, float(first[0].sum() / first[1].sum() - second[0].sum() / second[1].sum()), bounds)
-    apart, widest = first[0] - second[0], bounds[1] - bounds[0]
-    mean_square = (float(apart @ apart) + 2 * widest**2) / (questions + 2)
-    return math.sqrt((mean_square - (float(apart.sum()) / (questions + 2)) ** 2) / (questions + 2))
+    questions, widest = len(models[0][0]), bounds[1] - bounds[0]
+    values = np.array([above.sum() / below.sum() for above, below in models])
+    apart = values[:, None] - values
+    least: FloatArray = np.sqrt(
+        (2 * widest**2 + 2 * questions * apart**2 / (questions + 2)) / ((questions + 1) * (questions + 2))
+    )
+    exact = [number for number, model in enumerate(models) if _is_right_or_wrong(model, bounds)]
+    if len(exact) > 1:
+        table = np.stack([models[number][0] for number in exact])
+        squares = (table**2).sum(axis=1)
+        mean_square = (squares[:, None] + squares - 2 * table @ table.T + 2 * widest**2) / (questions + 2)
+        shift = (table.sum(axis=1)[:, None] - table.sum(axis=1)) / (questions + 2)
+        least[np.ix_(exact, exact)] = np.sqrt((mean_square - shift**2) / (questions + 2))
+    return least
 
 
 def _is_right_or_wrong(scores: Terms, bounds: Bounds) -> bool:
@@ -287,7 +309,13 @@ class RankInterval:
 
 
 def rank_intervals(
-    estimates: FloatArray, replicates: FloatArray, level: float = CONFIDENCE, *, joint: bool = False
+    estimates: FloatArray,
+    replicates: FloatArray,
+    level: float = CONFIDENCE,
+    *,
+    joint: bool = False,
+    df: float = 0,
+    least: FloatArray | None = None,
 ) -> list[RankInterval]:
     """Return each model's rank interval from estimates (models,) and paired replicates (resamples, models).
 
@@ -296,6 +324,10 @@ def rank_intervals(
     k (Mogstad, Romano, Shaikh and Wilhelm 2024, Review of Economic Studies 91:476). An interval contains the true rank
     with a probability of at least `level`; ties widen it. `joint`: all intervals contain their ranks at once with that
     probability, as the largest value is taken over all pairs. Replicates with a NaN are ignored.
+
+    `df` above 0: the replicates are resamples of df + 1 questions, too few to show their own spread. The spread of
+    resamples is then multiplied by sqrt((df + 1) / df), and the quantile is that of Student's t with the same tail.
+    `least`, shape (models, models): the error of a difference is never below.
     """
     sound = replicates[np.isfinite(replicates).all(axis=1)]
     count = len(estimates)
@@ -305,6 +337,11 @@ def rank_intervals(
     if len(errors):
         largest = _largest_differences(errors, 1 / spreads)
         bars[:] = np.quantile(largest.max(axis=0), level) if joint else np.quantile(largest, level, axis=1)
+    if df > 0:
+        spreads = spreads * math.sqrt((df + 1) / df)
+        bars = np.array([student_bound(bar, df) for bar in bars])
+    if least is not None:
+        spreads = np.maximum(spreads, least)
     intervals = []
     for model, (bar, spread) in enumerate(zip(bars, spreads, strict=True)):
         apart = estimates - estimates[model]

@@ -24,7 +24,7 @@ from functools import lru_cache
 import numpy as np
 
 from .intervals import FloatArray
-from .paired import normal_quantile, t_quantile
+from .paired import normal_quantile
 
 FIRST = 40
 """Least questions before a verdict, as the variance must be roughly known."""
@@ -87,12 +87,3 @@ def _continued(
     weights *= (grid[1] - grid[0]) / 3
     kernel = np.exp(-0.5 * ((grid[:, None] - sums[None, :]) / step) ** 2) / (step * math.sqrt(2 * math.pi))
     return grid, (kernel @ density) * weights
-
-
-def student_bound(bound: float, df: float) -> float:
-    """Return the boundary for a statistic with an estimated variance: t_df^(-1)(Phi(bound)).
-
-    Jennison and Turnbull 2000, section 3.8: the same tail probability at each look.
-    """
-    tail = 0.5 * math.erfc(bound / math.sqrt(2))
-    return math.inf if tail == 0 else -t_quantile(tail, df)

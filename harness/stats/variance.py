@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .intervals import FloatArray, Interval
-from .paired import ClusteredEstimate, clustered_interval, normal_quantile, t_cdf, t_quantile
+from .paired import ClusteredEstimate, clustered_interval, least_se, normal_quantile, t_cdf, t_quantile
 
 IntArray = NDArray[np.int64]
 
@@ -151,11 +151,16 @@ class PairedShift:
     p: float | None
     """Two-sided paired t-test that the mean is 0, questions as the unit; None with fewer than two."""
     detectable: float | None
-    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None if all differences are equal."""
+    """Mean that the test at `ALPHA` detects with a probability of `POWER`; None with fewer than two questions, or if
+    all differences are equal and their range is unknown."""
 
 
-def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift | None:
-    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question. None if empty."""
+def shift(differences: FloatArray, questions: Sequence[Hashable], *, widest: float = 0.0) -> PairedShift | None:
+    """Return the mean of `differences` (now minus before), shape (rows,), over each row's question. None if empty.
+
+    `widest`: the range of a verdict. If all differences are equal, it gives the error behind `detectable`: a few
+    verdicts that all stayed as they were would not notice every move.
+    """
     n = len(differences)
     if not n:
         return None
@@ -163,12 +168,12 @@ def shift(differences: FloatArray, questions: Sequence[Hashable]) -> PairedShift
     interval = clustered_interval(value, (differences - value) / n, questions)
     if interval is None:
         return PairedShift(value, None, None, None)
+    groups, quantiles = len(set(questions)), normal_quantile(1 - ALPHA / 2) + normal_quantile(POWER)
     if interval.se < 1e-12 * max(1.0, abs(value)):  # all equal: the shift is certain, or there is none
-        return PairedShift(value, interval, 0.0 if value else 1.0, None)
-    freedom = len(set(questions)) - 1
-    p = 2 * t_cdf(-abs(value) / interval.se, freedom)
-    detectable = (normal_quantile(1 - ALPHA / 2) + normal_quantile(POWER)) * interval.se
-    return PairedShift(value, interval, p if math.isfinite(p) else None, detectable)
+        least = quantiles * least_se(groups, value, (0.0, widest))
+        return PairedShift(value, interval, 0.0 if value else 1.0, least if widest else None)
+    p = 2 * t_cdf(-abs(value) / interval.se, groups - 1)
+    return PairedShift(value, interval, p if math.isfinite(p) else None, quantiles * interval.se)
 
 
 @dataclass(frozen=True)

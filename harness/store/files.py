@@ -73,6 +73,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     """Write bytes like `write_atomic`, without having them all in memory."""
+    if not path.name:
+        raise ConfigError(f"cannot write {path}: it is a folder; name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,9 +100,11 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder. Raise StoreError if that fails."""
+    """Make a folder. Raise ConfigError if it is a file or below one, StoreError if making it fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except (NotADirectoryError, FileExistsError) as error:
+        raise ConfigError(f"cannot make the folder {path}: there is a file of its name, or its parent's") from error
     except OSError as error:
         raise StoreError(f"cannot make the folder {path}: {error.strerror}") from error
 

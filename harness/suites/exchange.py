@@ -167,8 +167,10 @@ def only(kind: str, candidates: Iterable[str], wanted_name: str | None) -> str:
     if len(names) == 1 and (kind == "model" or wanted_name is None):
         return names[0]
     near = did_you_mean(wanted_name or "", names)
-    problem = f"the files contain {len(names)} {kind}s, none named {wanted_name!r}{near}: {first_names(names)}"
-    raise ConfigError(f"{problem}; pass --{kind}" if wanted_name is None else problem)
+    contained = f"the files contain {len(names)} {kind}{'s' if len(names) > 1 else ''}"
+    if wanted_name is None:
+        raise ConfigError(f"{contained}: {first_names(names)}; pass --{kind}")
+    raise ConfigError(f"{contained}, none named {wanted_name!r}{near}: {first_names(names)}")
 
 
 def plain_text(text: str) -> str:
@@ -316,6 +318,15 @@ class FinishedRun:
         """Return the answers to a prompt, by draw."""
         return sorted((row for row in self.answers if row.prompt_id == prompt.id), key=lambda row: row.index)
 
+    def judged_unseen(self) -> Iterator[tuple[Prompt, list[Judgment]]]:
+        """Yield the prompts whose answers the run lacks, with their judgments: an imported file may have only these."""
+        answered = {answer.prompt_id for answer in self.answers}
+        rows: dict[str, list[Judgment]] = {}
+        for row in sorted(self.judgments, key=lambda row: (row.index, row.turn or 1, row.repeat)):
+            if row.prompt_id not in answered:
+                rows.setdefault(row.prompt_id, []).append(row)
+        return ((prompt, rows[prompt.id]) for prompt in self.suite.prompts() if prompt.id in rows)
+
     def judged(self, prompt: Prompt, answer: Answer) -> list[tuple[JudgeTask, list[Judgment]]]:
         """Return the judge tasks of an answer with their judgments: none, or one per repeat.
 
@@ -345,8 +356,11 @@ def user_prompt_of(task: JudgeTask) -> str:
         raise ConfigError(f"judge template {task.template.name!r} cannot be filled: {error!r}") from None
 
 
-def reply_text(judgment: Judgment) -> str:
-    return judgment.reply if judgment.reply is not None else FAILED_CALL
+def reply_text(judgment: Judgment) -> str | None:
+    """Return the judge's reply, None if only its verdict is known, or the mark of a failed call."""
+    if judgment.reply is not None or judgment.verdict is not None:
+        return judgment.reply
+    return FAILED_CALL
 
 
 def json_lines(rows: Iterable[Mapping[str, JsonValue]]) -> str:

@@ -24,7 +24,7 @@ from ..records.protocols import RunRows
 from ..stats.agreement import Measure
 from ..stats.combined import AuditedRatio, audited_ratio
 from ..stats.intervals import FloatArray
-from ..stats.paired import Bounds, ClusteredEstimate, paired_difference, ratio_interval
+from ..stats.paired import Bounds, ClusteredEstimate, least_errors, least_se, paired_difference, ratio_interval
 
 PREFERENCES: Bounds = (0.0, 1.0)
 RATINGS: Bounds = (1.0, 10.0)
@@ -206,6 +206,11 @@ class QuestionSums:
     below: FloatArray
     bounds: Bounds | None = None
     """Of above / below, before scaling; None: unknown."""
+    audited: int = 0
+    """If the terms are on the scale of an audit's judge: the questions that it saw, or more if the other judge predicts
+    its scores, for the least error. 0: no audit."""
+    audited_bounds: Bounds | None = None
+    """`bounds` of that judge's scores; the terms themselves may be outside."""
 
     @property
     def value(self) -> float | None:
@@ -283,7 +288,11 @@ def sums_difference(first: QuestionSums, second: QuestionSums) -> ClusteredEstim
     None with fewer than two questions.
     """
     terms = (first.above, first.below), (second.above, second.below)
-    return paired_difference(*terms, scale=first.scale, bounds=shared_bounds(first, second))
+    estimate = paired_difference(*terms, scale=first.scale, bounds=shared_bounds(first, second))
+    least = _least_audited([first, second])
+    if estimate is None or least is None:
+        return estimate
+    return replace(estimate, se=max(estimate.se, float(least[0, 1])))
 
 
 def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
@@ -291,6 +300,30 @@ def shared_bounds(first: QuestionSums, second: QuestionSums) -> Bounds | None:
     if first.bounds is None or second.bounds is None:
         return None
     return min(first.bounds[0], second.bounds[0]), max(first.bounds[1], second.bounds[1])
+
+
+def least_errors_of(sums: Sequence[QuestionSums]) -> FloatArray | None:
+    """Return the least error of each difference, shape (models, models), or None if one has scores without bounds."""
+    # questions that are all alike have an error of 0, although more of them could differ: bounds limit by how much
+    known_bounds = [row.bounds for row in sums if row.bounds is not None]
+    if len(known_bounds) < len(sums):
+        return _least_audited(sums)
+    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
+    return sums[0].scale * least_errors([(row.above, row.below) for row in sums], bounds)
+
+
+def _least_audited(sums: Sequence[QuestionSums]) -> FloatArray | None:
+    """Return the same of audited scores, by the number of audited questions, or None if one is not audited.
+
+    Fifty questions of models that win nearly all say too little of how often one of them loses.
+    """
+    known_bounds = [row.audited_bounds for row in sums if row.audited and row.audited_bounds is not None]
+    if len(known_bounds) < len(sums):
+        return None
+    bounds = min(low for low, _ in known_bounds), max(high for _, high in known_bounds)
+    values, audited = np.array([(row.value or 0.0) / row.scale for row in sums]), min(row.audited for row in sums)
+    apart = (values[:, None] - values).tolist()
+    return sums[0].scale * np.array([[least_se(audited, difference, bounds) for difference in row] for row in apart])
 
 
 @dataclass(frozen=True)
@@ -319,7 +352,12 @@ def audited_sums(cheap: QuestionSums, expensive: QuestionSums) -> AuditedSums | 
     if ratio is None:
         return None
     # no bounds: a term is a verdict plus a correction, which may lie outside the verdicts' range
-    sums = QuestionSums(cheap.metric, cheap.scale, cheap.ids, ratio.terms, np.ones(len(cheap.ids)))
+    weights, unexplained = np.ones(len(cheap.ids)), max(0.0, 1 - ratio.correlation**2) ** 0.5
+    # the least error falls with the number of questions, and with the root of what the cheap judge leaves unexplained
+    worth = min(len(cheap.ids), round(len(ids) / max(unexplained, len(ids) / len(cheap.ids))))
+    sums = QuestionSums(
+        cheap.metric, cheap.scale, cheap.ids, ratio.terms, weights, audited=worth, audited_bounds=expensive.bounds
+    )
     return AuditedSums(sums, ratio, len(ids))
 
 

@@ -41,6 +41,12 @@ def test_two_models_decide_by_the_paired_error() -> None:
     assert best.models[0].low == pytest.approx(6 - 1.66 * 4.221, abs=0.3)
 
 
+def test_no_model_is_further_from_the_best_than_the_scale_is_long() -> None:
+    found = best_of([toy_run("a", [WIN] * 3), toy_run("b", [LOSS] * 3)])
+
+    assert (found.models[0].high, found.models[1].low) == (100.0, -100.0)
+
+
 def test_cards_without_rows_are_compared_by_their_own_errors() -> None:
     runs = [toy_run(name, mixed(wins, 100 - wins)) for name, wins in (("a", 90), ("b", 10))]
     best = best_of([RunRows(run.name, run.card) for run in runs])
@@ -48,6 +54,14 @@ def test_cards_without_rows_are_compared_by_their_own_errors() -> None:
     assert (best.method, best.tied) == ("unpaired", ("a",))
     assert "as if the questions were different" in best.notes[0]
     assert best_sentence(best) == "arena_hard: a is the best of 2 by arena_hard; the other is shown to be worse"
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path, toy_run(name, mixed(5, 5)))
+
+    with pytest.raises(ConfigError, match="'b' names a run of arena_hard a second time: name each run once"):
+        best_of_models(["a", "b", "b"], tmp_path)
 
 
 def test_runs_of_other_protocols_are_refused(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_every_command_has_help_with_an_example(harness: Callable[..., Done], co
         (("gate", "new", "old"), "no command 'new' of the gate; a model is named by a flag, as in `harness gate"),
         (("gate", "promot", "new"), "no command 'promot' of the gate (did you mean 'promote'?)"),
         (("ls", "things"), "no group 'things'; known: runs, backends"),
+        (("run", "--model", "x", "--suite", ""), "--suite is empty: name one, or leave it out"),
+        (("compare", "a", "b", "--judge", "j"), "--judge 'j' is for --head-to-head: add it, or drop --judge"),
+        (("gate", "--candidate", "a", "--limit", "3"), "--limit '3' is for --live: add it, or drop --limit"),
+        (("score", "x", "--format", "fastchat", "--pool"), "--pool is for --format arena_hard, not fastchat: drop it"),
+        (("export", "y" * 300, "--format", "fastchat", "--out", "o"), "yyy: File name too long"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(

@@ -180,7 +180,7 @@ def test_a_judge_is_refused_without_head_to_head(harness: Callable[..., Done]) -
     done = harness("compare", "a", "b", "--judge", "reference")
 
     assert done.code == 2
-    assert "--judge is for games that are judged now: add --head-to-head, or drop it" in done.err
+    assert "--judge 'reference' is for --head-to-head: add it, or drop --judge" in done.err
 
 
 def test_strong_verdicts_weigh_three_times_in_a_comparison() -> None:

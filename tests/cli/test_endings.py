@@ -55,7 +55,7 @@ def too_deep() -> BaseException:
         (AssertionError(), "unexpected AssertionError; "),
         (MemoryError(), "not enough memory; "),
         (too_deep(), "unexpected RecursionError: maximum recursion depth exceeded"),
-        (OSError(28, "No space left on device"), "unexpected OSError: [Errno 28] No space left on device; "),
+        (OSError(5, "Input/output error"), "unexpected OSError: [Errno 5] Input/output error; "),
         (UnicodeEncodeError("ascii", "→", 0, 1, "ordinal not in range"), "unexpected UnicodeEncodeError: "),
         (BrokenPipeError(32, "a server's pipe"), "unexpected BrokenPipeError: "),
         (ExceptionGroup("both", [ConfigError("x"), KeyError("vote")]), "unexpected ExceptionGroup: both"),
@@ -115,6 +115,9 @@ def test_without_a_place_for_the_log_the_traceback_is_printed(
         (typer.Abort(), 130, "harness: stopped; run the same command again to resume\n"),
         (typer.BadParameter("no such thing"), 2, "Error: Invalid value: no such thing\n"),
         (SystemExit(3), 3, ""),
+        (OSError(28, "No space left"), 4, "harness: No space left; free space, then run this again\n"),
+        (PermissionError(13, "Permission denied", "r/.lock"), 4, "harness: cannot use r/.lock: Permission denied\n"),
+        (OSError(36, "File name too long", "y" * 200), 2, f"harness: cannot use {'y' * 100}: File name too long\n"),
     ],
 )
 def test_what_is_expected_has_its_own_code(

@@ -236,6 +236,28 @@ def test_a_floor_holds_whatever_the_baseline() -> None:
     assert report(changed(0), floor(60)).outcome == "fail"
 
 
+def test_a_floor_is_tested_by_the_rule_of_the_cards_interval() -> None:
+    """19 of 20 won: 90.9 with one lost and one won besides, less 1.721 (t of 21) times 100 sqrt(0.95 * 0.05 / 19)."""
+    base, near = (toy_run(name, [WIN] * 19 + [LOSS]) for name in ("base", "cand"))
+
+    def above(floor: float) -> bool | None:
+        policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=50.0, floor=floor),))
+        return report(near, policy, base=base).checks[0].above_floor
+
+    assert above(82) is True
+    assert above(84) is None  # the bound around 95 itself is 86.4
+
+
+@pytest.mark.parametrize("margin", [50.0, 300.0])
+def test_no_margin_as_wide_as_the_scale_passes(margin: float) -> None:
+    policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=margin),))
+
+    found = report(changed(0), policy)
+
+    assert found.outcome == "inconclusive"
+    assert f"is within the margin of {margin:g} of the lowest score" in found.reasons[0]
+
+
 def test_strict_fails_a_small_but_certain_drop() -> None:
     base = toy_run("base", mixed(500, 0))
     slightly = toy_run("cand", mixed(490, 10))
@@ -334,21 +356,15 @@ def test_the_last_line_says_it_all(harness: Callable[..., Done], tmp_path: Path)
     write_run(results, changed(40))
     words = ("gate", "--candidate", "cand", "--baseline", "base", "--policy", "gate.yaml")
     (tmp_path / "gate.yaml").write_text("checks: [{suite: arena_hard, margin: 10}]\n")
+    (tmp_path / "out.md").write_bytes("# Étape".encode("latin-1"))
 
     done = harness(*words, "--junit", "out.xml", "--json-file", "out.json", "--summary", "out.md")
 
     assert done.code == 1, done.err
     assert done.out.splitlines()[-1].startswith("FAIL (exit 1): cand against base: arena_hard")
     assert GateReport.model_validate_json((tmp_path / "out.json").read_text()).outcome == "fail"
-    assert (tmp_path / "out.md").read_text().startswith("# Gate: FAIL")
+    assert (tmp_path / "out.md").read_bytes().startswith(b"# \xc9tape\n# Gate: FAIL")
     assert etree.parse(tmp_path / "out.xml").getroot().tag == "testsuites"
-
-
-def test_flags_of_a_live_candidate_are_refused_without_live(harness: Callable[..., Done]) -> None:
-    done = harness("gate", "--candidate", "cand", "--baseline", "base", "--limit", "3")
-
-    assert done.code == 2
-    assert "--limit is for a candidate that is asked now: add --live, or drop it" in done.err
 
 
 def test_a_policy_with_an_unknown_key_is_refused(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def test_a_candidate_that_passes_only_alone_is_inconclusive(tmp_path: Path) -> N
 
 
 def test_a_floor_counts_as_one_of_the_candidates_tests(tmp_path: Path) -> None:
-    # 53 of 100 won: 53 with an error of 100 * sqrt(0.53 * 0.47 / 99) = 5.02, so t above a floor of 44 is 1.79 and p
-    # is 0.038: enough alone, not as one of two (0.077). The drop from 50 is nil.
+    # 53 of 100 won: 53 with an error of 100 * sqrt(0.53 * 0.47 / 99) = 5.02, so t above a floor of 44 is about 1.79 and
+    # p 0.038: enough alone, not as one of two (0.077). The drop from 50 is nil.
     write_runs(tmp_path)
     write_run(tmp_path, toy_run("near", [WIN] * 53 + [LOSS] * 47))
     policy = GatePolicy(checks=(GateCheck(suite="arena_hard", margin=10.0, floor=44.0),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from harness.analysis.comparison import compare
 from harness.analysis.differences import Difference, unpaired
 from harness.analysis.finished_runs import compare_models
 from harness.analysis.games import games_difference
-from harness.analysis.gate.decision import judge_gate, pooled_difference, refuse_unknown_metrics, slopes_of
+from harness.analysis.gate.decision import judge_gate, pooled_difference, slopes_of
 from harness.analysis.gate.evidence import GateOptions, gate_runs
-from harness.analysis.gate.policy import Evidence, GateCheck, GatePolicy
+from harness.analysis.gate.policy import Evidence, GateCheck, GatePolicy, refuse_unknown_metrics
 from harness.records import AnchorCheck, Judging, Score, ScoreCard
 from harness.records.asking import answers_digest
 from harness.records.errors import ConfigError
@@ -71,6 +72,31 @@ def test_a_misspelt_category_is_a_usage_error_too() -> None:
         ConfigError, match=r"category 'writting' of arena_hard, .*did you mean 'writing'.*: math, writi"
     ):
         refuse_unknown_metrics(GatePolicy(checks=(check,)), [card])
+
+
+@pytest.mark.parametrize(
+    ("checks", "why"),
+    [
+        (({"margin": 3}, {"margin": 9, "metric": "arena_hard"}), r"checks 'arena_hard' of arena_hard twice"),
+        (({"margin": 3, "higher_is_better": False},), r"of arena_hard, of which more is better: drop it"),
+    ],
+)
+def test_a_policy_that_contradicts_itself_or_the_metric_is_refused(
+    checks: tuple[dict[str, object], ...], why: str
+) -> None:
+    card = toy_run("base", mixed(5, 5)).card
+    policy = GatePolicy(checks=tuple(GateCheck.model_validate({"suite": "arena_hard", **check}) for check in checks))
+
+    with pytest.raises(ConfigError, match=why):
+        refuse_unknown_metrics(policy, [card])
+
+
+def test_a_copy_of_the_baselines_run_is_no_candidate(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, toy_run("base", mixed(50, 50)))
+    copy = shutil.copytree(folder, tmp_path / "copy")
+
+    with pytest.raises(ConfigError, match="candidate and baseline are copies of one run, id-base"):
+        gate_runs(str(copy), str(folder), GatePolicy(), GateOptions(results=tmp_path))
 
 
 def test_a_metric_may_be_named_without_its_filter() -> None:
@@ -251,6 +277,42 @@ def test_a_pooled_check_passes_where_each_suite_alone_is_undecided() -> None:
     assert judge_gate("cand", "base", GatePolicy(checks=alone), both).outcome == "inconclusive"
 
 
+def test_suites_of_opposite_directions_cannot_be_pooled() -> None:
+    rate, errors = row_of("lc_win_rate", -1, 1, 805), row_of("arena_hard", -1, 1, 500)
+
+    row, note = pooled_difference(POOLED, [rate, errors.model_copy(update={"higher_is_better": False})])
+
+    assert row is None
+    assert note is not None
+    assert note.startswith("more is better of one suite's metric and less of another's")
+
+
+def pooled_report(*rows: Difference) -> str:
+    both = {
+        suite: Evidence(
+            comparison=compare(BASE, CANDIDATE).model_copy(update={"headline": row.metric, "differences": (row,)}),
+            baseline=None,
+            candidate=None,
+        )
+        for suite, row in zip(POOLED.pooled, rows, strict=True)
+    }
+    return judge_gate("cand", "base", GatePolicy(checks=(POOLED,)), both).reasons[0]
+
+
+def test_each_pooled_suite_needs_the_least_questions() -> None:
+    reason = pooled_report(row_of("lc_win_rate", 0.0, 0.1, 19), row_of("arena_hard", 0.0, 0.1, 500))
+
+    assert reason.endswith("on 519 questions; under 20 of each suite (min_questions of the check) decide nothing")
+
+
+def test_more_questions_are_promised_only_where_the_error_falls_with_them() -> None:
+    rows = row_of("lc_win_rate", 0.0, 4.0, 500), row_of("arena_hard", 0.0, 7.16, 500)  # se 4 / sqrt(2) = 2.83
+
+    assert "and at 2.5 with about" in pooled_report(*rows)
+    reason = pooled_report(rows[0], rows[1].model_copy(update={"method": "adjusted"}))
+    assert reason.endswith("an equal model passes with this design at a margin of 7.03")  # (1.645 + 0.842) * 2.83
+
+
 def test_what_is_no_sum_over_questions_cannot_be_pooled_for_these_questions() -> None:
     pair = compare(BASE, CANDIDATE).model_copy(update={"population": "these"})
     both = {
@@ -275,6 +337,10 @@ def test_what_is_no_sum_over_questions_cannot_be_pooled_for_these_questions() ->
         {"pooled": ["alpaca_eval", "arena_hard"], "floor": 30},
         {"pooled": ["alpaca_eval", "arena_hard"], "slopes": {"mt_bench": 1}},
         {"pooled": ["alpaca_eval", "arena_hard"], "slopes": {"arena_hard": 0}},
+        {"pooled": ["alpaca_eval", "arena_hard"], "slopes": {"arena_hard": float("nan")}},
+        {"pooled": ["arena_hard", "head_to_head_arena_hard"], "slopes": {"head_to_head_arena_hard": 1}},
+        {"suite": "arena_hard", "margin": float("inf")},
+        {"suite": "arena_hard", "floor": float("nan")},
     ],
 )
 def test_checks_that_make_no_sense_are_rejected(check: dict[str, object]) -> None:

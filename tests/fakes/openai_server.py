@@ -179,7 +179,7 @@ class FakeOpenAI:
 
     async def _models(self, request: web.Request) -> web.Response:
         if self._refused(request):
-            return _error(401, "wrong key")
+            return _error(401, f"wrong key {request.headers.get('Authorization')}")
         entry = {"id": self.model, "object": "model", "max_model_len": self.max_model_len}
         entry |= {} if self.root is None else {"root": self.root}
         return web.json_response({"object": "list", "data": [entry]})
@@ -198,7 +198,7 @@ class FakeOpenAI:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         if self._refused(request):
-            return _error(401, "wrong key")
+            return _error(401, f"wrong key {request.headers.get('Authorization')}")
         key = request.headers.get("Authorization", "").removeprefix("Bearer ") or None
         record = Request(path=request.path, body=await request.json(), key=key)
         if record.last == CANARY:

@@ -158,7 +158,7 @@ def test_an_endpoints_wrong_key_or_model_ends_before_the_first_prompt(
         async with FakeOpenAI(key=key) as fake:
             await _endpoint(fake, tmp_path, prompt(), name)
 
-    with pytest.raises(ConfigError, match="rejects the key"):
+    with pytest.raises(ConfigError, match=r"rejects the key \(HTTP 401: wrong key Bearer \*\*\*\)"):
         asyncio.run(scene("fake", "sesame"))
     with pytest.raises(ConfigError, match="has no model 'other'; it has: fake"):
         asyncio.run(scene("other", "open"))

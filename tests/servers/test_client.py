@@ -203,6 +203,50 @@ def test_a_body_that_unpacks_to_gigabytes_is_one_failed_call_in_little_memory() 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 
 
+def test_a_body_that_is_not_packed_as_its_header_says_is_a_failure_in_plain_words() -> None:
+    unpacked = Reply(body=b"no gzip", headers=(("Content-Encoding", "gzip"),))
+    with serving(FakeOpenAI(reply=lambda request: unpacked)) as fake, pytest.raises(ReplyError) as error:
+        ask(fake, once, attempts=2)
+    assert str(error.value) == (
+        f"{fake.url} sent a reply that cannot be unpacked: its Content-Encoding is not what it contains"
+    )
+
+
+def test_a_redirect_is_not_followed_and_ends_the_run_with_where_it_leads() -> None:
+    elsewhere = Reply(status=308, headers=(("Location", "http://elsewhere.example/v1"),))
+    with serving(FakeOpenAI(reply=lambda request: elsewhere)) as fake, pytest.raises(EndpointDownError) as error:
+        ask(fake, once, api_key="sk-hidden")
+    assert "HTTP 308: it redirects to http://elsewhere.example/v1, which is not followed" in str(error.value)
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("words", ["Forbidden", "<title>Attention Required!</title>Sorry, you have been blocked"])
+def test_a_prompt_that_a_firewall_blocks_fails_alone(words: str) -> None:
+    blocked = Reply(text=words, status=403)
+    order: list[Reply | str] = ["four", blocked, "four"] if words == "Forbidden" else [blocked, "four", "four"]
+    replies = iter(order)
+
+    async def thrice(client: ChatClient) -> list[ChatReply | BaseException]:
+        return [(await asyncio.gather(once(client), return_exceptions=True))[0] for _ in range(3)]
+
+    with serving(FakeOpenAI(reply=lambda request: next(replies))) as fake:
+        outcomes = ask(fake, thrice)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ChatReply", "ChatReply", "ReplyError"]
+
+
+@pytest.mark.parametrize(("status", "hint"), [(400, "; if the model rejects a parameter, use --omit;"), (418, ";")])
+def test_only_a_rejected_request_has_a_hint_about_parameters(status: int, hint: str) -> None:
+    refusal = Reply(text="no", status=status)
+
+    def eight(client: ChatClient) -> Awaitable[list[ChatReply | BaseException]]:
+        return asyncio.gather(*(once(client) for _ in range(8)), return_exceptions=True)
+
+    with serving(FakeOpenAI(reply=lambda request: refusal)) as fake:
+        errors = ask(fake, eight, parameters="use --omit")
+    (down,) = (str(error) for error in errors if isinstance(error, EndpointDownError))
+    assert f"rejected 8 calls in a row: HTTP {status}: no{hint}" in down
+
+
 def test_a_broken_character_costs_no_reply() -> None:
     broken = b'{"choices": [{"message": {"content": "\xff\xfe Rating: [[7]]"}, "finish_reason": "stop"}]}'
     with serving(FakeOpenAI(reply=lambda request: Reply(body=broken))) as fake:

@@ -17,7 +17,7 @@ from harness.client import CallLimits, ChatClient, Patience, connection_words
 from harness.client.endpoint import Breaker, Outage
 from harness.client.flow import Bucket, Flow, Pace, RateLimitHints, RefusalKind, duration, retry_after
 from harness.records.errors import EndpointDownError, ReplyError
-from tests.fakes.openai_server import BAD_429, BAD_500, FakeOpenAI, Reply, Request, serving
+from tests.fakes.openai_server import BAD_429, BAD_500, CUT_OFF, FakeOpenAI, Reply, Request, serving
 
 BODY: dict[str, JsonValue] = {"model": "fake", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -325,6 +325,24 @@ def test_an_endpoint_that_stays_down_ends_every_call_with_one_sentence() -> None
     with serving(FakeOpenAI(reply=lambda request: BAD_500)) as fake:
         run(job)
     assert len(fake.requests) < 60  # probed, not hammered
+
+
+@pytest.mark.parametrize("bad", [BAD_500, Reply(body=b"{"), CUT_OFF])
+def test_calls_at_which_an_endpoint_breaks_fail_alone_even_if_they_are_all_that_is_left(bad: Reply) -> None:
+    poison: list[dict[str, JsonValue]] = [
+        {"model": "fake", "messages": [{"role": "user", "content": f"poison {number}"}]} for number in range(4)
+    ]
+
+    async def job() -> None:
+        async with client_of(fake, patience=Patience.of(0.5)) as client:
+            calls = [client.chat(dict(body)) for body in [BODY, *poison, BODY]]
+            first, *broken, last = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(error) for error in broken] == [ReplyError] * 4
+            assert first == last
+            assert await ask(client, 1) == ["four"]  # it is not given up
+
+    with serving(FakeOpenAI(reply=lambda request: bad if "poison" in request.last else "four", latency=0.05)) as fake:
+        run(job)
 
 
 STARTING = Reply(text="loading the model", status=503, retry_after=0.02)

@@ -200,7 +200,8 @@ def rows(*models: str, question: str = "pm-001") -> str:
     ("text", "words", "sentence"),
     [
         (rows("a", "b"), ("--format", "fastchat"), "the files contain 2 models, none named 'm': a, b"),
-        (rows("m"), ("--format", "fastchat", "--judge", "k"), "the files contain 1 judges, none named 'k': j"),
+        (rows("m"), ("--format", "fastchat", "--model", ""), "--model '' is not a name: 1 to 100 printable"),
+        (rows("m"), ("--format", "fastchat", "--judge", "k"), "the files contain 1 judge, none named 'k': j"),
         (rows("m", question="81"), ("--format", "fastchat"), "1 questions of the files are not the suite's, e.g. '81'"),
         (rows("m"), ("--format", "arena_hard"), "--format fastchat reads"),
         (rows("m"), ("--format", "mt"), "no format 'mt'; known: fastchat"),
@@ -217,6 +218,33 @@ def test_files_that_do_not_fit_are_one_sentence(
     assert (done.code, len(done.err.strip().splitlines())) == (2, 1), done.err
     assert sentence in done.err
     assert not (tmp_path / "results").exists()
+
+
+GAMES = [{"score": label, "judgment": "", "user_prompt": ""} for label in ("A>B", "B>>A")]
+
+
+@pytest.mark.parametrize(
+    ("file_format", "row"),
+    [
+        ("fastchat", json.loads(rows("m"))),
+        ("arena_hard", {"question_id": "ph-001", "model": "m", "judge": "j", "games": GAMES}),
+    ],
+)
+def test_verdicts_that_came_without_answers_and_replies_go_out_again(
+    tmp_path: Path, file_format: str, row: dict[str, Any]
+) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    words = ("--format", file_format)
+
+    call(tmp_path, "import", "in.jsonl", *words, *POCKET)
+    exported = call(tmp_path, "export", "m", *words, "--out", "out")
+
+    assert exported.code == 0, exported.err
+    before, after = (
+        next(iter(cards(call(tmp_path, "score", file, *words, "--json")).values()))["scores"]
+        for file in ("in.jsonl", "out/model_judgment")
+    )
+    assert before == after
 
 
 @pytest.mark.parametrize(

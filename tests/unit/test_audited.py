@@ -15,7 +15,7 @@ from harness.records.judge_choice import choose_audits
 from harness.running.plan import drawn
 from harness.stats.combined import audited_ratio
 from harness.stats.paired import ratio_estimate
-from harness.suites.scoring import QuestionSums, audited_sums
+from harness.suites.scoring import QuestionSums, audited_sums, sums_difference
 
 
 def test_an_estimate_worked_out_by_hand() -> None:
@@ -110,6 +110,19 @@ def test_an_interval_of_a_model_that_never_wins_is_not_a_point() -> None:
     # 52 questions with one win: mean 1/52, squared error (1/52) * (51/52) / 51 = 1/52^2, so 1/52 + 2.0076/52
     assert (interval.low, interval.se) == pytest.approx((0.0, 1 / 52))
     assert interval.high == pytest.approx(3.0076 / 52, rel=1e-4)
+
+
+def test_two_audited_models_that_never_lose_are_not_certainly_equal() -> None:
+    """50 audited questions: as if one was lost and one won besides, 100 sqrt(2 / (51 * 52))."""
+    ids = tuple(map(str, range(500)))
+    cheap = QuestionSums("win_rate", 100.0, ids, np.random.default_rng(0).random(500), np.ones(500), (0, 1))
+    expensive = QuestionSums("win_rate", 100.0, ids[:50], np.ones(50), np.ones(50), (0, 1))
+    audited = audited_sums(cheap, expensive)
+
+    assert audited is not None
+    estimate = sums_difference(audited.sums, audited.sums)
+    assert estimate is not None
+    assert estimate.se == pytest.approx(100 * (2 / (51 * 52)) ** 0.5)
 
 
 def sums(ids: list[str]) -> QuestionSums:

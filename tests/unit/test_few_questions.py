@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.stats.few import correction_shares, kappa_share, paired_cell, single_cell
+from harness.analysis.differences import refitted
+from harness.records.protocols import Refits
 from harness.suites.scoring import QuestionSums
 
 SETS = 300
@@ -32,6 +34,18 @@ def test_a_difference_of_few_questions_is_within_its_interval(size: int) -> None
     first, second = (sums(rng.choice(NEARLY_PERFECT, 80), (1, 10)) for _ in range(2))
 
     assert paired_cell(first, second, size, SETS).covered >= 0.92
+
+
+def test_a_fitted_rate_of_few_questions_is_no_more_certain_than_a_paired_difference_of_as_many() -> None:
+    """20 instructions that both win: as if one were lost and one won besides, 100 sqrt(2 / (21 * 22)) = 6.58."""
+    resamples = np.linspace(99.0, 99.2, 400)
+
+    row = refitted(Refits("lc_win_rate", (99.1, 99.1), (resamples, resamples[::-1]), 20))
+
+    assert row.se == pytest.approx(100 * (2 / 462) ** 0.5)
+    assert row.df == 19
+    assert (row.ci_low, row.ci_high) == pytest.approx((-2.093 * row.se, 2.093 * row.se), rel=1e-3)
+    assert row.p == 1.0
 
 
 def test_kappa_and_corrections_of_few_rows_are_within_their_intervals() -> None:

@@ -232,7 +232,7 @@ def test_several_baselines_are_several_cards_and_import_asks_which() -> None:
     files = [SourceFile("a.json", rows_against("one") + rows_against("two"))]
 
     assert len(alpaca_cards(files, OPTIONS)) == 2
-    with pytest.raises(ConfigError, match="2 baselines, none named None: one, two; pass --baseline"):
+    with pytest.raises(ConfigError, match="2 baselines: one, two; pass --baseline"):
         read_rows(files, ImportRequest(POCKET.prompts, "new"))
     assert read_rows(files, ImportRequest(POCKET.prompts, "new", baseline="two")).baseline == "two"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.client import ChatReply, read_chat_reply
+from harness.client import ChatReply, model_entries, read_chat_reply
 from harness.records.errors import ReplyError
 
 
@@ -74,7 +74,14 @@ def test_the_words_of_a_refusal_are_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "reason"), [("content_filter", "content_filter"), ("error", "http"), ("abort", "http")]
+    ("finish", "reason"),
+    [
+        *[
+            (finish, "content_filter")
+            for finish in ("content_filter", "content_filter: SAFETY", "SAFETY", "RECITATION")
+        ],
+        *[("error", "http"), ("abort", "http")],
+    ],
 )
 def test_a_reply_that_the_server_broke_off_is_a_failure_whatever_text_it_has(finish: str, reason: str) -> None:
     assert reason_of(body("partial tex", finish)) == reason
@@ -87,7 +94,13 @@ def test_a_function_call_is_a_judges_json_but_no_candidates_answer() -> None:
     assert read_chat_reply(body(None, "tool_calls", tool_calls=[call])).text == '{"rank": 1}'
     assert reason_of(body(None, "tool_calls", tool_calls=[call]), accept_calls=False) == "other"
     assert reason_of(body("Let me look.", "tool_calls", tool_calls=[call]), accept_calls=False) == "other"
+    assert reason_of(body(None, "function_call", function_call=call["function"]), accept_calls=False) == "other"
     assert read_chat_reply(body("Paris.", tool_calls=[]), accept_calls=False).text == "Paris."
+
+
+@pytest.mark.parametrize("finish", ["length", "model_length", "max_tokens", "MAX_TOKENS"])
+def test_a_cut_reply_is_known_by_each_gateways_word(finish: str) -> None:
+    assert read_chat_reply(body("partial tex", finish)).finish == "length"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +117,11 @@ def test_a_function_call_is_a_judges_json_but_no_candidates_answer() -> None:
 )
 def test_an_absurd_token_count_is_ignored_and_the_reply_is_kept(usage: object) -> None:
     assert read_chat_reply(body("[[7]]", usage=usage)) == ChatReply("[[7]]", "stop", 0, 0)
+
+
+@pytest.mark.parametrize("listing", [None, [1], "x", {"data": 5}, {"data": {"m": 1}}, {"data": ["m", {"id": ["m"]}]}])
+def test_a_listing_of_another_form_names_no_model(listing: object) -> None:
+    assert model_entries(listing) == {}
 
 
 def test_surrogates_become_question_marks_also_in_tokens_and_reasoning() -> None:

@@ -9,8 +9,17 @@ import pytest
 
 from benchmarks.stats import coverage
 from benchmarks.stats.games import play, truth
-from harness.stats.paired import ClusteredEstimate, detectable, non_inferiority, required_n, required_repeats
-from harness.stats.sequential import boundaries, student_bound
+from harness.analysis.gate.policy import GatePolicy
+from harness.analysis.gate.sequential import look_result
+from harness.stats.paired import (
+    ClusteredEstimate,
+    detectable,
+    non_inferiority,
+    required_n,
+    required_repeats,
+    student_bound,
+)
+from harness.stats.sequential import boundaries
 
 SETS = 300
 
@@ -116,3 +125,10 @@ def test_a_few_equal_differences_decide_nothing(n: int, answer: str) -> None:
 
     assert judged.answer == answer
     assert judged.p_worse == (0.5 if answer == "undecided" else 0.0)
+
+
+@pytest.mark.parametrize(("judged", "step"), [(60, "open"), (80, "safe")])
+def test_a_strict_policy_is_safe_at_the_last_look_only(judged: int, step: str) -> None:
+    clearly_better = ClusteredEstimate(3.0, 0.3, df=judged - 1, n=judged)
+
+    assert look_result(clearly_better, 0.9, look=(judged, 80), policy=GatePolicy(strict=True)) == step

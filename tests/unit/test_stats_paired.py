@@ -17,6 +17,7 @@ from harness.stats.paired import (
     clustered_se,
     correlation,
     holm,
+    least_errors,
     least_se,
     paired_difference,
     rank_intervals,
@@ -253,6 +254,18 @@ def test_models_that_answer_all_alike_are_never_distinguished() -> None:
     intervals = rank_intervals(estimates, np.tile(estimates, (333, 1)))
 
     assert [(interval.best, interval.worst) for interval in intervals] == [(1, 3)] * 3
+
+
+def test_few_questions_decide_no_ranks() -> None:
+    """Five equal questions but for a rating: their resamples are nearly alike, and compare shows no difference."""
+    ratings = [np.array([8.0, 8, 8, 8, 9]), np.array([6.0, 6, 6, 7, 6])]
+    weights = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), size=2000) / 5
+    estimates, replicates = np.array([row.mean() for row in ratings]), np.stack([weights @ row for row in ratings], 1)
+    bounded = [(row, np.ones(5)) for row in ratings]
+
+    assert rank_intervals(estimates, replicates)[0] == RankInterval(1, 1)
+    intervals = rank_intervals(estimates, replicates, df=4, least=least_errors(bounded, (1, 10)))
+    assert intervals == [RankInterval(1, 2), RankInterval(1, 2)]
 
 
 def test_joint_rank_intervals_hold_for_all_models_at_once() -> None:

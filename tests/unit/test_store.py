@@ -11,7 +11,7 @@ import pytest
 
 from harness.records import Answer, Failure
 from harness.records.errors import ConfigError, RunLockedError, StoreError
-from harness.store import JsonlRows, RunStore, archive_run, find_cards, write_atomic
+from harness.store import JsonlRows, RunStore, archive_run, find_cards, make_folder, write_atomic
 from harness.store.runs import find_run
 
 
@@ -193,10 +193,15 @@ def test_an_atomic_write_that_fails_leaves_no_temporary_file(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="it is a folder"):
         write_atomic(tmp_path / "folder", "text")
+    with pytest.raises(ConfigError, match=r"cannot write \.: it is a folder"):
+        write_atomic(Path(), "text")
     with pytest.raises(ConfigError, match="should be its folder is a file"):
         write_atomic(tmp_path / "file" / "deep", "text")
     with pytest.raises(ConfigError, match="should be its folder is a file"):
         write_atomic(tmp_path / "file" / "deep" / "deeper", "text")
+
+    with pytest.raises(ConfigError, match="there is a file of its name"):
+        make_folder(tmp_path / "file" / "deep")
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 

@@ -17,17 +17,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from ...records import Record, ScoreCard
-from ...records.errors import ConfigError, did_you_mean, first_names
 from ...records.facts import facts_of
 from ...stats.combined import disagreement, pooled, slope_between
 from ...stats.paired import (
     FEWEST,
+    Bounds,
     ClusteredEstimate,
     benjamini_hochberg,
     detectable,
@@ -55,6 +55,7 @@ from .policy import (
 # Facts state the slopes of published boards, and `slopes_of` estimates them from the user's own cards.
 
 
+UNKNOWN_DIRECTION = "it is unknown whether more or less is better; state higher_is_better in the check"
 FEWEST_MODELS = 5
 """With fewer models on both boards the slope could be half or twice the one printed."""
 
@@ -67,6 +68,11 @@ def pooled_difference(check: GateCheck, rows: Sequence[Difference]) -> tuple[Dif
     """
     unit = rows[0].metric
     slopes = [_slope(check, suite, row.metric, unit) for suite, row in zip(check.pooled, rows, strict=True)]
+    directions = {row.higher_is_better if row.higher_is_better is not None else check.higher_is_better for row in rows}
+    if {True, False} <= directions:
+        return None, "more is better of one suite's metric and less of another's, so a slope above 0 cannot join them"
+    if None in directions:
+        return None, UNKNOWN_DIRECTION
     known_slopes = [slope for slope in slopes if slope is not None]
     if len(known_slopes) < len(slopes):
         unknown = [check.pooled[number] for number, slope in enumerate(slopes) if slope is None]
@@ -169,31 +175,6 @@ def checks_of(policy: GatePolicy, cards: Mapping[str, ScoreCard | None]) -> tupl
     return policy.checks or default_checks(list(cards), margins)
 
 
-def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> None:
-    """Raise ConfigError for a check's metric or category that neither the cards of its suite nor its facts have.
-
-    A metric that only these runs lack passes: then there is nothing to compare, which is not a wrong policy.
-    """
-    for check in policy.checks:
-        suite = check.suites[0]
-        facts = facts_of(suite)
-        metrics = {name for card in cards if card.suite == suite for name in card.scores}
-        # of the metrics that the facts of users' own suites list, each suite has some
-        metrics |= set() if facts.by_argument and metrics else {metric.name for metric in facts.metrics}
-        names = metrics | {name.partition(",")[0] for name in metrics}
-        if check.metric is not None and metrics and check.metric not in names:
-            raise ConfigError(
-                f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
-                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(metrics)}"
-            )
-        categories = {name for card in cards if card.suite == suite for name in card.by_category}
-        if check.category is not None and categories and check.category not in categories:
-            raise ConfigError(
-                f"the gate's policy checks category {check.category!r} of {suite}, which has none of that name"
-                f"{did_you_mean(check.category, sorted(categories))}; it has: {first_names(categories)}"
-            )
-
-
 def judge_gate(
     candidate: str, baseline: str, policy: GatePolicy, evidence: Mapping[str, Evidence], notes: Sequence[str] = ()
 ) -> GateReport:
@@ -221,7 +202,7 @@ def judge_gate(
 
 def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePolicy) -> CheckResult:
     """Return the check's result by itself, before the correction for several checks."""
-    metric, row, note = _pooled_row(check, evidence) if check.pooled else _suite_row(check, evidence.get(check.suite))
+    metric, row, parts, note = _compared(check, evidence)
     missing = CheckResult(
         suite=check.label,
         metric=metric,
@@ -235,26 +216,31 @@ def _checked(check: GateCheck, evidence: Mapping[str, Evidence], policy: GatePol
     if row is None:
         return missing
     if row.higher_is_better is None and check.higher_is_better is None:
-        return missing.model_copy(
-            update={"note": "it is unknown whether more or less is better; state higher_is_better in the check"}
-        )
+        return missing.model_copy(update={"note": UNKNOWN_DIRECTION})
     if row.higher_is_better is None:
         row = row.model_copy(update={"higher_is_better": check.higher_is_better})
-    return _result(missing, check, row, evidence.get(check.suite), policy)
+    is_audited = any(_is_audited(evidence.get(suite)) for suite in check.suites)
+    design = _design(check, row, policy, can_plan=not is_audited and all(part.method in PLANNED for part in parts))
+    # a benchmark that scores by itself may not state how many questions it asked
+    if 0 < min(part.n for part in parts) < check.min_questions:
+        design = replace(design, too_few=check.min_questions)
+    return _result(missing, check, row, evidence.get(check.suite), policy, design)
 
 
 def _result(
-    missing: CheckResult, check: GateCheck, row: Difference, evidence: Evidence | None, policy: GatePolicy
+    missing: CheckResult,
+    check: GateCheck,
+    row: Difference,
+    evidence: Evidence | None,
+    policy: GatePolicy,
+    design: _Design,
 ) -> CheckResult:
     """Return the result of a check that has a difference. `missing` is its result without one."""
     less_is_better = row.higher_is_better is False
     estimate = mirrored(row.estimate()) if less_is_better else row.estimate()
     judged = non_inferiority(estimate, check.margin, alpha=policy.alpha, strict=policy.strict)
-    # a benchmark that scores by itself may not state how many questions it asked
-    too_few = check.min_questions if 0 < row.n < check.min_questions else None
     # too few questions decide the floor no more than the difference
-    floor = None if evidence is None or too_few is not None else _floor(check, row, evidence, policy)
-    design = _design(check, row, policy)
+    floor = None if evidence is None or design.too_few is not None else _floor(check, row, evidence, policy)
     out_of_reach = not policy.strict and _is_out_of_reach(check, row)
     answer = judged.answer
     if out_of_reach and answer == "safe" and judged.lower < 0:
@@ -266,7 +252,7 @@ def _result(
         category=missing.category,
         tier=missing.tier,
         margin=missing.margin,
-        found=answer if too_few is None else "undecided",
+        found=answer if design.too_few is None else "undecided",
         difference=row,
         plain=_plain(row, evidence) if row.method == "adjusted" else None,
         lower=None if less_is_better else judged.lower,
@@ -277,7 +263,7 @@ def _result(
         needed=design.needed,
         repeats=None if evidence is None else _repeats(row, check, evidence, policy),
         more_draws=design.more_draws,
-        too_few=too_few,
+        too_few=design.too_few,
         out_of_reach=out_of_reach,
         floor=missing.floor,
         above_floor=None if floor is None else floor.is_above,
@@ -287,13 +273,28 @@ def _result(
 
 
 def _is_out_of_reach(check: GateCheck, row: Difference) -> bool:
-    """Return whether the baseline is within the margin of the lowest possible score."""
-    if check.pooled or row.higher_is_better is not True:
+    """Return whether the baseline is within the margin of the worst possible score."""
+    if check.pooled or row.higher_is_better is None:
         return False
-    facts = facts_of(check.suite)
-    bounds = {rule.metric: (rule.scale * rule.bounds[0]) for rule in facts.rules if rule.bounds is not None}
-    lowest = bounds.get(row.metric, 0.0 if facts.metric(row.metric).unit == "percent" else None)
-    return lowest is not None and row.first - lowest <= check.margin
+    lowest, highest = _ends(check.suite, row)
+    return (row.first - lowest if row.higher_is_better else highest - row.first) <= check.margin
+
+
+def _ends(suite: str, row: Difference) -> Bounds:
+    """Return the lowest and highest score that the metric can have, infinite if unknown."""
+    if row.bounds is not None:
+        return row.bounds
+    unit = facts_of(suite).metric(row.metric).unit
+    if unit == "percent":
+        return 0.0, 100.0
+    # lm-eval's metrics may be of any kind; of those between 0 and 1, more of which is better, 0 is the lowest
+    is_share = unit == "share" and row.higher_is_better and min(row.first, row.other) >= 0 and row.decimals == 4
+    return (0.0 if is_share else -math.inf), math.inf
+
+
+PLANNED = ("paired", "refitted", "unpaired", "direct")
+"""Differences whose error falls with the root of the questions. That of an adjusted one, or of an audit, does not, and
+more questions would not be these very questions."""
 
 
 @dataclass(frozen=True)
@@ -306,17 +307,18 @@ class _Design:
     """Questions; None: unknown, or more questions would be other questions."""
     more_draws: float | None = None
     """How many times the draws per question, for the population "these"."""
+    too_few: int | None = None
+    """The check's `min_questions`, if a suite has fewer common ones."""
 
 
-def _design(check: GateCheck, row: Difference, policy: GatePolicy) -> _Design:
+def _design(check: GateCheck, row: Difference, policy: GatePolicy, *, can_plan: bool) -> _Design:
     if not row.estimate().varies or row.n == 0:
         return _Design()
     resolvable = detectable(row.se, alpha=policy.alpha, power=policy.power)
     if row.method == "within":
         # the error falls with the root of the draws
         return _Design(resolvable, more_draws=(resolvable / check.margin) ** 2)
-    if row.method == "adjusted":
-        # its error does not shrink with the root of the questions, so their number cannot be told
+    if not can_plan:
         return _Design(resolvable)
     return _Design(resolvable, required_n(row.n, row.se, check.margin, alpha=policy.alpha, power=policy.power))
 
@@ -341,17 +343,31 @@ def _suite_row(check: GateCheck, evidence: Evidence | None) -> tuple[str, Differ
     return metric, None, note
 
 
-def _pooled_row(check: GateCheck, evidence: Mapping[str, Evidence]) -> tuple[str, Difference | None, str | None]:
-    """Return the same for a pooled check: one difference in the unit of the first suite's metric."""
+def _compared(
+    check: GateCheck, evidence: Mapping[str, Evidence]
+) -> tuple[str, Difference | None, list[Difference], str | None]:
+    """Return the metric, its difference, the differences of the suites that it is made of, and a note.
+
+    Of a pooled check it is one difference in the unit of the first suite's metric.
+    """
+    if not check.pooled:
+        metric, row, note = _suite_row(check, evidence.get(check.suite))
+        return metric, row, [] if row is None else [row], note
     rows = []
     for suite in check.pooled:
         single = GateCheck(suite=suite, metric=check.metric if suite == check.pooled[0] else None, margin=check.margin)
         metric, row, note = _suite_row(single, evidence.get(suite))
         if row is None:
-            return check.metric or "headline", None, f"{suite} {metric}" + ("" if note is None else f", {note}")
+            note = f"{suite} {metric}" + ("" if note is None else f", {note}")
+            return check.metric or "headline", None, [], note
         rows.append(row)
     pooled_row, note = pooled_difference(check, rows)
-    return rows[0].metric, pooled_row, note
+    return rows[0].metric, pooled_row, rows, note
+
+
+def _is_audited(evidence: Evidence | None) -> bool:
+    cards = [] if evidence is None else [evidence.baseline, evidence.candidate]
+    return any(card is not None and card.judging is not None and card.judging.audit is not None for card in cards)
 
 
 def _plain(row: Difference, evidence: Evidence | None) -> Difference | None:
@@ -442,7 +458,9 @@ def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePo
     score = None if scores is None else scores.get(row.metric)
     if check.floor is None or score is None or score.value is None or score.se is None:
         return None
-    estimate, floor = ClusteredEstimate(score.value, score.se, row.df, score.n), check.floor
+    if not score.se and row.bounds is None:
+        return None  # nothing varies, so its error is unknown
+    estimate, floor = _own_estimate(score.value, score.se, row), check.floor
     if row.higher_is_better is False:
         estimate, floor = mirrored(estimate), -floor
     is_above = None
@@ -451,6 +469,23 @@ def _floor(check: GateCheck, row: Difference, evidence: Evidence, policy: GatePo
     elif estimate.upper(policy.alpha) < floor:
         is_above = False
     return _FloorTest(is_above, estimate.p_above(floor))
+
+
+def _own_estimate(value: float, se: float, row: Difference) -> ClusteredEstimate:
+    """Return the candidate's own score for one-sided bounds, by the rule of its two-sided interval.
+
+    With bounds: the centre of the score and two pseudo-questions, one at each (`paired.ratio_interval`). Of 20 right
+    answers, the bounds around the score itself would pass a floor of 92 % for a model that is right in 92 % in a fifth
+    of cases.
+    """
+    if row.method in ("refitted", "unpaired"):
+        return ClusteredEstimate(value, se, 0, row.n)
+    if row.bounds is None:
+        return ClusteredEstimate(value, se, row.n - 1, row.n)
+    scores = np.array([*[value] * row.n, *row.bounds])
+    # an imported card's own error may be of its questions alone
+    least = float(scores.std(ddof=1)) / math.sqrt(len(scores))
+    return ClusteredEstimate(float(scores.mean()), max(se, least), row.n + 1, row.n)
 
 
 def _multiplicity(results: list[CheckResult], policy: GatePolicy) -> list[CheckResult]:
@@ -616,12 +651,14 @@ def sentence(result: CheckResult, policy: GatePolicy) -> str:
     if result.out_of_reach:
         return (
             f"{named(result)}: {bound}; the baseline's {result.difference.first:.{places}f} is within the margin of "
-            f"{result.margin:g} of the lowest score, so no {loss} could exceed it: set a smaller margin"
+            f"{result.margin:g} of the {'highest' if result.less_is_better else 'lowest'} score, so no {loss} could "
+            "exceed it: set a smaller margin"
         )
     if result.too_few is not None:
+        each = " of each suite" if result.difference.method == "pooled" else ""
         return (
             f"{named(result)}: {_signed(result)} on {result.difference.n} questions; under "
-            f"{result.too_few} (min_questions of the check) decide nothing"
+            f"{result.too_few}{each} (min_questions of the check) decide nothing"
         )
     if result.difference.ci_low is None and result.difference.method == "within":
         return (
@@ -652,6 +689,8 @@ def _what_decides(result: CheckResult, policy: GatePolicy, questions: int) -> st
             f"{text}: an equal model passes with these draws at a margin of {result.resolvable:.3g}, and at "
             f"{result.margin:g} with about {result.more_draws:.1f} times as many per question"
         )
+    if result.needed is None and result.resolvable is not None and result.resolvable > result.margin:
+        return f"{text}: an equal model passes with this design at a margin of {result.resolvable:.3g}"
     if result.needed is None or result.resolvable is None or result.needed <= questions:
         return text
     repeats = f", or {result.repeats} judgments of each question" if result.repeats else ""

@@ -33,7 +33,7 @@ from ...records.facts import higher_is_better
 from ...records.protocols import RunRows
 from ...records.settings import checked
 from ...store import find_cards, locked, make_folder, read_card, write_atomic
-from ...suites.scoring import question_sums, rules_of, run_sums
+from ...suites.scoring import common, question_sums, rules_of, run_sums
 from ..comparison import Population, compare, differing
 from ..finished_runs import (
     Loaded,
@@ -47,8 +47,16 @@ from ..finished_runs import (
 )
 from ..games import games_comparison, stored_games, suite_of_games
 from ..population import on_these
-from .decision import checks_of, judge_gate, refuse_unknown_metrics
-from .policy import Evidence, GateCheck, GatePolicy, GateReport, JudgeNoise, SequentialReport
+from .decision import checks_of, judge_gate
+from .policy import (
+    Evidence,
+    GateCheck,
+    GatePolicy,
+    GateReport,
+    JudgeNoise,
+    SequentialReport,
+    refuse_unknown_metrics,
+)
 from .power import PowerRow, power_rows
 from .sequential import Stop, replay, tier_sizes, watched
 
@@ -181,6 +189,7 @@ def gate_runs(candidate: str, baseline: str | None, policy: GatePolicy, options:
             evidence[suite] = Evidence(comparison=None, baseline=None, candidate=None)
             continue
         rows = run_rows(pair[0]), run_rows(pair[1])
+        _refuse_copy(*rows)
         loaded = suite_of(pair[0].card, options.mirror, folder=pair[0].folder)
         evidence[suite] = suite_evidence(*rows, loaded, options, population=policy.population)
         if options.sequential:
@@ -243,6 +252,17 @@ def _pair(
     if baseline.folder is not None and baseline.folder == candidate.folder:
         raise ConfigError(f"{suite}: candidate and baseline are the same run, {baseline.folder}")
     return baseline, candidate
+
+
+def _refuse_copy(baseline: RunRows, candidate: RunRows) -> None:
+    """Raise ConfigError if the candidate's run is a copy of the baseline's, which would always pass."""
+    run_id = baseline.card.provenance.get("run_id")
+    is_copy = run_id is not None and run_id == candidate.card.provenance.get("run_id")
+    # the same model may have been run twice, with other calls
+    if is_copy and baseline.judgments and baseline.judgments == candidate.judgments:
+        raise ConfigError(
+            f"{baseline.card.suite}: candidate and baseline are copies of one run, {run_id}: every verdict is the same"
+        )
 
 
 def games_evidence(
@@ -328,11 +348,11 @@ def judge_variance(run: RunRows) -> dict[str, float]:
         return {}
     variances = {}
     for rule in rules_of(run.card.suite, run.card.headline, run.judgments):
-        tables = [question_sums(rule, run.answers, rows) for rows in by_repeat.values()]
-        shared = set.intersection(*(set(table.ids) for table in tables))
-        ids = [prompt_id for prompt_id in tables[0].ids if prompt_id in shared]
-        if ids:
-            scores = np.array([table.of(ids).scores() for table in tables])
+        tables = common([question_sums(rule, run.answers, rows) for rows in by_repeat.values()])
+        if tables[0].ids:
+            above, below = np.array([table.above for table in tables]), np.array([table.below for table in tables])
+            # the terms whose spread is the error of the difference, where a clear win counts threefold
+            scores = rule.scale * (above - above.sum() / below.sum() * below) / below.mean()
             variances[rule.metric] = float(scores.var(axis=0, ddof=1).mean())
     return variances
 

@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sized
+import math
+from collections.abc import Collection, Mapping, Sequence, Sized
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ...records import MAX_EMPTY, Record, ScoreCard
-from ...records.facts import Tier, all_facts
+from ...records.errors import ConfigError, did_you_mean, first_names
+from ...records.facts import Tier, all_facts, facts_of, higher_is_better
+from ...records.judge_choice import GAMES
 from ..comparison import Comparison, Population
 from ..differences import Difference
 
@@ -42,12 +45,12 @@ class GateCheck(Record):
     category: str | None = None
     tier: Tier = "critical"
     # a margin of 0 could only be met by a certain gain, which no number of questions shows of an equal model
-    margin: float = Field(gt=0)
+    margin: float = Field(gt=0, allow_inf_nan=False)
     """The largest tolerated drop (of a metric of which less is better: rise), in the metric's unit."""
-    floor: float | None = None
+    floor: float | None = Field(default=None, allow_inf_nan=False)
     """An absolute value that the candidate must reach, independent of the baseline: if less is better, a ceiling."""
     min_questions: int = Field(default=MIN_QUESTIONS, ge=2, exclude_if=lambda least: least == MIN_QUESTIONS)
-    """Common questions below which the check is undecided, whatever the scores."""
+    """Common questions, of each pooled suite, below which the check is undecided, whatever the scores."""
     higher_is_better: bool | None = Field(default=None, exclude_if=is_none)
     """For a metric whose direction neither the card nor the suite states; None: as stated."""
 
@@ -60,7 +63,9 @@ class GateCheck(Record):
         # categories of different suites are of different kinds, and a floor is in one suite's unit
         if self.pooled and (self.category or self.floor is not None):
             raise ValueError("a pooled check has neither category nor floor: those are of one suite")
-        if set(self.slopes) - set(self.pooled[1:]) or any(slope <= 0 for slope in self.slopes.values()):
+        if len({suite.removeprefix(GAMES) for suite in self.pooled}) < len(self.pooled):
+            raise ValueError(f"games of a suite have its questions, so they cannot be pooled with it: {self.pooled}")
+        if set(self.slopes) - set(self.pooled[1:]) or not all(0 < slope < math.inf for slope in self.slopes.values()):
             raise ValueError(
                 f"slopes must be above 0 and of the pooled suites after the first, {list(self.pooled[1:])}, not "
                 f"{self.slopes}"
@@ -138,6 +143,60 @@ def default_checks(suites: Collection[str], margins: Mapping[str, float] | None 
     )
     own = (margins or {}).items()
     return (*stated, *(GateCheck(suite=suite, margin=margin) for suite, margin in own if suite in suites))
+
+
+def refuse_unknown_metrics(policy: GatePolicy, cards: Sequence[ScoreCard]) -> None:
+    """Raise ConfigError for a check's metric or category that neither the cards of its suite nor its facts have.
+
+    A metric that only these runs lack passes: then there is nothing to compare, which is not a wrong policy. Raise it,
+    too, for two checks of one metric, and for a direction other than the known one.
+    """
+    _refuse_contradictions(policy, cards)
+    for check in policy.checks:
+        suite = check.suites[0]
+        facts = facts_of(suite)
+        metrics = {name for card in cards if card.suite == suite for name in card.scores}
+        # of the metrics that the facts of users' own suites list, each suite has some
+        metrics |= set() if facts.by_argument and metrics else {metric.name for metric in facts.metrics}
+        names = metrics | {name.partition(",")[0] for name in metrics}
+        if check.metric is not None and metrics and check.metric not in names:
+            raise ConfigError(
+                f"the gate's policy checks metric {check.metric!r} of {suite}, which has none of that name"
+                f"{did_you_mean(check.metric, sorted(names))}; it has: {first_names(metrics)}"
+            )
+        categories = {name for card in cards if card.suite == suite for name in card.by_category}
+        if check.category is not None and categories and check.category not in categories:
+            raise ConfigError(
+                f"the gate's policy checks category {check.category!r} of {suite}, which has none of that name"
+                f"{did_you_mean(check.category, sorted(categories))}; it has: {first_names(categories)}"
+            )
+
+
+def _refuse_contradictions(policy: GatePolicy, cards: Sequence[ScoreCard]) -> None:
+    """Raise ConfigError for a headline that is checked twice, once by its name, and for a direction that is wrong."""
+    card_of = {card.suite: card for card in cards}
+    checked: set[tuple[str, str, str | None]] = set()
+    for check in policy.checks:
+        suite = check.suites[0]
+        card = card_of.get(suite)
+        headline = facts_of(suite).headline if card is None else card.headline
+        metric = check.metric or headline
+        if card is not None:
+            filtered = [name for name in card.scores if name.partition(",")[0] == metric]
+            metric = filtered[0] if len(filtered) == 1 else metric
+        key = check.label, metric, check.category
+        if key in checked:
+            raise ConfigError(
+                f"the gate's policy checks {metric!r} of {check.label} twice: without metric: it is the headline, "
+                f"{headline!r}; keep one of the two checks"
+            )
+        checked.add(key)
+        known = None if card is None else higher_is_better(card, metric)
+        if check.higher_is_better is not None and known is not None and known != check.higher_is_better:
+            raise ConfigError(
+                f"the gate's policy states higher_is_better: {str(check.higher_is_better).lower()} for {metric!r} of "
+                f"{suite}, of which {'more' if known else 'less'} is better: drop it from the check"
+            )
 
 
 Outcome = Literal["pass", "fail", "inconclusive", "invalid"]

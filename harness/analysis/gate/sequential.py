@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from ...records import ScoreCard
 from ...records.facts import QuestionRule, Tier, higher_is_better
 from ...records.protocols import RunRows
-from ...stats.paired import ClusteredEstimate
-from ...stats.sequential import FIRST, boundaries, student_bound
+from ...stats.paired import ClusteredEstimate, student_bound
+from ...stats.sequential import FIRST, boundaries
 from ...suites.scoring import QuestionSums, common, question_sums, rules_of, sums_difference
 from .policy import GateCheck, GatePolicy, Step
 
@@ -115,13 +115,14 @@ def look_result(
     judged, planned = look
     planned_looks = looks(planned)
     shares, look_number = tuple(count / planned for count in planned_looks), planned_looks.index(judged)
-    # a strict policy fails on any certain drop, so only "worse" can be reached early
+    # a strict policy fails on any certain drop, which later questions may still show, so only "worse" is reached early
+    can_be_safe = not policy.strict or judged == planned
     limit = 0.0 if policy.strict else -margin
     worse = boundaries(shares, policy.alpha / max(1, peers))[look_number]
     if estimate.value + student_bound(worse, estimate.df) * estimate.se < limit:
         return "worse"
     safe = student_bound(boundaries(shares, policy.alpha)[look_number], estimate.df)
-    return "safe" if estimate.value - safe * estimate.se > -margin and not policy.strict else "open"
+    return "safe" if can_be_safe and estimate.value - safe * estimate.se > -margin else "open"
 
 
 def tier_sizes(checks: Sequence[GateCheck]) -> Mapping[Tier, int]:

@@ -55,8 +55,7 @@ def suite_texts(card: ScoreCard, folder: Path | None = None) -> SuiteTexts:
     """Return the questions of the card's suite and edition; a user's own suite is in its run's folder."""
     if folder is not None and (folder / SUITE_COPY).is_file():
         return _load_own(card.suite, folder, (folder / SUITE_COPY).stat().st_mtime_ns)
-    edition = "pocket" if card.suite_version.startswith("pocket") else "official"
-    return _load(card.suite, card.suite_version, edition)
+    return _load(card.suite, card.suite_version, card.edition)
 
 
 @lru_cache(maxsize=32)

@@ -270,9 +270,13 @@ def paired_length_control(
     seed: int = 0,
     draw: DrawsRefits = length_refits,
 ) -> Refits | None:
-    """Return `lc_win_rate` of both models over the instructions that both answered, or None if one has no refits."""
+    """Return `lc_win_rate` of both models over the instructions judged for both, or None if one has no refits."""
     judged = [judged_of(data, prompts, run.answers, run.judgments) for run in (first, second)]
-    both = [prompt for prompt in prompts if all(part.lengths.get(prompt.id) for part in judged)]
+    both = [
+        prompt
+        for prompt in prompts
+        if all(part.lengths.get(prompt.id) and part.preferences.get(prompt.id) for part in judged)
+    ]
     refits = []
     for part in judged:
         rows = length_rows(data, both, part)

@@ -21,7 +21,6 @@ from ...records import (
     Failure,
     JudgeTask,
     Judgment,
-    Order,
     Preference,
     Prompt,
     Score,
@@ -323,7 +322,8 @@ def export_v2(run: FinishedRun) -> dict[str, str]:
     return _export(run, _answer_v2, _judgment_v2)
 
 
-Games = list[tuple[JudgeTask, list[Judgment]]]
+Games = list[tuple[JudgeTask | None, list[Judgment]]]
+"""The judgments of both games; no task if the run lacks the answer."""
 
 
 def _export(
@@ -335,9 +335,13 @@ def _export(
     card, judgments = run.card, []
     answers = [(prompt, run.answers_to(prompt)[0]) for prompt in run.prompts()]
     for prompt, answer in answers:
-        games = run.judged(prompt, answer)
+        games: Games = [*run.judged(prompt, answer)]
         if any(verdicts for _, verdicts in games):
             judgments.append(judgment_row(card, prompt, games))
+    for prompt, rows in run.judged_unseen():
+        first_draws = [row for row in rows if row.index == 0]
+        games = [(None, [row for row in first_draws if row.order == order]) for order in ORDERS]
+        judgments.append(judgment_row(card, prompt, games))
     name, judge = slug(card.model), slug(card.judge)
     return {
         f"model_answer/{name}.jsonl": json_lines(answer_row(card, prompt, answer) for prompt, answer in answers),
@@ -385,17 +389,17 @@ def _judgment(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
     }
 
 
-def _game(task: JudgeTask, judgments: list[Judgment]) -> Line:
+def _game(task: JudgeTask | None, judgments: list[Judgment]) -> Line:
     last = judgments[-1] if judgments else None
     return {
-        "user_prompt": user_prompt_of(task) if _is_against(last, task) else None,
+        "user_prompt": user_prompt_of(task) if task is not None and _is_against(last, task) else None,
         "judgment": reply_text(last) if last is not None else FAILED_CALL,
-        "score": _label(last, task.order),
+        "score": _label(last, task),
     }
 
 
 def _judgment_v2(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
-    baseline = games[0][0].baseline
+    baseline = next((task.baseline for task, _ in games if task is not None), None)
     stated = next((row.baseline for _, judgments in games for row in judgments if row.baseline is not None), None)
     return {
         "uid": prompt.id,
@@ -407,15 +411,16 @@ def _judgment_v2(card: ScoreCard, prompt: Prompt, games: Games) -> Line:
     }
 
 
-def _game_v2(task: JudgeTask, judgments: list[Judgment]) -> Line | None:
+def _game_v2(task: JudgeTask | None, judgments: list[Judgment]) -> Line | None:
     """Return a game, or None without a reply, as v2.0's gen_judgment.py stores a failed call."""
     last = judgments[-1] if judgments else None
-    if last is None or last.reply is None:
+    if last is None or (last.reply is None and last.verdict is None):
         return None
-    prompt: list[JsonValue] = [{"role": "user", "content": user_prompt_of(task) if _is_against(last, task) else None}]
-    if task.template.system is not None:
+    shown = user_prompt_of(task) if task is not None and _is_against(last, task) else None
+    prompt: list[JsonValue] = [{"role": "user", "content": shown}]
+    if task is not None and task.template.system is not None:
         prompt.insert(0, {"role": "system", "content": task.template.system})
-    return {"score": _label(last, task.order), "judgment": {"answer": last.reply}, "prompt": prompt}
+    return {"score": _label(last, task), "judgment": {"answer": reply_text(last)}, "prompt": prompt}
 
 
 def _is_against(judgment: Judgment | None, task: JudgeTask) -> bool:
@@ -424,11 +429,12 @@ def _is_against(judgment: Judgment | None, task: JudgeTask) -> bool:
     return stated is None or task.baseline is None or task.baseline.model == stated
 
 
-def _label(judgment: Judgment | None, order: Order | None) -> str | None:
+def _label(judgment: Judgment | None, task: JudgeTask | None) -> str | None:
     """Return the label as the judge saw the answers: A is the first."""
     verdict = judgment.verdict if judgment is not None else None
-    if not isinstance(verdict, Preference):
+    if judgment is None or not isinstance(verdict, Preference):
         return None
+    order = judgment.order if task is None else task.order
     shown = verdict.value if order == "ba" else 1.0 - verdict.value
     return label_of(shown, verdict.strength)
 

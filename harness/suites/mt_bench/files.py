@@ -40,7 +40,7 @@ from .file_scores import (
     score_ratings,
 )
 from .rows import Reading, Row, is_pair, is_single, read_answers
-from .suite import pair_template_name
+from .suite import pair_template_name, single_template_name
 
 # --------------------------------------------------------------------------------------------------------------- export
 
@@ -81,17 +81,20 @@ def _judgments(run: FinishedRun) -> Iterator[Line]:
         for answer in run.answers_to(prompt):
             for task, judgments in run.judged(prompt, answer):
                 yield from (_judgment_line(run, prompt, task, row) for row in judgments)
+    for prompt, rows in run.judged_unseen():
+        yield from (_judgment_line(run, prompt, None, row) for row in rows)
 
 
-def _judgment_line(run: FinishedRun, prompt: Prompt, task: JudgeTask, row: Judgment) -> Line:
+def _judgment_line(run: FinishedRun, prompt: Prompt, task: JudgeTask | None, row: Judgment) -> Line:
+    turn = row.turn or 1
     return {
         "question_id": question_id(prompt),
         "model": run.card.model,
-        "judge": [run.card.judge, task.template.name],
-        "user_prompt": user_prompt_of(task),
+        "judge": [run.card.judge, task.template.name if task else single_template_name(prompt, turn)],
+        "user_prompt": user_prompt_of(task) if task else None,
         "judgment": reply_text(row),
         "score": row.verdict.value if isinstance(row.verdict, Rating) else UNRATED,
-        "turn": task.turn,
+        "turn": task.turn if task else turn,
         "tstamp": None,
     }
 

@@ -116,8 +116,7 @@ class MtBench:
         return [task for turn in turns for task in pair_tasks(prompt, answer, opponent, turn, self._pair_templates)]
 
     def _template(self, prompt: Prompt, turn: int) -> JudgeTemplate:
-        kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
-        return self._data.templates[kind if turn == 1 else f"{kind}-multi-turn"]
+        return self._data.templates[single_template_name(prompt, turn)]
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer], judgments: Sequence[Judgment]) -> SuiteScores:
         """Return all metrics; `mt_bench` is the mean of all scored turns, not of the two turn means (show_result.py).
@@ -208,6 +207,12 @@ def pair_templates(options: SuiteOptions) -> dict[str, JudgeTemplate]:
     """Return the four pairwise prompts of the pinned file by name. Raise DataError if it is unavailable."""
     path = official_files(options, ["mt_bench/judge_prompts"])["mt_bench/judge_prompts"]
     return read_templates(path, PAIR_TEMPLATES, "pair_letter")
+
+
+def single_template_name(prompt: Prompt, turn: int) -> str:
+    """Return the name of the prompt that rates a turn of this question."""
+    kind = "single-math-v1" if prompt.category in REFERENCED else "single-v1"
+    return kind if turn == 1 else f"{kind}-multi-turn"
 
 
 def pair_template_name(prompt: Prompt, turn: int) -> str:
