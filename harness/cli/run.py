@@ -234,7 +234,7 @@ def run(flags: RunFlags) -> None:
 
 def planned(settings: FileSpec, *, ask: bool = True) -> Plan:
     """Return the plan, and log what should be known first. `ask` False: for a dry run."""
-    spec = resolve(settings)
+    spec = resolve(settings, needs_key=ask)
     run_plan = plan(spec, needs_keys=ask)
     if run_plan.baselines_to_ask and ask:
         ask_baselines(run_plan.baselines_to_ask)

@@ -337,7 +337,8 @@ def _own_judge(settings: Mapping[str, Any], source: str) -> JudgeSpec:
     return spec if spec.url is None else with_provider_facts(spec.model_copy(update={"url": base_url(spec.url)}))
 
 
-PROVIDER_DEFAULT = {"OPENAI_API_KEY": "gpt-5.4"}
+DEFAULT_JUDGE = "gpt-5.4"
+PROVIDER_DEFAULT = {"OPENAI_API_KEY": DEFAULT_JUDGE}
 """Provider key in the environment -> judge of every suite when none is named: one without an announced shutdown."""
 
 
@@ -348,16 +349,21 @@ NO_JUDGE = (
 
 
 def choose_judges(
-    suites: tuple[str, ...], choice: str | Mapping[str, str] | None, *, edition: str, own_judges: OwnJudges
+    suites: tuple[str, ...],
+    choice: str | Mapping[str, str] | None,
+    *,
+    edition: str,
+    own_judges: OwnJudges,
+    needs_key: bool = True,
 ) -> dict[str, tuple[JudgeSpec, ...]]:
     """Return judged suite -> judge or jury: as given, else pocket's own, HARNESS_JUDGE or a provider's default.
 
-    Raise ConfigError if none applies.
+    Without `needs_key` the default judge applies even if its key is not set. Raise ConfigError if no judge applies.
     """
     names = _by_suite(suites, choice, "--judge")
     if edition not in EDITIONS:
         raise ConfigError(f"no edition named {edition!r}; editions: {', '.join(EDITIONS)}")
-    fallback = _fallback_judge(edition)
+    fallback = _fallback_judge(edition) or (None if needs_key else DEFAULT_JUDGE)
     chosen: dict[str, tuple[JudgeSpec, ...]] = {}
     for suite, argument in ((judged_as(name), name.partition(":")[2]) for name in filter(is_judged, suites)):
         chooser = facts_of(suite).judge_of

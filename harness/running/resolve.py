@@ -100,8 +100,8 @@ def refuse_bare_repository(model: ModelRef, backend: str | None) -> None:
         )
 
 
-def resolve(settings: FileSpec) -> RunSpec:
-    """Return the run that the settings ask for, with defaults filled in.
+def resolve(settings: FileSpec, *, needs_key: bool = True) -> RunSpec:
+    """Return the run that the settings ask for, with defaults filled in. `needs_key` False: for a dry run.
 
     Raise ConfigError if there is no model, a suite or judge is unknown, or a value is invalid.
     """
@@ -113,7 +113,8 @@ def resolve(settings: FileSpec) -> RunSpec:
         if getattr(settings, name) == "":
             raise ConfigError(f"--{name} is empty: name one, or leave it out")
     suites = suite_names(settings.suite or "all")
-    judges = choose_judges(suites, settings.judge, edition=settings.edition or "official", own_judges=settings.judges)
+    edition = settings.edition or "official"
+    judges = choose_judges(suites, settings.judge, edition=edition, own_judges=settings.judges, needs_key=needs_key)
     audits = choose_audits(judges, settings.audit, settings.judges)
     # devices and patience are given to judges and auditors alike, so they are joined here and split again below
     asked = {suite: specs + _auditors(audits, suite) for suite, specs in judges.items()}

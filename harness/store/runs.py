@@ -335,13 +335,12 @@ class RunStore:
 
     def spending(self, judge: str | None = None) -> Spending:
         """Return what all judgments of this run, or those of one judge, cost, including anchors and replaced rows."""
-        calls, paid = 0, []
-        for rows in (self.judgments, self.anchors):
-            for name, row_calls, dollars in rows.spent:
-                if judge in (None, name):
-                    calls += row_calls
-                    paid.append(dollars)
-        return Spending(calls, tuple(dollars for dollars in paid if dollars is not None))
+        spent = [row for rows in (self.judgments, self.anchors) for row in rows.spent if judge in (None, row[0])]
+        paid = [dollars for _, _, dollars in spent if dollars is not None]
+        # if all that is known is that cached replies cost nothing, what the calls cost is unknown
+        if not any(paid) and any(calls and dollars is None for _, calls, dollars in spent):
+            paid = []
+        return Spending(sum(calls for _, calls, _ in spent), tuple(paid))
 
     def end_session(self, usage: dict[str, JsonValue]) -> None:
         """Append the seconds and tokens that this process spent."""

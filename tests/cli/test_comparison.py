@@ -176,13 +176,6 @@ def test_the_command_prints_a_table_or_json(harness: Callable[..., Done], tmp_pa
     assert harness("compare", "a").code == 2
 
 
-def test_a_judge_is_refused_without_head_to_head(harness: Callable[..., Done]) -> None:
-    done = harness("compare", "a", "b", "--judge", "reference")
-
-    assert done.code == 2
-    assert "--judge 'reference' is for --head-to-head: add it, or drop --judge" in done.err
-
-
 def test_strong_verdicts_weigh_three_times_in_a_comparison() -> None:
     base, other = toy_run("a", [WIN, LOSS]), toy_run("b", [WIN, LOSS])
     strong = (*games([WIN], "b", strength=2), *[row for row in other.judgments if row.prompt_id == "q1"])

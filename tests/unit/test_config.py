@@ -190,6 +190,12 @@ def test_a_providers_key_chooses_a_judge_that_is_still_served(monkeypatch: pytes
     assert "sk-secret" not in str(judges)
 
 
+def test_a_dry_run_assumes_the_default_judge_without_its_key() -> None:
+    judges = choose_judges(SUITES, None, edition="official", own_judges={}, needs_key=False)
+
+    assert {spec.name for specs in judges.values() for spec in specs} == {"gpt-5.4"}
+
+
 def test_a_named_judge_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_JUDGE", "gpt-4.1")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import Answer, Failure
+from harness.records import Answer, Failure, Judgment, Rating
 from harness.records.errors import ConfigError, RunLockedError, StoreError
 from harness.store import JsonlRows, RunStore, archive_run, find_cards, make_folder, write_atomic
 from harness.store.runs import find_run
@@ -47,6 +47,18 @@ def test_a_failure_is_not_done_and_the_last_row_of_a_key_wins(tmp_path: Path) ->
 
     assert store.answers.succeeded("a#0")
     assert [row.error for row in store.answers.all()] == [None]
+    store.close()
+
+
+def test_calls_of_unknown_price_beside_free_cached_replies_are_not_called_free(tmp_path: Path) -> None:
+    store = opened(tmp_path / "run")
+    common = {"judge": "j", "model": "m", "answer_sha": "s", "template_sha": "t", "verdict": Rating(value=5)}
+    store.judgments.append(Judgment.model_validate({**common, "prompt_id": "a", "calls": 0, "paid": 0.0}))
+    assert store.spending().paid == (0.0,)
+
+    store.judgments.append(Judgment.model_validate({**common, "prompt_id": "b", "calls": 1, "paid": None}))
+
+    assert (store.spending().calls, store.spending().paid) == (1, ())
     store.close()
 
 
