@@ -22,6 +22,10 @@ OF_VARIANT = ("sources", "samples")
 """Those of them that are keys of the variant itself, not of its `training`."""
 SAMPLES = 5
 """Default of `sampling.n`: WRPO release, README."""
+MOST_SAMPLES = 1024
+"""Limit of `sampling.n`: our choice."""
+MOST_ROUNDS = 100
+"""Limit of a variant's `rounds`, each of which samples and trains: our choice."""
 Entries = dict[str, Any]
 """Variants or merges by name, as in the file."""
 
@@ -55,7 +59,9 @@ def expanded(sections: Mapping[str, Any], file: str) -> tuple[Entries, Entries, 
 
 
 def _source_names(sources: Any) -> list[str]:
-    return [str(source["name"]) for source in sources or () if isinstance(source, dict) and "name" in source]
+    if not isinstance(sources, list):
+        return []  # `spec` rejects what is not a list
+    return [str(source["name"]) for source in sources if isinstance(source, dict) and "name" in source]
 
 
 class _Sweep:
@@ -123,7 +129,7 @@ class _Sweep:
             case "sources":
                 return list(range(1, len(self._names(base)) + 1))
             case "samples":
-                return list(range(1, int(self._samples()) + 1))
+                return list(range(1, self._samples() + 1))
             case _:
                 return []
 
@@ -141,9 +147,10 @@ class _Sweep:
             case _:
                 return {**(self._recipe.get("training") or {}), **(base.get("training") or {})}.get(self.key)
 
-    def _samples(self) -> Any:
+    def _samples(self) -> int:
         sampling = self._recipe.get("sampling")
-        return sampling.get("n", SAMPLES) if isinstance(sampling, dict) else SAMPLES
+        count = sampling.get("n") if isinstance(sampling, dict) else None
+        return count if isinstance(count, int) and 0 < count <= MOST_SAMPLES else SAMPLES  # `spec` rejects others
 
     def _names(self, base: dict[str, Any]) -> list[str]:
         """Return the sources that the variant uses, or for a merge its models, named by source in FuseChat's copies."""
@@ -217,7 +224,7 @@ def _entries(name: str, entry: Any) -> dict[str, Any]:
     for key in LISTED:
         section = entry if key in OF_VARIANT else training
         values = section.get(key)
-        if isinstance(values, list) and (key != "sources" or _is_swept(values)):
+        if isinstance(values, list) and values and (key != "sources" or _is_swept(values)):
             out: dict[str, Any] = {}
             for value in values:
                 single = {**entry, key: value} if key in OF_VARIANT else {**entry, "training": {**training, key: value}}
@@ -226,7 +233,7 @@ def _entries(name: str, entry: Any) -> dict[str, Any]:
     if entry.get("method") == "fuserl":
         return _fuserl(name, entry)
     rounds = entry.get("rounds")
-    if isinstance(rounds, int) and rounds > 1:
+    if isinstance(rounds, int) and 1 < rounds <= MOST_ROUNDS:
         return _rounds(name, {key: value for key, value in entry.items() if key != "rounds"}, rounds)
     return {name: entry}
 

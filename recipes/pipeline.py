@@ -76,10 +76,10 @@ def _steps_of_own_pairs(recipe: Recipe) -> list[Step]:
     steps: list[Step] = [prompts] if held_out else []
     models: list[Step] = []
     for seed in recipe.seeds:
-        start, pairs = sft_step(recipe, seed, prompts, [], []), own_pairs_step(recipe, seed)
+        pairs, start = own_pairs_step(recipe, seed), sft_step(recipe, seed, prompts, [], [])
         align = align_steps(recipe, seed, start, pairs)
         answered = held_out_steps(recipe, seed, prompts, align)
-        steps += [start, pairs, *align, *answered]
+        steps += [pairs, start, *align, *answered]  # wrong pairs stop a run that has made nothing yet
         models += [start, *align, *answered]
     merged = merge_steps(recipe, models)
     merged += [step for seed in recipe.seeds for step in merged_held_out_steps(recipe, seed, prompts, merged)]
@@ -302,7 +302,8 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], earlier: Sequence[Ste
     """
     unfinished = [step for step in steps if step not in earlier or finished(step) is None]
     stages = {step.stage for step in unfinished}
-    _check_needed(recipe, unfinished)
+    for error in _missing(recipe, unfinished):
+        raise error
     reached = STAGES[: STAGES.index(last) + 1] if last is not None else STAGES
     if recipe.merges and "align" in stages & set(reached):
         check_merges(recipe)
@@ -316,18 +317,20 @@ def _check_settings(recipe: Recipe, steps: Sequence[Step], earlier: Sequence[Ste
         log.warning("%s", sentence)
 
 
-def stages_to_do(recipe: Recipe, first: str | None, last: str | None) -> frozenset[str]:
-    """Return the stages with a step that a run would still have to do."""
+def notes_beforehand(recipe: Recipe, first: str | None, last: str | None) -> list[str]:
+    """Return what a run would warn of or stop at on this machine. Raise what is wrong with the recipe itself."""
     steps = all_steps(recipe)
     earlier = {step.name for step in before(steps, first)}
     selected = steps if last is None else up_to(steps, last)
-    return frozenset(step.stage for step in selected if step.name not in earlier or finished(step) is None)
+    to_do = [step for step in selected if step.name not in earlier or finished(step) is None]
+    absent = [f"before a run on this machine: {error}" for error in _missing(recipe, to_do)]
+    return absent + preflight(recipe, frozenset(step.stage for step in to_do), runs_here=False)
 
 
-def _check_needed(recipe: Recipe, unfinished: Sequence[Step]) -> None:
-    """Raise UsageError if a backend, model folder, pairs or answers that the unfinished steps need do not exist."""
+def _missing(recipe: Recipe, unfinished: Sequence[Step]) -> Iterator[UsageError]:
+    """Yield an error per absent backend, model folder or data file that unfinished steps need."""
     spec, names = recipe.spec, {step.name for step in unfinished}
-    _check_backends(spec)
+    yield from _missing_backends(spec)
     loaded = {
         source.name
         for name, variant in recipe.variants.items()
@@ -338,24 +341,26 @@ def _check_needed(recipe: Recipe, unfinished: Sequence[Step]) -> None:
     models = [source.model for source in needed if source.model is not None]
     if "prompts" in names:
         models.insert(0, spec.target)
-    for model in models:
-        _check_model_folder(model, spec.models_from)
+    for text in models:
+        model = ModelRef.parse(text)
+        if model.scheme == "path" and not resolve(model).is_dir():
+            advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
+            yield CheckpointError(f"no such model folder: {text!r}; {advice}")
+    if "prompts" in names and is_missing_file(spec.prompts.dataset):
+        yield ConfigError(f"prompts: no such data file: {spec.prompts.dataset!r}")
     pairs = spec.pairs.dataset
     if pairs is not None and any(step.stage == "pairs" for step in unfinished) and is_missing_file(pairs):
-        raise ConfigError(f"pairs: no such data file: {pairs!r}")
+        yield ConfigError(f"pairs: no such data file: {pairs!r}")
     for source in needed:
-        if source.answers is not None and not source.answers.startswith("hf:") and not Path(source.answers).is_file():
-            raise ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
+        if source.answers is not None and is_missing_file(source.answers):
+            yield ConfigError(f"source {source.name!r}: no such file of answers: {source.answers!r}")
 
 
-def _check_backends(spec: RecipeSpec) -> None:
-    for name in {*(source.backend for source in spec.sources), spec.target_backend, spec.evaluate.backend}:
+def _missing_backends(spec: RecipeSpec) -> Iterator[UsageError]:
+    suites = [section.backend for section in (spec.evaluate, spec.evaluate_every) if section is not None]
+    for name in sorted({*(source.backend for source in spec.sources), spec.target_backend, *suites}):
         if name not in installed("backends"):
-            load_plugin("backends", name)  # raises an error that lists the installed ones
-
-
-def _check_model_folder(text: str, models_from: str | None) -> None:
-    model = ModelRef.parse(text)
-    if model.scheme == "path" and not resolve(model).is_dir():
-        advice = models_from or "use an existing folder or hf:ORG/NAME"
-        raise CheckpointError(f"no such model folder: {text!r}; {advice}")
+            try:
+                load_plugin("backends", name)
+            except UsageError as error:  # which lists the installed ones
+                yield error

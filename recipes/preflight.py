@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,9 @@ from harness.store.provenance import install_command
 
 from .estimate import tokenizer_file
 from .layout import DONE, Recipe
-from .prompts import part_sizes
+from .prompts import check_name, part_sizes
+from .rivals import target_serve
+from .sampling import try_backend
 from .spec import SCORED_BY, RecipeSpec, SuitesSpec, launch_path, sources_used
 from .suites import named_suites
 from .training.launch import state_bytes
@@ -157,10 +159,14 @@ def _rendering(subject: str) -> Iterator[None]:
     """Turn what a chat template raises, or what is wrong with its text, into a ConfigError about `subject`."""
     from jinja2 import TemplateError
 
+    from .training.templates import UnusableAnswerError
+
     try:
         yield
     except ConfigError as error:
         raise ConfigError(f"{subject}: {error}") from None
+    except UnusableAnswerError as error:
+        raise ConfigError(f"{subject}: the chat template makes a plain row unusable: {error.reason}") from None
     except (TemplateError, TypeError, ValueError, LookupError) as error:
         raise ConfigError(f"{subject}: the chat template cannot render a conversation: {one_line(error)}") from None
 
@@ -248,6 +254,7 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, runs_here: bool) -> list
     """
     spec, check = recipe.spec, Preflight(runs_here)
     check.notes += licence_notes(spec)
+    _check_data_sets(spec)
     _check_pairs(spec, to_do)
     if "evaluate" in to_do and spec.evaluate.suite is not None:
         _check_judges(spec.evaluate, check)
@@ -261,7 +268,32 @@ def preflight(recipe: Recipe, to_do: frozenset[str], *, runs_here: bool) -> list
         absent = check_other_templates(recipe, to_do)
         if absent and not runs_here:
             check.notes.append(f"not on this machine, so their chat templates were not checked: {', '.join(absent)}")
+    _check_serving(recipe, to_do, check)
     return check.notes
+
+
+def _check_data_sets(spec: RecipeSpec) -> None:
+    answers = {f"source {source.name!r}: answers =": source.answers for source in spec.sources}
+    names = {"prompts: dataset =": spec.prompts.dataset, "pairs: dataset =": spec.pairs.dataset, **answers}
+    for key, name in names.items():
+        if name:
+            check_name(name, key)
+
+
+def _check_serving(recipe: Recipe, to_do: frozenset[str], check: Preflight) -> None:
+    """Refuse what the backend of a model that is still to be asked cannot serve. The target stands for its variants."""
+    spec, every = recipe.spec, recipe.spec.evaluate_every
+    served = [("target_serve", spec.target_backend, target_serve(spec))] if to_do & {"target", "evaluate"} else []
+    if "evaluate" in to_do and spec.evaluate.suite is not None:
+        served.append(("evaluate.serve", spec.evaluate.backend, spec.evaluate.serve))
+    if to_do & {"sft", "align"} and every is not None:
+        served.append(("evaluate_every.serve", every.backend, every.serve))
+    for source in spec.sources if "sources" in to_do else ():
+        if source.model is not None:
+            try_backend(f"source {source.name!r}", source.model, source.backend, source.serve, check.of_machine)
+    for section, backend, serve in served:
+        with suppress(CheckpointError):  # `_check_training` says what is wrong with the target itself
+            try_backend(section, spec.target, backend, serve, check.of_machine)
 
 
 def _check_reward(kind: str, check: Preflight) -> None:

@@ -77,6 +77,12 @@ def load_rows(dataset: str, split: str) -> list[Row]:
     raise ConfigError(f"{dataset!r} is not a data set; use {FORMS}")
 
 
+def check_name(dataset: str, key: str) -> None:
+    """Raise ConfigError, which names the key, unless the text has one of the forms of a data set's name."""
+    if not (HUB.fullmatch(dataset) or FUNCTION.fullmatch(dataset) or Path(dataset).suffix in FILES):
+        raise ConfigError(f"{key} {dataset!r} is not a data set; use {FORMS}")
+
+
 def portable_name(dataset: str) -> str:
     """Return the data set's name for a step's settings, without the folder of a file."""
     return Path(dataset).name if Path(dataset).suffix in FILES else dataset
@@ -144,7 +150,7 @@ def _from_json(path: Path) -> list[Row]:
     """Return the rows of a JSON list."""
     try:
         rows = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {one_line(error)}") from None
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise DataError(f"{path} is not a JSON list of rows")
@@ -184,7 +190,10 @@ def _from_function(module: str, name: str) -> list[Row]:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{module}:{name} cannot be imported: {error}; use {FORMS}") from None
-    rows = list(function())
+    try:
+        rows = list(function())
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(f"{module}:{name} cannot be used as a data set: {one_line(error)}") from error
     for row in rows:
         if not isinstance(row, Mapping):
             raise ConfigError(f"{module}:{name} returned a {type(row).__name__}; every row must be a mapping")

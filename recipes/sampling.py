@@ -28,14 +28,30 @@ from pydantic import JsonValue
 
 from harness.backends.devices import assigned_devices, devices_of
 from harness.records import Answer, Failure, ModelRef, Prompt, Sampling
-from harness.records.errors import ConfigError, HarnessError, IncompleteError, first_error
-from harness.records.protocols import Backend, BulkBackend, Draw, GroupBackend, Preparing, ServeOptions, load_plugin
+from harness.records.errors import (
+    CheckpointError,
+    ConfigError,
+    HarnessError,
+    IncompleteError,
+    MissingPackageError,
+    first_error,
+)
+from harness.records.protocols import (
+    Backend,
+    BulkBackend,
+    Draw,
+    GroupBackend,
+    Preparing,
+    ServeOptions,
+    installed,
+    load_plugin,
+)
 from harness.records.reasoning import Thoughts, split_reasoning
 from harness.records.settings import ServeSpec
 from harness.running.pipeline import DONE_FAILURES
 from harness.running.same_model import ask_foreign, check_served, record_served
 from harness.store import JsonlRows, dump_json, write_atomic
-from harness.store.checkpoint import weights_digest
+from harness.store.checkpoint import resolve, weights_digest
 
 from .estimate import DeviceTime, Estimator, Gpus, Mean, PlanItem, number, replica_devices, replicas
 from .layout import Counts, Part, PromptRow, prompt_text, rows_in
@@ -46,6 +62,7 @@ log = logging.getLogger(__name__)
 IDENTITY, MADE_FROM = "identity.json", "made_from.json"
 BULK = 4096
 """Number of draws passed to a bulk backend at once: enough to find prompts of similar length for every batch."""
+ABSENT = ModelRef(scheme="path", name="a model that is not on this machine")
 REPORT = 60.0
 """Seconds between two progress lines."""
 CHOOSING = ("ray", "moa", "route", "best_of", "best_source")
@@ -257,6 +274,32 @@ def _replicas(sampler: Sampler, folder: Path, prompts: int) -> list[Backend]:
         options = ServeOptions(log_dir=log_dir, seed=sampler.seed, **settings)
         backends.append(load_plugin("backends", sampler.backend)(sampler.model, options))
     return backends
+
+
+def try_backend(section: str, text: str, name: str, serve: ServeSpec, lacks_package: Callable[[str], None]) -> None:
+    """Make a model's backend without starting it. Raise ConfigError or CheckpointError if it refuses model or options.
+
+    Of a model that is not on this machine only the options are checked. An unknown backend is not checked.
+    """
+    model = ModelRef.parse(text)
+    backend = "endpoint" if model.scheme == "endpoint" else name
+    if backend not in installed("backends"):
+        return
+    is_here = model.scheme == "endpoint" or (model.scheme == "path" and resolve(model).is_dir())
+    template = serve.chat_template
+    if template and not template.startswith("fastchat:") and not Path(template).expanduser().is_file():
+        raise ConfigError(f"{section}: chat_template = {template!r} is not a file; give a Jinja file or fastchat:NAME")
+    try:
+        load_plugin("backends", backend)(
+            model if is_here else ABSENT, ServeOptions(log_dir=Path(), **serve.model_dump())
+        )
+    except MissingPackageError as error:
+        lacks_package(f"{section}: {error}")
+    except ConfigError as error:
+        raise ConfigError(f"{section}: {error}") from None
+    except CheckpointError as error:
+        if is_here:
+            raise CheckpointError(f"{section}: {error}") from None
 
 
 def _concurrency(sampler: Sampler) -> int:

@@ -20,7 +20,7 @@ from harness.records.errors import ConfigError, did_you_mean
 from harness.records.facts import all_facts
 from harness.records.settings import ServeSpec, checked
 
-from .expansion import SAMPLES, expanded
+from .expansion import MOST_ROUNDS, MOST_SAMPLES, SAMPLES, expanded
 
 Training = dict[str, JsonValue]
 """Keys of a trainer's configuration and their values."""
@@ -28,6 +28,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What numpy's generator accepts."""
 Temperature = Annotated[float, Field(ge=0, le=2)]
 """Endpoints accept at most 2, and so does vLLM's API."""
+Speed = Annotated[float, Field(gt=0)]
 Method = Literal["preference", "sft", "infifpo", "fusesft", "fusepo", "distill"]
 SaveDtype = Literal["float32", "bfloat16", "float16"]
 WEIGHTED: tuple[Method, ...] = ("fusesft", "fusepo")
@@ -36,8 +37,6 @@ PAIRED: tuple[Method, ...] = ("preference", "infifpo")
 """Methods trained on one prompt and three answers by `training.trainer`."""
 SCORED_BY = ("vllm", "in_process", "transformers")
 """Backends of sources whose log-probabilities of given answers can be computed (`likelihood`)."""
-
-
 RIVALS = ("best_source", "moa", "route")
 """Ensembles of the recipe's sources that `evaluate.models` may name."""
 RESERVED = frozenset({"all", "best", "sft", "target", *RIVALS})
@@ -60,10 +59,6 @@ def _decontaminating() -> tuple[str, ...]:
 
 # Fields with `exclude_if` came after the first recipes: at their defaults they are left out of resolved recipes, so
 # that those stay as they were.
-def is_one(value: object) -> bool:
-    return value == 1
-
-
 class PromptsSpec(Record):
     """Section `prompts:`: which prompts to use, and how to split them."""
 
@@ -96,7 +91,7 @@ class PromptsSpec(Record):
     seed: int = 42
 
 
-class SourceSpec(Record):
+class SourceSpec(Record, allow_inf_nan=False):
     """One entry of `sources:`: a model to sample, or existing answers."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -119,7 +114,7 @@ class SamplingSpec(Record):
     Defaults: WRPO release, README; max_tokens: SimPO's on_policy_data_gen.
     """
 
-    n: int = Field(default=SAMPLES, ge=1, le=1024)
+    n: int = Field(default=SAMPLES, ge=1, le=MOST_SAMPLES)
     temperature: float = Field(default=0.8, ge=0, le=2)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=4096, gt=0)
@@ -135,7 +130,7 @@ class SamplingSpec(Record):
         return Sampling(**settings)
 
 
-class RewardSpec(Record):
+class RewardSpec(Record, allow_inf_nan=False):
     """Section `reward:`: what scores answers."""
 
     kind: str
@@ -156,7 +151,7 @@ class RewardSpec(Record):
     """CPUs and GPUs that Ray reserves per worker. GPUs None: one if the cluster has any; set 0 to score on CPUs."""
 
 
-class PairsSpec(Record):
+class PairsSpec(Record, allow_inf_nan=False):
     """Section `pairs:`: how y_ws, y_wt and y_l are picked, or where existing pairs are. A text is a `dataset`."""
 
     dataset: str | None = Field(default=None, exclude_if=is_empty)
@@ -189,7 +184,7 @@ class VariantSpec(Record):
     """Methods sft and distill: which answers of the pairs are learned, y_ws or y_wt."""
     teacher: str | None = Field(default=None, exclude_if=is_empty)
     """Method distill only: the source to learn from."""
-    rounds: int = Field(default=1, ge=1, exclude_if=is_one)
+    rounds: int = Field(default=1, ge=1, le=MOST_ROUNDS, exclude_if=lambda rounds: rounds == 1)
     """Train this often: the trained model samples again, pairs are rebuilt, and training continues from it.
 
     `wrpo: {rounds: 3}` gives the variants wrpo-round1, wrpo-round2 and wrpo-round3.
@@ -217,7 +212,7 @@ class SweepSpec(Record):
     """Value of the key by variant."""
 
 
-class MergeSpec(Record):
+class MergeSpec(Record, allow_inf_nan=False):
     """A variant with `method: merge`: its weights are merged from others by mergekit, without training."""
 
     merge: Literal["linear", "slerp", "ties", "dare_ties", "model_stock", "sce"] = "linear"
@@ -314,7 +309,7 @@ class EvaluateSpec(SuitesSpec):
     """Seeds whose checkpoints are run on the suites."""
 
 
-class RatesSpec(Record):
+class RatesSpec(Record, allow_inf_nan=False):
     """Section `rates:`: assumptions of --dry-run until the run has measured them. They do not affect any result."""
 
     prompts: int | None = Field(default=None, gt=0)
@@ -323,9 +318,9 @@ class RatesSpec(Record):
     """Mean tokens per prompt. The default is a guess."""
     answer_tokens: float = Field(default=500.0, gt=0)
     """Mean tokens per answer. The default is a guess: WRPO's beta of 0.01 suits answers of about this length."""
-    generation: float | dict[str, float] | None = None
+    generation: Speed | dict[str, Speed] | None = None
     """Generated tokens per second and device: one number for all models, or one per source (and `target`)."""
-    reading: float | dict[str, float] | None = Field(default=None, exclude_if=is_empty)
+    reading: Speed | dict[str, Speed] | None = Field(default=None, exclude_if=is_empty)
     """Tokens per second and device that a source reads to give their log-probabilities (method infifpo): one number, or
     one per source. None: until it is measured, as fast as generation, which is an upper bound of the time."""
     reward: float | None = Field(default=None, gt=0)
@@ -396,7 +391,7 @@ class RecipeSpec(Record):
 
     At 16 bits, updates far below the precision of their weights are lost: a warning says so if most are.
     """
-    devices: int | None = Field(default=None, ge=1, exclude_if=is_empty)
+    devices: int | None = Field(default=None, ge=1, le=4096, exclude_if=is_empty)
     """GPUs that the steps share. None: all that the machine shows, and none for --dry-run."""
     chat_template: str | None = None
     """Jinja file that replaces the target's chat template."""
@@ -433,6 +428,7 @@ def read_recipe(path: Path, scale: str | None = None) -> RecipeSpec:
             sections["sweeps"] = sweeps
     spec = checked(RecipeSpec, sections, str(path))
     _check_sections(spec, str(path))
+    _check_models(spec, str(path))
     _check_names(spec, str(path))
     _check_variants(spec, str(path))
     return _with_shipped_templates(spec)
@@ -528,6 +524,12 @@ def _check_sections(spec: RecipeSpec, file: str) -> None:
     for name, variant in spec.variants.items():
         if spec.has_own_pairs and (variant.method not in ("preference", "sft") or variant.after is not None):
             raise ConfigError(f"{file}: variant {name!r} needs sources or new samples, but `pairs` names existing ones")
+
+
+def _check_models(spec: RecipeSpec, file: str) -> None:
+    for key, text in (("target", spec.target), *((f"source {each.name!r}", each.model) for each in spec.sources)):
+        if text is not None and ModelRef.parse(text, key=f"{file}: {key}").is_ensemble:
+            raise ConfigError(f"{file}: {key}: {text!r} is a team of models; give a folder or hf:ORG/NAME")
 
 
 def _check_names(spec: RecipeSpec, file: str) -> None:

@@ -173,13 +173,12 @@ def narrow(spec: RecipeSpec, variant: str | None, seeds: list[int] | None) -> Re
 def _dry_run(recipe: Recipe, flags: TrainFlags) -> None:
     from harness.cli.console import print_tables
 
-    from .pipeline import stages_to_do
+    from .pipeline import notes_beforehand
     from .plan import make_plan, plan_tables
-    from .preflight import preflight
 
+    notes = notes_beforehand(recipe, flags.first_stage, flags.last_stage)
     plan = make_plan(recipe, first=flags.first_stage, last=flags.last_stage)
-    warnings = preflight(recipe, stages_to_do(recipe, flags.first_stage, flags.last_stage), runs_here=False)
-    plan = plan.model_copy(update={"notes": (*plan.notes, *warnings)})
+    plan = plan.model_copy(update={"notes": (*plan.notes, *notes)})
     if flags.as_json:
         typer.echo(json.dumps(plan.as_dict(), indent=2))
         return

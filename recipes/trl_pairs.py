@@ -14,6 +14,7 @@ earlier turns, answers included.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from .layout import Chosen, PreferencePair
 Row = Mapping[str, Any]
 Messages = list[dict[str, str]]
 PROMPT_KEYS = ("prompt", "question", "instruction", "conversations", "messages")
+TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 """Names of roles, ShareGPT's included -> ours."""
 FORMS = "`chosen` and `rejected` (texts, messages or conversations), and `prompt` or the part that both begin with"
@@ -60,11 +62,11 @@ def read_pair(row: Row, number: int) -> PreferencePair:
         raise UnreadablePairError("identical")
     if not history or history[-1]["role"] != "user" or not history[-1]["content"].strip():
         raise UnreadablePairError("no_prompt")
-    everything = "".join([*(message["content"] for message in history), source, target, worst])
-    if any("\ud800" <= letter <= "\udfff" for letter in everything):
-        raise UnreadablePairError("surrogates")
     system = history.pop(0)["content"] if history[0]["role"] == "system" else row.get("system")
     system = system if isinstance(system, str) and system.strip() else None
+    everything = "".join([*(message["content"] for message in history), system or "", source, target, worst])
+    if any("\ud800" <= letter <= "\udfff" for letter in everything):
+        raise UnreadablePairError("surrogates")
     prompt = Prompt(
         id=f"{digest([system, history])[:16]}-{number}",
         turns=(history[-1]["content"],),
@@ -120,7 +122,7 @@ def _messages(value: Any) -> Messages:
         if not isinstance(message, Mapping):
             raise UnreadablePairError("unknown_form")
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        if role not in ROLES or not isinstance(content, str):
+        if not isinstance(role, str) or role not in ROLES or not isinstance(content, str):
             raise UnreadablePairError("unknown_form")
         messages.append({"role": ROLES[role], "content": content})
     return messages
@@ -129,6 +131,9 @@ def _messages(value: Any) -> Messages:
 def _split(chosen: Any, rejected: Any) -> tuple[Messages, Any, Any]:
     """Return the prompt that two conversations, or two texts, begin with, and what is left of each."""
     if isinstance(chosen, str) and isinstance(rejected, str):
+        talks = _transcript(chosen), _transcript(rejected)
+        if all(talks):
+            return _split(*talks)
         letters = enumerate(zip(chosen, rejected, strict=False))
         end = next((at for at, (first, second) in letters if first != second), min(len(chosen), len(rejected)))
         shared = chosen[:end]
@@ -139,6 +144,15 @@ def _split(chosen: Any, rejected: Any) -> tuple[Messages, Any, Any]:
     while same < min(len(first), len(second)) and first[same] == second[same]:
         same += 1
     return first[:same], first[same:], second[same:]
+
+
+def _transcript(text: str) -> Messages:
+    """Return the messages of a text like "Human: … Assistant: …", as in Anthropic's hh-rlhf; empty for another text."""
+    empty, *parts = TRANSCRIPT.split(f"\n\n{text.lstrip()}")
+    if empty or not parts or parts[0] != "Human":
+        return []
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": ROLES[name.lower()], "content": words.strip()} for name, words in turns]
 
 
 def _answers(value: Any, history: Messages) -> list[str]:

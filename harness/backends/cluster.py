@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from ..records.errors import ConfigError, HarnessError, ServerError, first_error, one_line
+from ..records.errors import ConfigError, HarnessError, MissingPackageError, ServerError, first_error, one_line
 from ..records.providers import HUB, is_secret
 from ..store.provenance import install_command
 
@@ -300,7 +300,7 @@ class RayCluster:
 
     def __init__(self) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise ConfigError(NO_RAY + install_command("ray"))
+            raise MissingPackageError(NO_RAY + install_command("ray"))
         self._ours = False
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..records import ModelRef
-from ..records.errors import ConfigError
+from ..records.errors import ConfigError, MissingPackageError
 from ..records.protocols import Served, ServeOptions
 from ..store.checkpoint import Checkpoint, resolve
 from ..store.gguf import inspect_gguf
@@ -61,7 +61,7 @@ class LlamaCppBackend(ServedBackend):
         self.usual_context = context
         self.program = shutil.which(PROGRAM)
         if self.program is None and importlib.util.find_spec("xllamacpp") is None:
-            raise ConfigError(
+            raise MissingPackageError(
                 f"backend 'llamacpp' needs {PROGRAM} on PATH, or xllamacpp: {install_command('llamacpp')}"
             )
         refuse_unknown(options, self.name, HONOURED)

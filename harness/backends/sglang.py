@@ -17,7 +17,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from ..records import ModelRef
-from ..records.errors import CheckpointError, ConfigError
+from ..records.errors import CheckpointError, ConfigError, MissingPackageError
 from ..records.protocols import ServeOptions
 from ..store.checkpoint import FASTCHAT, Checkpoint
 from .chat import ContextWindow, Dialogue, changed, engine_settings
@@ -50,7 +50,7 @@ class SglangBackend(ServedBackend):
 
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if importlib.util.find_spec("sglang") is None:
-            raise ConfigError(
+            raise MissingPackageError(
                 "backend 'sglang' needs the package sglang (docs.sglang.io, GPU); without it use --backend vllm, or "
                 "endpoint:NAME@URL for a server that runs elsewhere"
             )

@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import JsonValue
 
 from ..records import ModelRef, digest
-from ..records.errors import CheckpointError, ConfigError
+from ..records.errors import CheckpointError, MissingPackageError
 from ..records.protocols import ServeOptions
 from ..store.files import write_atomic
 from ..store.provenance import install_command
@@ -42,7 +42,9 @@ class TransformersBackend(ServedBackend):
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
         if absent:
-            raise ConfigError(f"backend 'transformers' lacks {', '.join(absent)}: {install_command('transformers')}")
+            raise MissingPackageError(
+                f"backend 'transformers' lacks {', '.join(absent)}: {install_command('transformers')}"
+            )
         refuse_unknown(options, self.name, HONOURED)
         super().__init__(model, replace(options, concurrency=1))
         if self.checkpoint.is_adapter:

@@ -18,7 +18,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from ..records import Answer, ModelRef, Prompt, Sampling, digest
-from ..records.errors import CheckpointError, ConfigError
+from ..records.errors import CheckpointError, ConfigError, MissingPackageError
 from ..records.protocols import ServeOptions
 from ..store.provenance import install_command
 from .adapters import Adapter, AdapterSet
@@ -75,7 +75,7 @@ class VllmBackend(ServedBackend):
 
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(
+            raise MissingPackageError(
                 f"backend 'vllm' needs the package vllm: {install_command('vllm')} (GPU), or `make setup` "
                 "in a checkout (CPU); without it use --backend transformers"
             )

@@ -129,31 +129,31 @@ class ModelRef(Record):
     """`--name`: the model's name in tables and results, instead of one made from the reference."""
 
     @classmethod
-    def parse(cls, text: str, *, title: str | None = None) -> ModelRef:
+    def parse(cls, text: str, *, title: str | None = None, key: str = "--model") -> ModelRef:
         """Parse `DIR`, `hf:ORG/NAME[@REVISION]`, `endpoint:NAME@URL` or `moa:TEAM.yaml` (`best_of:`, `route:`).
 
-        Raise ConfigError for anything else.
+        Raise ConfigError, which names `key`, for anything else.
         """
         if title is not None:
             refuse_unprintable_name(title, "--name")
-            return cls.parse(text).model_copy(update={"title": title})
+            return cls.parse(text, key=key).model_copy(update={"title": title})
         if text.startswith("hf:"):
             name, _, revision = text[3:].partition("@")
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-                raise ConfigError(f"--model {text!r} is not hf:ORG/NAME[@REVISION]")
+                raise ConfigError(f"{key} {text!r} is not hf:ORG/NAME[@REVISION]")
             return cls(scheme="hf", name=name, revision=revision or None)
         if text.startswith("endpoint:"):
             name, _, url = text[len("endpoint:") :].partition("@")
             if not name or not re.match(r"https?://", url):
-                raise ConfigError(f"--model {text!r} is not endpoint:NAME@http://HOST:PORT/v1")
+                raise ConfigError(f"{key} {text!r} is not endpoint:NAME@http://HOST:PORT/v1")
             return cls(scheme="endpoint", name=name, url=base_url(url))
         scheme, colon, file = text.partition(":")
         if colon and scheme in ENSEMBLES:
             if not file.endswith((".yaml", ".yml")):
-                raise ConfigError(f"--model {text!r} is not {scheme}:TEAM.yaml")
+                raise ConfigError(f"{key} {text!r} is not {scheme}:TEAM.yaml")
             return cls(scheme=scheme, name=file)  # type: ignore[arg-type]
         if not text:
-            raise ConfigError("--model is empty; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
+            raise ConfigError(f"{key} is empty; give a folder, hf:ORG/NAME or endpoint:NAME@URL")
         return cls(scheme="path", name=text)
 
     def __str__(self) -> str:

@@ -150,6 +150,10 @@ class MissingKeyError(ConfigError):
     """A judge's API key is not in the environment."""
 
 
+class MissingPackageError(ConfigError):
+    """A backend's package is not installed on this machine."""
+
+
 class PluginError(UsageError):
     pass
 

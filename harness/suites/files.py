@@ -483,12 +483,16 @@ def only_template(data: SuiteData) -> JudgeTemplate:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file without blank lines. Raise DataError with the line's number."""
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is not a JSON object")

@@ -35,6 +35,7 @@ HONOURED = (
     *("chat_template", "dtype", "devices", "max_model_len", "engine_args", "allow_pickle", "trust_remote_code"),
     *("chat_template_kwargs", "reasoning_room"),
 )
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 NOT_HONOURED = {"repetition_penalty": 1.0, "min_p": 0.0}
 """Sampling defaults of a checkpoint that servers apply and this backend does not -> their neutral values."""
 MAX_BATCH_BYTES = 2**30
@@ -48,6 +49,11 @@ class InProcessBackend:
 
     def __init__(self, model: ModelRef, options: ServeOptions) -> None:
         refuse_unknown(options, self.name, HONOURED)
+        if options.dtype not in (None, *DTYPES):
+            raise ConfigError(
+                f"backend {self.name!r} has no dtype {options.dtype!r}; choose one of {', '.join(DTYPES)}"
+            )
+        self._batch_size = _batch_size(options)
         if model.scheme == "endpoint":
             raise ConfigError(f"{str(model)!r} is a server: use --backend endpoint, not {self.name}")
         folder, template = resolve(model, allow_pickle=options.allow_pickle), options.chat_template
@@ -61,7 +67,6 @@ class InProcessBackend:
                     f"backend {self.name!r} cannot honour {key} = {value!r} of {model.label}'s "
                     "generation_config.json; use --backend vllm"
                 )
-        self._batch_size = _batch_size(options)
         self.label = model.label
         self.options = options
         self._loaded: LocalModel | None = None

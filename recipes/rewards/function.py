@@ -133,6 +133,8 @@ def _from_module(name: str) -> ModuleType:
         raise ConfigError(
             f"reward function: module {error.name!r} cannot be imported; install it, or use FILE.py:NAME"
         ) from None
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(f"reward function: module {name!r} cannot be imported: {one_line(error)}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -147,6 +149,6 @@ def _from_file(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise ConfigError(f"{path} cannot be imported: {one_line(error)}") from None
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(f"{path} cannot be imported: {one_line(error)}") from error
     return module

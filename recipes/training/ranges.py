@@ -101,7 +101,7 @@ RANGES = {
     "max_length": at_least(2, "one token of the prompt and one of the answer"),
     "pad_to_multiple_of": at_least(1, "a number of tokens"),
     "dataset_num_proc": at_least(1, "a number of processes"),
-    "dataloader_num_workers": at_least(0, "a number of processes"),
+    "dataloader_num_workers": Range(0, 256, "a number of processes, each with a copy of this one"),
     "dataloader_prefetch_factor": at_least(1, "batches that a worker loads ahead"),
     # evaluation, logs and checkpoints
     "eval_steps": above(0, STEPS),

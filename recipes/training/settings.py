@@ -134,6 +134,10 @@ BY_LENGTH = ("group_by_length", "batch_rebalance")
 """Values of `train_sampling_strategy` that read the lengths of `input_ids`."""
 PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Values of `lr_scheduler_type` that follow `metric_for_best_model`."""
+LIBRARY_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ImportError, OSError, ArithmeticError)
+"""What the libraries' configuration classes raise for values that they cannot use."""
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+"""Modes that torch.compile documents."""
 MUON = "muon"
 """Value of `optim` that transformers does not have (`training.muon`)."""
 CHECKPOINTS = "checkpoints"
@@ -270,6 +274,10 @@ def _without_reader(key: str, value: JsonValue, method: Method, keys: Training) 
         return f"loss_type {loss!r} has no margin, only simpo has; remove it"
     if key == "label_smoothing_factor" and value:
         return "the preference losses read label_smoothing; use that"
+    if key in ("fusion", "clip_sources"):
+        return "only method infifpo has a fused reference; remove it"
+    if key in ("alpha", "alpha_schedule", "eval_alpha") and value and loss == "unweighted":
+        return "loss_type 'unweighted' has no alpha; remove it"
     if key == "label_smoothing" and value and loss == "ipo":
         return "loss_type 'ipo' is not smoothed; remove it"
     return None
@@ -342,13 +350,20 @@ class _Sections:
 
     def of_sentence(self, sentence: str) -> str:
         """Return the section of the first key that the sentence names, else section and key of a value in it."""
+        texts = {key: value for key, value in self.keys.items() if isinstance(value, str)}
         words = re.findall(r"[a-z][a-z0-9_]+", sentence)
-        for word in words:
-            if word in self.keys:
-                return self.of(word)
-        texts = {value: key for key, value in self.keys.items() if isinstance(value, str)}
-        key = next((texts[word] for word in words if word in texts), None)
+        refused = next((key for key, text in texts.items() if _is_refused(text, sentence)), None)
+        named = next((word for word in words if word in self.keys), None)
+        if refused is None and named is not None:
+            return self.of(named)
+        quoted = (key for key, text in texts.items() if repr(text) in sentence or text in words)
+        key = next(quoted, None) if refused is None else refused
         return self.default if key is None else f"{self.of(key)}: {key} = {self.keys[key]!r}"
+
+
+def _is_refused(text: str, sentence: str) -> bool:
+    """Whether this is the sentence of transformers' enumerations about the text."""
+    return sentence.startswith(f"{text} is not a valid ".lstrip())
 
 
 def _check_keys(keys: Training, method: Method, section: str) -> None:
@@ -429,6 +444,7 @@ def _check_values(keys: TrainingSettings, method: Method, sections: _Sections) -
         _construct(partial(check_range, key, value, ranges), sections)
     _check_trackers(keys.trainer.get("report_to"), sections.of("report_to"))
     _check_choices(keys, method, sections)
+    _check_torch(keys.trainer, sections)
     _check_sampling(keys.trainer, method, sections)
     _check_best(keys.trainer, method, sections)
     for make in (lambda: trainer_config(keys, method, ".", seed=0), lambda: model_config(keys)):
@@ -447,6 +463,33 @@ def _check_choices(keys: TrainingSettings, method: Method, sections: _Sections) 
                     f"{sections.of(field.name)}: {field.name} = {value!r} is unknown; choose one of "
                     f"{', '.join(choices)}"
                 )
+
+
+def _check_torch(keys: Training, sections: _Sections) -> None:
+    """Raise ConfigError for what torch rejects in the first step, after everything else has been paid for."""
+    import torch
+    from accelerate.utils import DynamoBackend
+    from torch.utils.checkpoint import checkpoint
+
+    backends = [str(backend.value).lower() for backend in DynamoBackend]
+    backend, mode = keys.get("torch_compile_backend"), keys.get("torch_compile_mode")
+    if backend and str(backend).lower() not in backends:
+        raise ConfigError(
+            f"{sections.of('torch_compile_backend')}: torch_compile_backend = {backend!r} is unknown; choose one of "
+            f"{', '.join(backends)}"
+        )
+    if mode and mode not in COMPILE_MODES:
+        raise ConfigError(
+            f"{sections.of('torch_compile_mode')}: torch_compile_mode = {mode!r} is unknown; choose one of "
+            f"{', '.join(COMPILE_MODES)}"
+        )
+    savers: Any = keys.get("gradient_checkpointing_kwargs")
+    if savers:
+        key = f"{sections.of('gradient_checkpointing_kwargs')}: gradient_checkpointing_kwargs = {savers!r}"
+        try:
+            checkpoint(torch.neg, torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **dict(savers)})
+        except LIBRARY_ERRORS as error:
+            raise ConfigError(f"{key}: {one_line(error)}") from None
 
 
 def _check_sampling(keys: Training, method: Method, sections: _Sections) -> None:
@@ -501,7 +544,7 @@ def _construct(make: Callable[[], object], sections: _Sections) -> None:
         make()
     except ConfigError as error:
         raise ConfigError(f"{sections.of_sentence(str(error))}: {error}") from None
-    except (ValueError, TypeError, ImportError) as error:
+    except LIBRARY_ERRORS as error:
         if "bf16/gpu" in str(error):
             section = sections.of("bf16")
             raise ConfigError(f"{section}: bf16 = True needs a GPU; set bf16: false to train on CPUs") from None

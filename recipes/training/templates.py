@@ -65,6 +65,11 @@ def load_tokenizer(
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise ConfigError(f"pad_token: {pad_token!r} is not in the vocabulary of {model!r}; name a token that is")
+        if pad_token not in {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}:
+            raise ConfigError(
+                f"pad_token: {pad_token!r} is ordinary text for {model!r}, so rows that have it would be dropped; name "
+                "a special token, or leave the key out to pad with the end token"
+            )
         tokenizer.pad_token = pad_token
     check_tokenizer(tokenizer)
     if template_kwargs:

@@ -114,6 +114,35 @@ def test_train_lists_what_is_shipped_and_names_it_when_asked_for_another() -> No
         CliRunner().invoke(app, ["train"], catch_exceptions=False)
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("sources: 5", "sources = 5: must be a list"),
+        ("devices: 1000000000000", "devices = 1000000000000: must be at most 4096"),
+        ("variants: {dpo: {rounds: 1000000000000}}", "variants.dpo.rounds = 1000000000000: must be at most 100"),
+        ("rates: {generation: 0}", "rates.generation = 0: must be above 0"),
+        ("rates: {reading: {a: -1}}", "rates.reading.a = -1: must be above 0"),
+        ("rates: {start_minutes: .inf}", "rates.start_minutes = inf: must be a finite number"),
+        ("pairs: {min_margin: .inf}", "pairs.min_margin = inf: must be a finite number"),
+        ("target: 'hf:'", "target 'hf:' is not hf:ORG/NAME"),
+        ("sources: [{name: a, model: 'moa:team.yaml'}]", "source 'a': 'moa:team.yaml' is a team of models"),
+        (
+            "sampling: {n: 1000000000000}\nsweeps: [{of: dpo, samples: each}]",
+            "sampling.n = 1000000000000: must be at most",
+        ),
+    ],
+)
+def test_a_key_that_no_recipe_can_have_is_named(tmp_path: Path, line: str, sentence: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    keys = {entry.partition(":")[0] for entry in line.splitlines()}
+    kept = [entry for entry in TOY.splitlines() if entry.partition(":")[0] not in keys]
+    recipe.write_text("\n".join([*kept, line]))
+
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(recipe)
+    assert sentence in str(raised.value)
+
+
 def test_a_scale_replaces_keys_of_sections_and_keeps_the_others(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     scales = "scales: {full: {seeds: [1, 2], prompts: {limit: 9}, variants: {simpo: {training: {loss_type: simpo}}}}}\n"

@@ -236,6 +236,44 @@ def test_variables_of_a_sources_template_are_filled_in(tmp_path: Path, target: P
     assert checked(recipe(tmp_path, REWARD, **keys)) == []
 
 
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (
+            {"target_serve": {"tensor_parallel": 8}},
+            "target_serve: backend 'in_process' cannot honour --tensor-parallel 8",
+        ),
+        ({"target_serve": {"dtype": "bf16"}}, "target_serve: backend 'in_process' has no dtype 'bf16'; choose one of"),
+        ({"target_serve": {"chat_template": "no.jinja"}}, "target_serve: chat_template = 'no.jinja' is not a file"),
+        (
+            {"sources": [{"name": "a", "model": "hf:o/a", "backend": "in_process", "serve": {"engine_args": ["--x"]}}]},
+            "source 'a': backend 'in_process' has no engine argument '--x'",
+        ),
+        ({"sources": [{"name": "a", "answers": "a.txt"}]}, "source 'a': answers = 'a.txt' is not a data set; use"),
+        ({"prompts": {"dataset": "p.txt"}}, "prompts: dataset = 'p.txt' is not a data set; use FILE.jsonl"),
+    ],
+)
+def test_what_a_backend_cannot_serve_is_refused_before_anything_is_asked(
+    tmp_path: Path, target: Path, keys: dict[str, Any], sentence: str
+) -> None:
+    here = {"target": str(target), "target_backend": "in_process"}
+
+    assert sentence in refused(recipe(tmp_path, REWARD, **(here | keys)))
+
+
+def test_a_backend_whose_package_is_not_here_is_a_note_in_a_dry_run(tmp_path: Path, target: Path) -> None:
+    source = {"name": "a", "model": "hf:o/a", "backend": "sglang"}
+    notes = checked(recipe(tmp_path, REWARD, target=str(target), sources=[source]))
+
+    assert "before a run on this machine: source 'a': backend 'sglang' needs the package sglang" in "\n".join(notes)
+
+
+def test_a_pad_token_that_is_ordinary_text_is_refused(tmp_path: Path, target: Path) -> None:
+    sentence = refused(recipe(tmp_path, REWARD, target=str(target), pad_token="x"))
+
+    assert "pad_token: 'x' is ordinary text for" in sentence
+
+
 def test_a_source_without_a_template_and_an_unreadable_one_are_refused(tmp_path: Path, target: Path) -> None:
     bare = make_checkpoint(tmp_path / "bare", template=False)
     keys: dict[str, Any] = {"target": str(target)}

@@ -282,6 +282,7 @@ def test_rows_come_from_parquet_and_from_functions(
         ("ultrafeedback", "'ultrafeedback' is not a data set; use FILE.jsonl, FILE.json, FILE.parquet, hf:ORG/NAME"),
         ("no_such_module:rows", "no_such_module:rows cannot be imported"),
         ("json:no_rows", "json:no_rows cannot be imported"),
+        ("json:dumps", "json:dumps cannot be used as a data set: dumps"),
     ],
 )
 def test_a_data_set_that_is_not_there_is_one_sentence(dataset: str, sentence: str) -> None:

@@ -173,13 +173,12 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
 
 def toy_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prompts: str | None = None) -> None:
-    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step is refused."""
+    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step refuses the file."""
     monkeypatch.chdir(folder)
     for name in ("models/target", "models/a"):
         Path(name).mkdir(parents=True)
     Path("b.jsonl").touch()
-    if prompts is not None:
-        Path("prompts.jsonl").write_text(prompts)
+    Path("prompts.jsonl").write_text(prompts or "no JSON")
 
 
 def toy(file: Path, out: str = "out") -> Recipe:
@@ -268,7 +267,7 @@ def test_a_users_file_in_a_steps_folder_is_refused_before_anything_is_written(
     toy_inputs(tmp_path, monkeypatch, prompts='{"prompt": "Why?"}\n')
     Path("out/sources/b").mkdir(parents=True)
     Path("out/sources/b/answers.jsonl").write_text("mine\n")
-    recipe = toy(recipe_file(tmp_path, RECIPE))
+    recipe = toy(recipe_file(tmp_path, RECIPE.replace("model: models/a", "model: 'endpoint:a@http://127.0.0.1:9/v1'")))
     there = tree(tmp_path)
 
     with pytest.raises(ConfigError, match=r"out/sources/b/answers\.jsonl was not written by harness train"):

@@ -22,6 +22,7 @@ SYSTEM = {"role": "system", "content": "be brief"}
         {"prompt": "2 + 2?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
         {"chosen": "2 + 2?\n4", "rejected": "2 + 2?\n5"},
+        {"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"},
         {
             "conversations": [{"from": "human", "value": "2 + 2?"}],
             "chosen": {"from": "gpt", "value": "4"},
@@ -68,6 +69,8 @@ def test_two_chosen_answers_are_the_sources_and_the_targets_as_the_release_has_t
         ({"prompt": "2 + 2?", "chosen": ["4"], "rejected": ["5"]}, "unknown_form"),
         ({"prompt": "2 + 2?", "chosen": [], "rejected": []}, "unknown_form"),
         ({"prompt": "2 + 2?", "chosen": "4 \ud83d", "rejected": "5"}, "surrogates"),
+        ({"prompt": "2 + 2?", "system": "\ud83d", "chosen": "4", "rejected": "5"}, "surrogates"),
+        ({"prompt": {"role": ["user"], "content": "2 + 2?"}, "chosen": "4", "rejected": "5"}, "unknown_form"),
     ],
 )
 def test_a_row_that_is_no_pair_has_a_reason(row: dict[str, Any], reason: str) -> None:
