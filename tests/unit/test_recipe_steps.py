@@ -173,7 +173,7 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
 
 def toy_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prompts: str | None = None) -> None:
-    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step refuses the file."""
+    """Work in `folder`, with the models and files of RECIPE; without prompts the first step refuses the file."""
     monkeypatch.chdir(folder)
     for name in ("models/target", "models/a"):
         Path(name).mkdir(parents=True)
