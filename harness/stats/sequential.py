@@ -2,6 +2,7 @@
 
 >>> [round(bound, 3) for bound in boundaries((1 / 3, 2 / 3, 1.0), alpha=0.05)]
 [3.2, 2.141, 1.695]
+>>> from harness.stats.paired import student_bound
 >>> round(student_bound(2.141, df=59), 3)
 2.193
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.errors import RunLockedError, StoreError
+from harness.records.errors import ConfigError, RunLockedError, StoreError
 from harness.store import LOCK_FILES, FolderLock, locked
 
 WITHOUT_FLOCK = pytest.mark.parametrize("missing", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
@@ -123,8 +123,8 @@ def test_a_link_in_the_place_of_the_lock_file_is_not_followed(tmp_path: Path) ->
     assert (tmp_path / "precious").read_text() == "kept"
 
 
-def test_a_file_in_the_place_of_the_folder_is_an_error_of_the_store(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
 
-    with pytest.raises(StoreError, match="cannot make"):
+    with pytest.raises(ConfigError, match="cannot make the folder"):
         FolderLock(tmp_path / "run").take()
