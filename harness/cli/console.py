@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from ..judging.cost import dollars
 from ..pages.text import UNLIMITED, FittedTable, hidden_line, rich_table
 from ..records import ScoreCard
-from ..records.errors import StoppedRunError
+from ..records.errors import ConfigError, StoppedRunError
 from ..running.estimate import Estimate
 from ..store import write_atomic
 
@@ -62,6 +62,13 @@ def set_up_logging(*, verbose: bool = False) -> None:
 def stdout_console(*, wide: bool = False) -> Console:
     """Return a console for results: as wide as the terminal, or as the content needs if `wide` or not a terminal."""
     return Console(width=None if os.isatty(1) and not wide else UNLIMITED, color_system=COLOURS)
+
+
+def refuse_overwriting(files: Mapping[Path, str]) -> None:
+    """Raise ConfigError if one of the files of `--out` exists with different content."""
+    for path, text in files.items():
+        if path.is_file() and path.read_bytes() != text.encode("utf-8"):
+            raise ConfigError(f"{path} exists and differs; move it away, or give another --out")
 
 
 def write_or_print(text: str, out: Path | None) -> None:

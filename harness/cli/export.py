@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from ..running.plan import suite_of_card
 from ..store import read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..suites.exchange import FinishedRun, exporter, formats, with_format
+from .console import refuse_overwriting
 from .options import MirrorFlags, ResultsFlags, command
 
 
@@ -56,15 +56,7 @@ def export(flags: ExportFlags) -> None:
         message = f"{flags.file_format} files have room for one answer per prompt: only the first draw is written"
         print(f"harness: {message}", file=sys.stderr)
     files = {flags.out / name: text for name, text in export_run(finished).items()}
-    _check_overwrites(files)
+    refuse_overwriting(files)  # a folder of the original tool may have other models' judgments under the same name
     for path, text in files.items():
         write_atomic(path, text)
         print(f"wrote {path}")
-
-
-def _check_overwrites(files: Mapping[Path, str]) -> None:
-    """Raise ConfigError if one of the files exists with different content."""
-    # a folder of the original tool may have other models' judgments under the same name
-    for path, text in files.items():
-        if path.is_file() and path.read_bytes() != text.encode("utf-8"):
-            raise ConfigError(f"{path} exists and differs; move it away, or give another --out")

@@ -35,7 +35,7 @@ from ..store import RunStore, dump_json, read_card, write_atomic
 from ..store.runs import find_run, read_rows
 from ..store.trusted import listed_judges, read_config
 from .calibrate import calibrate
-from .console import STDERR, json_text, print_tables, set_up_logging, stdout_console, until_stopped
+from .console import STDERR, json_text, print_tables, refuse_overwriting, set_up_logging, stdout_console, until_stopped
 from .options import NO_CACHE, Flags, JsonFlags, MirrorFlags, ResultsFlags, VerboseFlags, command, command_group
 
 if TYPE_CHECKING:
@@ -165,7 +165,9 @@ def anchors(flags: AnchorsFlags) -> None:
     answers, judgments = read_rows(folder)
     current = current_judgments(answers, iter(judgments))
     frozen = anchor_set(card, suite, answers, current, lambda prompts: limited(prompts, flags.n, flags.seed))
-    write_atomic(flags.out, dump_json(frozen.model_dump(mode="json")))
+    text = dump_json(frozen.model_dump(mode="json"))
+    refuse_overwriting({flags.out: text})
+    write_atomic(flags.out, text)
     category = {prompt.id: prompt.category for prompt in suite.prompts()}
     sizes = Counter(category[anchor.answer.prompt_id] for anchor in frozen.anchors)
     counts = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))

@@ -225,6 +225,23 @@ def frozen(world: World, *words: str, suite: str = "mt_bench") -> str:
 
 
 @pytest.mark.slow
+def test_a_frozen_set_is_never_written_over_another_file(world: World) -> None:
+    world.judges["a"].reply = judge_reply
+    assert world.run("--judge", "a").code == 0
+    frozen(world)
+    frozen(world)  # the same content again
+    other_file = world.folder / "notes.json"
+    other_file.write_text("mine")
+
+    (path,) = find_cards(world.folder / "results")
+    done = run_command("judge", "anchors", str(path), "--n", "8", "--out", "notes.json", cwd=world.folder)
+
+    assert done.code == 2
+    assert "notes.json exists and differs; move it away, or give another --out" in done.err
+    assert other_file.read_text() == "mine"
+
+
+@pytest.mark.slow
 def test_anchors_are_judged_again_by_fresh_calls_and_a_judge_that_stayed_is_not_said_to_have_moved(
     world: World,
 ) -> None:
