@@ -150,7 +150,8 @@ def _counted(sampler: Sampler, rows: Sequence[PairLogps], *, new: int, seconds: 
         raise IncompleteError(
             f"{sampler.name}: {why.total()} of {len(rows)} pairs have no log-probabilities ("
             + ", ".join(f"{reason} {count}" for reason, count in why.most_common())
-            + f"), more than `sampling.max_failed` = {sampler.max_failed:g} allows; the same command retries them"
+            + f"), more than `sampling.max_failed` = {sampler.max_failed:g} allows; the same command retries them, or "
+            "raise it to do without them"
         )
     counts: Counts = {
         "pairs": len(rows) - why.total(),

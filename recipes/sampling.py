@@ -448,7 +448,7 @@ def _check_failures(sampler: Sampler, counts: Counts) -> None:
         why = ", ".join(f"{key[7:]} {value}" for key, value in counts.items() if key.startswith("failed_"))
         raise IncompleteError(
             f"{sampler.name}: {failed} of {failed + good} answers failed ({why}), more than `sampling.max_failed` = "
-            f"{sampler.max_failed:g} allows; the same command retries them"
+            f"{sampler.max_failed:g} allows; the same command retries them, or raise it to do without them"
         )
 
 

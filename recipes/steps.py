@@ -96,7 +96,7 @@ def is_done(step: Step) -> bool:
         _check_begun(step)
         return False
     origin = _origin(step)
-    recorded: Origin = {"settings": record.settings, "inputs": dict(record.inputs)}
+    recorded = _deciding({"settings": record.settings, "inputs": dict(record.inputs)})
     if origin != recorded:
         raise ConfigError(_mismatch(step, recorded, origin))
     altered = [name for name, out in record.outputs.items() if _size(step.folder / name) != out.size]
@@ -189,7 +189,7 @@ def _check_begun(step: Step) -> None:
         return
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; move {step.folder} away") from None
-    origin = _origin(step)
+    origin, recorded = _origin(step), _deciding(recorded)
     if recorded != origin:
         raise ConfigError(_mismatch(step, recorded, origin))
 
@@ -211,7 +211,13 @@ def _is_ours(step: Step) -> bool:
 
 
 def _origin(step: Step) -> Origin:
-    return {"settings": _as_json(step.settings), "inputs": dict(input_digests(step))}
+    return _deciding({"settings": _as_json(step.settings), "inputs": dict(input_digests(step))})
+
+
+def _deciding(origin: Origin) -> Origin:
+    """Return what decides the outputs: not how many failed answers are tolerated, which may be raised to continue."""
+    settings = {key: value for key, value in origin["settings"].items() if key != "max_failed"}
+    return {**origin, "settings": settings}
 
 
 def _mismatch(step: Step, recorded: Origin, origin: Origin) -> str:

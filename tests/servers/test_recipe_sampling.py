@@ -117,7 +117,7 @@ def test_empty_answers_are_failures_and_are_asked_again(tmp_path: Path, serve: S
 
     assert str(raised.value) == (
         "a: 2 of 8 answers failed (empty 2), more than `sampling.max_failed` = 0.05 allows; "
-        "the same command retries them"
+        "the same command retries them, or raise it to do without them"
     )
     assert raised.value.exit_code == 4
     assert (asked, len(fake.requests)) == (8, 10)

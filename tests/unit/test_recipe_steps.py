@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.errors import ConfigError, UsageError
+from harness.records.errors import ConfigError, IncompleteError, UsageError
 from recipes import pipeline
 from recipes.layout import Counts, Recipe
 from recipes.pipeline import all_steps, before, train, up_to
@@ -173,7 +173,7 @@ def test_what_is_not_there_is_said_and_nothing_is_written(
 
 
 def toy_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch, *, prompts: str | None = None) -> None:
-    """Work in `folder`, with the models and files of RECIPE; without prompts the first step refuses the file."""
+    """Work in `folder`, with the models and files that RECIPE names; without prompts the first step refuses it."""
     monkeypatch.chdir(folder)
     for name in ("models/target", "models/a"):
         Path(name).mkdir(parents=True)
@@ -274,6 +274,23 @@ def test_a_users_file_in_a_steps_folder_is_refused_before_anything_is_written(
         list(train(recipe, first="prompts", last="sources"))
 
     assert tree(tmp_path) == there
+
+
+def test_more_failed_answers_may_be_tolerated_without_starting_over(tmp_path: Path) -> None:
+    """`sampling.max_failed` decides no answer: those that exist are kept, of unfinished and finished steps alike."""
+
+    def stopped(folder: Path) -> Counts:
+        raise IncompleteError("too many failed")
+
+    strict = Step("sources", "a", tmp_path / "a", {"model": "a", "max_failed": 0.05}, stopped)
+    with pytest.raises(IncompleteError):
+        run_step(strict)
+    tolerant = Step("sources", "a", tmp_path / "a", {"model": "a", "max_failed": 0.5}, lambda folder: {"answers": 9})
+
+    assert run_step(tolerant).counts == {"answers": 9}
+    assert is_done(strict)
+    with pytest.raises(ConfigError, match="was made with model = 'a', now 'b'"):
+        is_done(Step("sources", "a", tmp_path / "a", {"model": "b", "max_failed": 0.5}, stopped))
 
 
 def test_a_step_does_not_overwrite_a_file_that_no_step_wrote(tmp_path: Path) -> None:
