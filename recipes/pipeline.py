@@ -341,7 +341,7 @@ def _missing(recipe: Recipe, unfinished: Sequence[Step]) -> Iterator[UsageError]
     models = [source.model for source in needed if source.model is not None]
     if "prompts" in names:
         models.insert(0, spec.target)
-    for text in models:
+    for text in dict.fromkeys(models):
         model = ModelRef.parse(text)
         if model.scheme == "path" and not resolve(model).is_dir():
             advice = spec.models_from or "use an existing folder or hf:ORG/NAME"
