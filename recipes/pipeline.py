@@ -323,7 +323,10 @@ def notes_beforehand(recipe: Recipe, first: str | None, last: str | None) -> lis
     earlier = {step.name for step in before(steps, first)}
     selected = steps if last is None else up_to(steps, last)
     to_do = [step for step in selected if step.name not in earlier or finished(step) is None]
-    absent = [f"before a run on this machine: {error}" for error in _missing(recipe, to_do)]
+    missing = list(_missing(recipe, to_do))
+    if recipe.spec.models_from is not None:  # whoever runs the recipe makes its models first
+        missing = [error for error in missing if not isinstance(error, CheckpointError)]
+    absent = [f"before a run on this machine: {error}" for error in missing]
     return absent + preflight(recipe, frozenset(step.stage for step in to_do), runs_here=False)
 
 
