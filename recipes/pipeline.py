@@ -323,7 +323,10 @@ def notes_beforehand(recipe: Recipe, first: str | None, last: str | None) -> lis
     earlier = {step.name for step in before(steps, first)}
     selected = steps if last is None else up_to(steps, last)
     to_do = [step for step in selected if step.name not in earlier or finished(step) is None]
-    absent = [f"before a run on this machine: {error}" for error in _missing(recipe, to_do)]
+    missing = list(_missing(recipe, to_do))
+    if recipe.spec.models_from is not None:  # whoever runs the recipe makes its models first
+        missing = [error for error in missing if not isinstance(error, CheckpointError)]
+    absent = [f"before a run on this machine: {error}" for error in missing]
     return absent + preflight(recipe, frozenset(step.stage for step in to_do), runs_here=False)
 
 
@@ -341,7 +344,7 @@ def _missing(recipe: Recipe, unfinished: Sequence[Step]) -> Iterator[UsageError]
     models = [source.model for source in needed if source.model is not None]
     if "prompts" in names:
         models.insert(0, spec.target)
-    for text in models:
+    for text in dict.fromkeys(models):
         model = ModelRef.parse(text)
         if model.scheme == "path" and not resolve(model).is_dir():
             advice = spec.models_from or "use an existing folder or hf:ORG/NAME"

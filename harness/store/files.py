@@ -30,6 +30,8 @@ REMEMBERED = 8_000_000  # bytes; smaller files are read again in milliseconds
 log = logging.getLogger(__name__)
 NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 """What flock fails with on file systems without it, such as some network and FUSE mounts."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with if the disk, the user's quota or the file's limit is full."""
 LOCK = ".lock"
 BACKUPS = ("~", ".bak", ".orig", ".swp", ".tmp")
 COPY_MARK = re.compile(r"^Copy of |( \(\d+\)| - Copy( \(\d+\))?| copy( \d+)?)$", re.IGNORECASE)
@@ -90,7 +92,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
             raise ConfigError(f"cannot write {path}: it is a folder; name a file") from error
         if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise ConfigError(f"cannot write {path}: what should be its folder is a file") from error
-        hint = "; free space, then run the same command" if error.errno == errno.ENOSPC else ""
+        hint = "; free space, then run the same command" if error.errno in FULL else ""
         raise StoreError(f"cannot write {path}: {error.strerror or error}{hint}") from error
 
 

@@ -11,7 +11,6 @@ so that a training needs memory for one model only.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -50,6 +49,7 @@ from trl import SFTTrainer
 from harness.records import ModelRef, Record, digest
 from harness.records.errors import ConfigError, HarnessError, IncompleteError, StoreError
 from harness.store import dump_json, write_atomic
+from harness.store.files import FULL
 
 from ..layout import PreferencePair, rows_in
 from ..likelihood import PairLogps
@@ -531,7 +531,7 @@ def _write_log(path: Path, history: list[dict[str, float]]) -> None:
 
 def _is_full(error: Exception, folder: Path) -> bool:
     # safetensors and torch.save raise errors without an errno, so the message and the disk itself are checked too.
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+    if getattr(error, "errno", None) in FULL or any(os.strerror(number) in str(error) for number in FULL):
         return True
     return shutil.disk_usage(folder).free < BLOCK_BYTES
 
