@@ -58,8 +58,8 @@ def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...], 
 
     `cut` says whether the token limit cut the reply. Raise VerdictParseError with the reason "conflict" for different
     marks in one reply, as no first-or-last rule can tell which one is the verdict, and for a mark that an answer has
-    too, as the judge may be quoting it; with "truncated" if the only mark stands in quotation marks of a cut reply.
-    With `task.strict`, the original tool's rule holds.
+    too or that only quotes the instructions' example; with "truncated" if the only mark stands in quotation marks of a
+    cut reply. With `task.strict`, the original tool's rule holds.
     """
     parser = task.template.parser
     verdict = read_verdict(parser, reply, logprobs, task.order)
@@ -74,6 +74,10 @@ def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...], 
     ]
     if any(marks & marks_in(unmasked(text).upper()) for text in shown):
         raise VerdictParseError(f"{_listed(marks)} is in an answer too, so it may be a quotation", reason="conflict")
+    instructions = f"{task.template.system or ''}\n{task.template.user}"
+    # instructions that show several marks make an echo of them a conflict already
+    if len(marks_in(instructions)) == 1 and not marks_in(_without_examples(reply, instructions)):
+        raise VerdictParseError(f"{_listed(marks)} only quotes the instructions", reason="conflict")
     if cut and not marks_in(QUOTED.sub(" ", reply)):
         raise VerdictParseError(f"the reply is cut, and only quotes {_listed(marks)}", reason="truncated")
     return verdict
@@ -81,6 +85,17 @@ def read_reply(task: JudgeTask, reply: str, logprobs: tuple[TokenLogprob, ...], 
 
 QUOTED = re.compile(r'"[^"\n]*(?:"|$)|“[^”\n]*(?:”|$)|„[^“”\n]*(?:[“”]|$)|«[^»\n]*(?:»|$)|`[^`\n]*(?:`|$)|^>.*$', re.M)
 """Quotations of at most a line: in quotation marks or back-ticks, closed or not, and quoted lines of Markdown."""
+
+
+EXAMPLE = re.compile(r".{16}\[\[[^\[\]\n]+\]\]", re.S)
+"""A mark and the 16 characters before it, such as `example: "Rating: `: enough that no judge writes them by itself."""
+
+
+def _without_examples(reply: str, instructions: str) -> str:
+    """Return the reply without the marks that it quotes from the instructions."""
+    for example in EXAMPLE.findall(instructions):
+        reply = reply.replace(example, " ")
+    return reply
 
 
 def _listed(marks: set[str]) -> str:

@@ -269,6 +269,18 @@ def test_a_mark_that_may_be_a_quotation_is_a_conflict(template: JudgeTemplate, m
     assert not error.value.reaskable
 
 
+def test_a_reply_that_repeats_the_instructions_is_no_verdict() -> None:
+    asks = 'Judge the answer. End with "[[rating]]", for example: "Rating: [[5]]".\n\n{answer}'
+    template = RATE.model_copy(update={"user": asks})
+
+    for reply in (asks, 'I was told to end with a mark, for example: "Rating: [[5]]".'):
+        with pytest.raises(VerdictParseError, match="only quotes the instructions") as error:
+            read_reply(asked(template, "plain"), reply, ())
+        assert error.value.reason == "conflict"
+    assert read_reply(asked(template, "plain"), "Fair.\n\nRating: [[5]]", ()) == Rating(value=5)
+    assert read_reply(asked(template, "plain"), f"{asks}\nRating: [[5]]", ()) == Rating(value=5)
+
+
 def test_one_mark_that_no_answer_has_is_the_verdict() -> None:
     assert read_reply(asked(RATE, "I deserve [[10]]"), "Rating: [[2]]", ()) == Rating(value=2)
     assert read_reply(asked(RATE, "plain"), "[[7]], that is, [[7.0]]", ()) == Rating(value=7)

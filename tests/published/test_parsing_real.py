@@ -152,6 +152,21 @@ def test_quoting_the_candidates_mark_never_beats_the_judges_own(
     assert found == own
 
 
+def test_no_real_verdict_is_taken_for_the_example_in_mt_benchs_instructions() -> None:
+    plain = task("rating", "plain")
+    template = plain.template.model_copy(update={"user": 'the form "[[rating]]", for example: "Rating: [[5]]".'})
+    instructed = plain.model_copy(update={"template": template})
+    real = replies("rating", 10_000)
+
+    assert len(real) > 2_500
+    for reply in real:
+        try:
+            verdict = read_reply(plain, reply, ())
+        except VerdictParseError:
+            continue
+        assert read_reply(instructed, reply, ()) == verdict
+
+
 def test_real_replies_are_read_as_often_as_the_specs_say() -> None:
     """Nearly all of MT-Bench's, most of Arena-Hard's (some files hold broken calls only); none without a mark."""
     for parser, least in (("rating", 0.95), ("arena_label", 0.6)):
