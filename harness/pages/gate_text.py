@@ -58,7 +58,8 @@ def shipping_line(report: CandidatesReport) -> str:
         return plain(
             f"{head}; ship {report.shippable[0]}: the others are shown to be worse than the best on some suite"
         )
-    return plain(f"{head}; {listed(report.shippable)} are not shown to differ: ship any of them, such as the cheapest")
+    rest = "are not shown to be worse than the best: ship any of them, such as the cheapest"
+    return plain(f"{head}; {listed(report.shippable)} {rest}")
 
 
 def candidates_markdown(report: CandidatesReport) -> str:
