@@ -37,6 +37,7 @@ from .default_gate import (
     together,
 )
 from .direct import direct
+from .few_lengths import few_length_lines
 from .published import FILES, Published, both_boards, published, published_root
 from .story import story
 from .subset import SUBSET_HEAD, subset_rows
@@ -251,5 +252,6 @@ SECTIONS = {
     "direct": Section("Head to head, or over a third model", direct),
     "story": Section("A regression of three points, by design of the gate", story),
     "best": Section("Which of several may be the best", best_lines),
+    "lengths": Section("Length-controlled, with few instructions", few_length_lines),
     "audits": Section("Audits by an expensive judge, and a cyclic jury", audit_lines),
 }
