@@ -88,7 +88,7 @@ QUOTED = re.compile(r'"[^"\n]*(?:"|$)|“[^”\n]*(?:”|$)|„[^“”\n]*(?:[�
 
 
 EXAMPLE = re.compile(r".{16}\[\[[^\[\]\n]+\]\]", re.S)
-"""A mark and the 16 characters before it, such as `example: "Rating: `: enough that no judge writes them by itself."""
+"""A mark and the 16 characters before it, such as `example: "Rating: `, which no published reply has."""
 
 
 def _without_examples(reply: str, instructions: str) -> str:

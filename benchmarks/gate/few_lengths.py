@@ -74,10 +74,10 @@ def cells(rival: Rival, board: LengthBoard, size: int, sets: int, *, seed: int =
         fits = [control_length(part, board.gamed) for part in (first, other)]
         if fits[0] is None or fits[1] is None:
             continue
-        own = control_length_interval(first, board.gamed, fits[0], refits=REFITS, seed=number)
+        interval = control_length_interval(first, board.gamed, fits[0], refits=REFITS, seed=number)
         replicates = _replicates(first, fits[0], board, number), _replicates(other, fits[1], board, number)
         row = refitted(Refits("lc_win_rate", (fits[0].win_rate, fits[1].win_rate), replicates, size))
-        covers = own is not None and own.low <= true[0] <= own.high
+        covers = interval is not None and interval.low <= true[0] <= interval.high
         safe = non_inferiority(row.estimate(), drop).answer == "safe"
         low, high = (
             row.estimate().interval() if row.ci_low is None or row.ci_high is None else (row.ci_low, row.ci_high)

@@ -208,8 +208,8 @@ def rank_coverage(sets: int, questions: int, *, resamples: int = 500, seed: int 
         above, below = data.above[one], data.below[one]
         drawn = ratio_replicates(above, below, resamples=resamples, seed=one)
         least = least_errors(list(zip(above.T, below.T, strict=True)), (0.0, 1.0))
-        found = rank_intervals(above.sum(axis=0) / below.sum(axis=0), drawn, df=questions - 1, least=least)
-        hits += sum(rank.best <= place <= rank.worst for place, rank in enumerate(found, start=1))
+        ranges = rank_intervals(above.sum(axis=0) / below.sum(axis=0), drawn, df=questions - 1, least=least)
+        hits += sum(rank.best <= place <= rank.worst for place, rank in enumerate(ranges, start=1))
     return [Share("rank interval", questions, hits, sets * len(levels))]
 
 

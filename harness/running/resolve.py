@@ -109,7 +109,7 @@ def resolve(settings: FileSpec, *, needs_key: bool = True) -> RunSpec:
         raise ConfigError("no model: give --model DIR, hf:ORG/NAME or endpoint:NAME@URL")
     model = ModelRef.parse(settings.model, title=settings.name)
     refuse_bare_repository(model, settings.backend)
-    for name in ("suite", "baseline"):  # an unset variable of a shell is no wish for the default
+    for name in ("suite", "baseline"):  # a shell's unset variable must not select the default
         if getattr(settings, name) == "":
             raise ConfigError(f"--{name} is empty: name one, or leave it out")
     suites = suite_names(settings.suite or "all")

@@ -42,9 +42,9 @@ def test_two_models_decide_by_the_paired_error() -> None:
 
 
 def test_no_model_is_further_from_the_best_than_the_scale_is_long() -> None:
-    found = best_of([toy_run("a", [WIN] * 3), toy_run("b", [LOSS] * 3)])
+    answer = best_of([toy_run("a", [WIN] * 3), toy_run("b", [LOSS] * 3)])
 
-    assert (found.models[0].high, found.models[1].low) == (100.0, -100.0)
+    assert (answer.models[0].high, answer.models[1].low) == (100.0, -100.0)
 
 
 def test_cards_without_rows_are_compared_by_their_own_errors() -> None:

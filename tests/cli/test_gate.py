@@ -149,9 +149,9 @@ def test_a_run_of_empty_answers_cannot_become_a_baseline(tmp_path: Path) -> None
 
 def test_a_suite_without_a_run_makes_the_gate_invalid() -> None:
     policy = GatePolicy(checks=(CHECK, GateCheck(suite="mt_bench", margin=0.5)))
-    found = report(changed(0), policy)
+    verdict = report(changed(0), policy)
 
-    assert (found.outcome, found.exit_code) == ("invalid", 4)
+    assert (verdict.outcome, verdict.exit_code) == ("invalid", 4)
 
 
 @pytest.mark.parametrize("broken", [{"unscored": 20}, {"unjudged": 20}])

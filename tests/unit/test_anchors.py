@@ -166,7 +166,7 @@ def test_a_run_without_known_judge_settings_gives_no_anchors() -> None:
 
 def test_a_few_anchors_that_stayed_as_they_were_do_not_notice_every_move() -> None:
     """Five equal ratings, with one lost and one won besides: an error of 9 sqrt(2 / (6 * 7)) = 1.96."""
-    found = checked([5.0] * 5, [5.0] * 5)
+    drift = checked([5.0] * 5, [5.0] * 5)
 
-    assert found.drifted is False
-    assert found.detectable == pytest.approx((2.5758 + 0.8416) * 9 * (2 / 42) ** 0.5, rel=1e-3)
+    assert drift.drifted is False
+    assert drift.detectable == pytest.approx((2.5758 + 0.8416) * 9 * (2 / 42) ** 0.5, rel=1e-3)

@@ -288,7 +288,8 @@ def _ends(suite: str, row: Difference) -> Bounds:
     if unit == "percent":
         return 0.0, 100.0
     # lm-eval's metrics may be of any kind; of those between 0 and 1, more of which is better, 0 is the lowest
-    is_share = unit == "share" and row.higher_is_better and min(row.first, row.other) >= 0 and row.decimals == 4
+    in_unit = all(0 <= value <= 1 for value in (row.first, row.other))
+    is_share = unit == "share" and row.higher_is_better and in_unit
     return (0.0 if is_share else -math.inf), math.inf
 
 
